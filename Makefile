@@ -1,0 +1,100 @@
+# Two commands do everything: `make serve` and `make test`. The rest is for people who work on Aperture.
+
+PYTHON ?= python3
+PORT ?= 5006
+PROCS ?= 4
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+
+EXAMPLES ?= $(wildcard examples/apps/*.py) $(patsubst %/main.py,%,$(wildcard examples/apps/*/main.py))
+
+# The second is where examples/flask_embed.py serves its page from.
+ORIGINS := --allow-websocket-origin localhost:$(PORT) --allow-websocket-origin localhost:8000
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint format types bench clean system-packages
+
+help:
+	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
+	@echo "make test     run every test: unit, integration, browser (PYTEST_ARGS= goes to pytest)"
+	@echo "make lint     ruff, ruff format --check, mypy --strict"
+	@echo "make format   format the code and apply ruff's fixes"
+	@echo "make types    build the view of the package that type checkers read"
+	@echo "make bench    run the benchmarks (BENCH_ARGS= goes to bench/run.py)"
+	@echo "make clean    remove the virtual environment and everything built"
+
+serve: $(VENV)/runtime
+	@exec $(BIN)/aperture serve --num-procs $(PROCS) --port $(PORT) $(ORIGINS) $(EXAMPLES)
+
+test: system-packages $(VENV)/development
+	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/development types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/development
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+# The package is spread over three folders, which setuptools understands and type checkers do not.
+types:
+	@rm -rf build/types && mkdir -p build/types/aperture
+	@cd build/types/aperture && for part in ../../../shared/*; do \
+		case $$part in *__pycache__) ;; *) ln -s $$part . ;; esac; \
+	done && ln -s ../../../gateway ../../../worker .
+
+bench: $(VENV)/development
+	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) > /dev/null || { \
+		echo "There is no $(PYTHON) here. Install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "Aperture runs on Python 3.11 to 3.13, and $(PYTHON) is another. Name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		$(call apt_install_or_say,$$package); }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "$(PYTHON) cannot make a virtual environment."; exit 1; }
+
+# Stamps: each is renewed when a locked version or the package's own metadata changes, and costs nothing otherwise.
+$(VENV)/runtime: requirements/runtime.txt pyproject.toml | $(VENV)/bin/python
+	@echo "Installing Aperture and what it needs into $(VENV)"
+	@$(PIP) install -r requirements/runtime.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/development: requirements/development.txt $(VENV)/runtime
+	@echo "Installing what tests and checks need into $(VENV)"
+	@$(PIP) install -r requirements/development.txt
+	@touch $@
+
+# The tests start a real Redis server, a real browser and a real proxy of their own: no system service is needed.
+system-packages:
+	@missing=""; \
+	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
+	command -v chromium > /dev/null || missing="$$missing chromium"; \
+	command -v nginx > /dev/null || test -x /usr/sbin/nginx || missing="$$missing nginx"; \
+	test -z "$$missing" || { $(call apt_install_or_say,$$missing); } || exit 1; \
+	case $$missing in *nginx*) { service nginx stop; update-rc.d nginx disable; } > /dev/null 2>&1 || true ;; esac
+
+# $(1) is a list of Debian packages.
+define apt_install_or_say
+if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	echo "Installing with apt-get:" $(1) && apt-get update -qq && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $(1) > /dev/null; \
+else \
+	echo "Missing on this machine:" $(1); echo "On Debian or Ubuntu: sudo apt-get install" $(1); exit 1; \
+fi
+endef

@@ -1,0 +1,180 @@
+"""Every exception of the project, and the exit codes of its processes.
+
+    ApertureError
+    ├── PeerError                what the other side sent is wrong; its connection is answered or closed
+    │   ├── TokenError           malformed, wrongly signed, expired, or too large a token
+    │   ├── ProtocolError        a websocket message that breaks Bokeh's protocol; carries a close code
+    │   └── UnknownReference     a patch names a model that the document never had
+    ├── SessionError             the session cannot do what was asked
+    │   ├── SessionGone          the session was discarded meanwhile
+    │   ├── OwnedElsewhere       another worker has it; says which
+    │   ├── NotTheirs            it was another user's before its worker died
+    │   ├── OwnerGone            the worker that has it does not answer; claim it again
+    │   ├── TooLarge             its document is larger than may be kept
+    │   ├── StateMismatch        what was kept of a session does not fit the document that its app makes now
+    │   └── NotLocked            the document was changed without its lock
+    ├── BusError                 what needed Redis was not done
+    │   ├── BusDown              the connection is down or was lost meanwhile; ask again later
+    │   ├── BusUnavailable       no connection could be made; the text says why
+    │   ├── Fenced               another worker owns the session now
+    │   └── KeepingBroken        what is kept of the session cannot be continued; keep it anew
+    └── ConfigurationError       the options contradict each other, or name something that is not there
+        └── AppLoadError         an app cannot be loaded; carries the app's own traceback
+
+A peer's fault never takes the server down and is logged in one line; ours is logged with its traceback.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = [
+    "ApertureError",
+    "AppLoadError",
+    "BusDown",
+    "BusError",
+    "BusUnavailable",
+    "ConfigurationError",
+    "ExitCode",
+    "Fenced",
+    "KeepingBroken",
+    "NotLocked",
+    "NotTheirs",
+    "OwnedElsewhere",
+    "OwnerGone",
+    "PeerError",
+    "ProtocolError",
+    "SessionError",
+    "SessionGone",
+    "StateMismatch",
+    "TokenError",
+    "TooLarge",
+    "UnknownReference",
+]
+
+
+class ExitCode(IntEnum):
+    """What a process of a node tells its parent by exiting."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    """Options that contradict each other; the same code that argparse uses."""
+    CANNOT_BIND = 3
+    """The port or socket path is taken or not ours to use."""
+    APP_BROKEN = 4
+    """An app cannot be loaded: starting again would end the same way, so the node stops instead of looping."""
+    KILLED = 5
+    """Something had to be killed because it outlived the grace period."""
+    NO_BUS = 6
+    """Redis cannot be reached, or does not let us in, and the node was not told to wait for it."""
+
+
+class ApertureError(Exception):
+    """The root of every exception that this project raises on purpose."""
+
+
+class PeerError(ApertureError):
+    """The other side sent something wrong."""
+
+
+class TokenError(PeerError):
+    """A token that cannot be accepted; the text says why, without quoting the token."""
+
+
+class ProtocolError(PeerError):
+    """A websocket message that breaks Bokeh's protocol.
+
+    Args:
+        reason: what is wrong, short enough for a close frame (123 bytes at most are sent).
+        close_code: the RFC 6455 code the connection is closed with.
+    """
+
+    def __init__(self, reason: str, close_code: int = 1002) -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+
+
+class UnknownReference(PeerError):
+    """A patch names a model that the document does not have and never had."""
+
+
+class SessionError(ApertureError):
+    """The session cannot do what was asked of it."""
+
+
+class SessionGone(SessionError):
+    """The session was discarded between the request and its turn."""
+
+
+class OwnedElsewhere(SessionError):
+    """Another worker has the session.
+
+    Args:
+        owner: that worker's name.
+    """
+
+    def __init__(self, owner: str) -> None:
+        super().__init__("the session is another worker's")
+        self.owner = owner
+
+
+class NotTheirs(SessionError):
+    """A session that outlived its worker was another user's."""
+
+
+class OwnerGone(SessionError):
+    """The worker that has the session does not answer, or has just lost it."""
+
+
+class StateMismatch(SessionError):
+    """What was kept of a session is damaged, or does not fit the document that its app makes now."""
+
+
+class TooLarge(SessionError):
+    """The session's document is larger than may be kept of one; nothing of it is kept any more."""
+
+
+class NotLocked(SessionError, RuntimeError):
+    """The document was changed outside its lock."""
+
+
+class BusError(ApertureError):
+    """What needed Redis was not done, or nobody knows whether it was."""
+
+
+class BusDown(BusError):
+    """The connection to Redis is down, or was lost before the answer came: then it may have been done or not."""
+
+
+class BusUnavailable(BusError):
+    """No connection to Redis could be made; the text says where to and why, without a password."""
+
+
+class Fenced(BusError):
+    """Another worker owns the session now, or it was claimed anew: whoever is told this must drop its copy."""
+
+
+class KeepingBroken(BusError):
+    """What Redis keeps of a session cannot be continued: there is a hole, or nothing, or Redis refuses to keep more.
+
+    It is never rebuilt wrongly for that: either what is there is whole, or it counts as nothing. Keep it anew.
+    """
+
+
+class ConfigurationError(ApertureError):
+    """The options contradict each other, or name something that is not there."""
+
+
+class AppLoadError(ConfigurationError):
+    """An app cannot be loaded.
+
+    Args:
+        path: the app as it was named on the command line.
+        detail: the app's own traceback, as text.
+    """
+
+    def __init__(self, path: str, detail: str) -> None:
+        super().__init__(f"cannot load the app {path}:\n{detail}")
+        self.path = path
+        self.detail = detail

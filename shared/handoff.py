@@ -1,0 +1,441 @@
+"""What the processes of a node say to each other, and how a socket travels with it.
+
+The supervisor makes one datagram-keeping socket pair per worker and one to the gateway before it forks. Every message
+is one frozen dataclass, sent as one msgpack datagram; `Adopt` and `HandBack` carry the browser's socket beside it
+(SCM_RIGHTS). The supervisor keeps both ends of every pair open, so what is queued in one outlives the process that
+would have read it.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import logging
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import msgpack
+
+__all__ = [
+    "MAX_DATAGRAM",
+    "RECEIVE_LIMIT",
+    "Adopt",
+    "Claimed",
+    "Crowded",
+    "Describe",
+    "Drain",
+    "Endpoint",
+    "Extensions",
+    "ExtensionsAre",
+    "GatewaySeat",
+    "HandBack",
+    "Hello",
+    "Load",
+    "Message",
+    "NodeReady",
+    "Released",
+    "SessionInfo",
+    "SessionsAre",
+    "WorkerDown",
+    "WorkerSeat",
+    "datagram_pair",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_DATAGRAM = 192 * 1024
+"""Linux refuses a datagram above the socket's send buffer (208 KB unless raised); a request head is at most 128 KB."""
+
+_CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+"""A program that app code starts must not inherit the browsers' connections."""
+
+_SEND_BUFFER = 4 * 1024 * 1024
+"""Asked for, not granted: the kernel caps it. Room for a burst of hand-overs while a worker runs app code."""
+
+
+RECEIVE_LIMIT = 1024
+"""Messages taken in one go, so that a flood from one process does not starve the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Base of the messages; the class's place in `_TYPES` is its code on the wire."""
+
+    carries_socket: ClassVar[bool] = False
+
+    def pack(self) -> bytes:
+        """This message as one datagram."""
+        values = [getattr(self, name) for name in _FIELDS[type(self)]]
+        packed: bytes = msgpack.packb([_CODES[type(self)], *values], use_bin_type=True)
+        return packed
+
+    @staticmethod
+    def unpack(datagram: bytes) -> Message:
+        """The message in one datagram.
+
+        Raises:
+            ValueError: it is not one of ours.
+        """
+        try:
+            code, *values = msgpack.unpackb(datagram, use_list=False, raw=False)
+            message: Message = _TYPES[code](*values)
+            return message
+        except (msgpack.UnpackException, ValueError, TypeError, IndexError, KeyError) as problem:
+            raise ValueError(f"not a hand-over message: {problem}") from problem
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt(Message):
+    """Gateway to worker: this connection is yours. Carries the socket.
+
+    Args:
+        generation: the worker's generation that the gateway meant. A later generation hands the socket back, because
+            the gateway may since have routed the session elsewhere.
+        head: all that was read from the socket: the request head, and whatever followed it.
+        peer: the client's address and port, or None for a unix socket.
+        tls: whether the client speaks TLS (which the gateway has taken off).
+        session_id: what routing found in the head. The worker may create this session.
+    """
+
+    carries_socket: ClassVar[bool] = True
+    generation: int
+    head: bytes
+    peer: tuple[str, int] | None
+    tls: bool
+    session_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandBack(Message):
+    """Worker (or supervisor, for a dead worker) to gateway: route this connection again. Carries the socket."""
+
+    carries_socket: ClassVar[bool] = True
+    head: bytes
+    peer: tuple[str, int] | None
+    tls: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """Worker to gateway: booted, send me connections. Also the answer to a new gateway's `Describe`."""
+
+    worker: int
+    generation: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load(Message):
+    """Worker to gateway, twice a second. `adopted` counts the `Adopt` messages taken since the worker booted."""
+
+    sessions: int
+    connections: int
+    lag_seconds: float
+    rss_bytes: int
+    adopted: int
+    bus_up: bool = True
+    """Also where there is no bus: then nothing is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(Message):
+    """Worker to gateway: these sessions are mine. Sent before a response can tell anybody their ids."""
+
+    session_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Released(Message):
+    """Worker to gateway: these sessions are gone."""
+
+    session_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Crowded(Message):
+    """Worker to gateway: this session of mine has, or has no longer, more viewers than one worker should write to."""
+
+    session_id: str
+    crowded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Message):
+    """Gateway to worker: say `Hello`, and tell me of all your sessions in one or more `SessionsAre`."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """One session as `/sessions` shows it, but with its whole id: only the gateway sees it."""
+
+    id: str
+    app: str
+    epoch: int
+    connections: int
+    edges: int
+    age_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SessionsAre(Message):
+    """Worker to gateway: one part of the answer to `Describe`; each row holds the fields of a `SessionInfo`."""
+
+    request: int
+    rows: tuple[tuple[str, str, int, int, int, float], ...]
+    last: bool
+
+    @property
+    def sessions(self) -> list[SessionInfo]:
+        return [SessionInfo(*row) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Extensions(Message):
+    """Worker to gateway: these extension packages' asset folders I know; answer with what all workers know."""
+
+    request: int
+    dirs: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionsAre(Message):
+    """Gateway to worker: the answer to `Extensions`."""
+
+    request: int
+    dirs: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDown(Message):
+    """Supervisor to gateway: this generation of the worker is dead; forget its sessions, send it nothing."""
+
+    worker: int
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReady(Message):
+    """Gateway to supervisor: every worker has said hello, and the admin endpoints answer on this port."""
+
+    admin_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(Message):
+    """Supervisor to gateway: the node is going down; be unready and route no new sessions."""
+
+
+_TYPES: tuple[type[Message], ...] = (
+    Adopt,
+    HandBack,
+    Hello,
+    Load,
+    Claimed,
+    Released,
+    Describe,
+    SessionsAre,
+    Extensions,
+    ExtensionsAre,
+    WorkerDown,
+    NodeReady,
+    Drain,
+    Crowded,
+)
+_CODES = {cls: code for code, cls in enumerate(_TYPES)}
+_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES}
+
+
+def datagram_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected, non-blocking sockets that keep message boundaries and can pass descriptors.
+
+    Linux has SOCK_SEQPACKET for AF_UNIX, which is reliable and tells of a closed peer. macOS does not; its SOCK_DGRAM
+    pairs are reliable too, being local, and nobody here relies on the end-of-file.
+    """
+    kind = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+    pair = socket.socketpair(socket.AF_UNIX, kind)
+    for end in pair:
+        end.setblocking(False)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SEND_BUFFER)
+    return pair
+
+
+class Endpoint:
+    """One end of a pair: sends and receives messages without blocking, in order, with their sockets.
+
+    What the kernel will not take now waits in a queue of at most `limit` messages. Sockets handed to `send` belong to
+    the endpoint from then on: they are closed here once the kernel has them, or when the endpoint gives up on them.
+
+    The owner watches `fileno()` for reading, and calls `flush` when told that it is writable; `on_blocked` is called
+    with True when a queue forms and with False when it is gone, so that the owner knows when to watch for writing.
+    """
+
+    def __init__(
+        self,
+        end: socket.socket,
+        *,
+        limit: int = 10_000,
+        on_blocked: Callable[[bool], None] = lambda blocked: None,
+    ) -> None:
+        self._end = end
+        self._limit = limit
+        self._on_blocked = on_blocked
+        self._queue: deque[tuple[bytes, socket.socket | None]] = deque()
+
+    def fileno(self) -> int:
+        return self._end.fileno()
+
+    @property
+    def queued(self) -> int:
+        """Messages that the kernel has not taken yet."""
+        return len(self._queue)
+
+    def send(self, message: Message, passed: socket.socket | None = None) -> bool:
+        """Send, or queue. Returns False, and closes the socket, when the queue is full."""
+        if message.carries_socket != (passed is not None):
+            raise AssertionError("a socket travels with Adopt and HandBack, and with nothing else")
+        datagram = message.pack()
+        if len(datagram) > MAX_DATAGRAM:
+            raise ValueError(f"a {type(message).__name__} of {len(datagram)} bytes does not fit one datagram")
+        if not self._queue and self._try_send(datagram, passed):
+            return True
+        if len(self._queue) >= self._limit:
+            if passed is not None:
+                passed.close()
+            return False
+        self._queue.append((datagram, passed))
+        if len(self._queue) == 1:
+            self._on_blocked(True)
+        return True
+
+    @property
+    def full(self) -> bool:
+        """Whether the next `send` may be refused."""
+        return len(self._queue) >= self._limit
+
+    def flush(self) -> None:
+        """Send what is queued, as far as the kernel takes it."""
+        while self._queue and self._try_send(*self._queue[0]):
+            self._queue.popleft()
+            if not self._queue:
+                self._on_blocked(False)
+
+    def receive(self, limit: int = RECEIVE_LIMIT) -> list[tuple[Message, socket.socket | None]]:
+        """Up to `limit` of the messages that have arrived, oldest first; the sockets among them are the caller's.
+
+        A datagram that is no message, or whose socket had no room in this process's descriptor table, is dropped with
+        a line in the log: raising would lose its neighbours too.
+        """
+        arrived: list[tuple[Message, socket.socket | None]] = []
+        for _ in range(limit):
+            received = self._receive_one()
+            if received is None:
+                break
+            try:
+                arrived.append(_unpacked(*received))
+            except ValueError as problem:
+                log.error("dropped a datagram: %s", problem)
+        return arrived
+
+    def close(self) -> None:
+        """Close this end and every socket still queued in it."""
+        for _, passed in self._queue:
+            if passed is not None:
+                passed.close()
+        self._queue.clear()
+        self._end.close()
+
+    def _try_send(self, datagram: bytes, passed: socket.socket | None) -> bool:
+        ancillary = []
+        if passed is not None:
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [passed.fileno()]))]
+        try:
+            self._end.sendmsg([datagram], ancillary)
+        except BlockingIOError:
+            return False
+        except OSError as problem:
+            # ENOBUFS is BSD's way to say "full"; ETOOMANYREFS is Linux's bound on descriptors in flight.
+            if problem.errno in (errno.ENOBUFS, errno.ETOOMANYREFS):
+                return False
+            raise
+        if passed is not None:
+            passed.close()
+        return True
+
+    def _receive_one(self) -> tuple[bytes, socket.socket | None] | None:
+        try:
+            datagram, ancillary, _, _ = self._end.recvmsg(MAX_DATAGRAM, socket.CMSG_SPACE(4), _CLOSE_ON_EXEC)
+        except (BlockingIOError, InterruptedError):
+            return None
+        # No message is empty: an empty datagram is the end of file.
+        return (datagram, _passed_socket(ancillary)) if datagram else None
+
+
+def _unpacked(datagram: bytes, passed: socket.socket | None) -> tuple[Message, socket.socket | None]:
+    try:
+        message = Message.unpack(datagram)
+        if message.carries_socket != (passed is not None):
+            raise ValueError(f"a {type(message).__name__} without its socket, or with one (out of descriptors?)")
+    except ValueError:
+        if passed is not None:
+            passed.close()
+        raise
+    return message, passed
+
+
+def _passed_socket(ancillary: list[tuple[int, int, bytes]]) -> socket.socket | None:
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers = array.array("i")
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+            if numbers:
+                return socket.socket(fileno=numbers[0])
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeat:
+    """What the supervisor gives a worker process to live with.
+
+    Args:
+        index: the worker's place, 0 to num_procs - 1; it stays the same across restarts.
+        generation: counts the restarts of this place.
+        link: the worker's end of its pair with the gateway.
+        lifeline: a descriptor that becomes readable (end of file) when the supervisor is gone.
+        booted: tells the supervisor that the worker serves.
+    """
+
+    index: int
+    generation: int
+    link: socket.socket
+    lifeline: int
+    booted: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySeat:
+    """What the supervisor gives the gateway process to live with.
+
+    Args:
+        listeners: the listening sockets of the app port.
+        admin_listeners: the listening sockets of the admin port, perhaps none.
+        links: the gateway's end of the pair with each worker, by worker index.
+        control: the gateway's end of its pair with the supervisor.
+        lifeline: a descriptor that becomes readable (end of file) when the supervisor is gone.
+        generations: each worker's generation as of the fork.
+        supervisor_pid: for `/workers`.
+    """
+
+    listeners: tuple[socket.socket, ...]
+    admin_listeners: tuple[socket.socket, ...]
+    links: tuple[socket.socket, ...]
+    control: socket.socket
+    lifeline: int
+    generations: tuple[int, ...]
+    supervisor_pid: int

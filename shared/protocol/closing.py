@@ -1,0 +1,20 @@
+"""The codes that connections are closed with (RFC 6455, section 7.4, and the registry it opens).
+
+Bokeh closes with 10000 and 10001, which are no codes at all: its peers see 1006, or fail.
+"""
+
+from __future__ import annotations
+
+__all__ = ["INTERNAL_ERROR", "POLICY_VIOLATION", "SERVICE_RESTART", "TRY_AGAIN_LATER"]
+
+POLICY_VIOLATION = 1008
+"""The peer may not have what it asked for."""
+
+INTERNAL_ERROR = 1011
+"""Our fault; the session may be in order."""
+
+SERVICE_RESTART = 1012
+"""Come back: the worker ends, or the session has moved. BokehJS reconnects after any code."""
+
+TRY_AGAIN_LATER = 1013
+"""The peer is too slow, or sends too much."""

@@ -1,0 +1,172 @@
+"""The messages of Bokeh's protocol: what an assembler yields, and those that a server or a client sends.
+
+A server's messages are built straight into frames, because the same bytes go to many viewers. A client's are left as
+fragments, because its frames must be masked one connection at a time (RFC 6455, section 5.3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import orjson
+
+from aperture.protocol.frames import Buffer, FrameRun
+
+__all__ = [
+    "Message",
+    "Request",
+    "ack",
+    "error",
+    "ok",
+    "patch",
+    "patch_request",
+    "pull_reply",
+    "pull_request",
+    "push",
+    "server_info_reply",
+    "server_info_request",
+]
+
+_EMPTY = b"{}"
+
+_next_id = count(1).__next__
+"""Message ids need only differ within one process: a reply names the request of the connection it travels on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message as it was received.
+
+    Args:
+        msgid: the sender's name for it.
+        msgtype: what it is, for example `PATCH-DOC`.
+        reqid: the id of the message that it answers.
+        content: the parsed content fragment.
+        buffers: binary data by the id that the content uses.
+        metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there.
+    """
+
+    msgid: str
+    msgtype: str
+    reqid: str | None
+    content: Any
+    buffers: dict[str, bytes]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A client's message: its id, which the reply will name, and its fragments, one websocket message each."""
+
+    msgid: str
+    fragments: tuple[str | bytes | memoryview, ...]
+
+
+def ack() -> FrameRun:
+    """The server's first message on a new connection."""
+    return _run(b'"ACK"')
+
+
+def ok(reqid: str) -> FrameRun:
+    """The request was carried out."""
+    return _run(b'"OK"', reqid)
+
+
+def error(reqid: str, text: str, traceback: str | None = None) -> FrameRun:
+    """The request failed; the connection stays."""
+    return _run(b'"ERROR"', reqid, content=_dumps({"text": text, "traceback": traceback}))
+
+
+def pull_reply(
+    reqid: str, content: bytes, buffers: Sequence[Buffer], *, epoch: int | None = None, sequence: int | None = None
+) -> FrameRun:
+    """The whole document, as of a place in the session's sequence."""
+    return _run(b'"PULL-DOC-REPLY"', reqid, content=content, buffers=buffers, metadata=_place(epoch, sequence))
+
+
+def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int) -> FrameRun:
+    """Document events, at a place in the session's sequence."""
+    if not buffers:
+        # Nearly every patch, so the general way's loop and keywords, which double its cost, are left out.
+        header = b'{"msgid":"s%d","msgtype":"PATCH-DOC"}' % _next_id()
+        return FrameRun.of_texts(header, b'{"epoch":%d,"seq":%d}' % (epoch, sequence), content)
+    return _run(b'"PATCH-DOC"', content=content, buffers=buffers, metadata=_place(epoch, sequence))
+
+
+def server_info_reply(reqid: str, bokeh_version: str, server_version: str) -> FrameRun:
+    """The versions of Bokeh and of the server, in the form that Bokeh's client reads."""
+    content = _dumps({"version_info": {"bokeh": bokeh_version, "server": server_version}})
+    return _run(b'"SERVER-INFO-REPLY"', reqid, content=content)
+
+
+def pull_request() -> Request:
+    """A client asks for the document."""
+    return _request("PULL-DOC-REQ")
+
+
+def push(content: bytes, buffers: Sequence[Buffer]) -> Request:
+    """A client replaces the document; content is `{"doc": …}`."""
+    return _request("PUSH-DOC", content, buffers)
+
+
+def patch_request(content: bytes, buffers: Sequence[Buffer]) -> Request:
+    """A client sends document events; content is `{"events": […]}`."""
+    return _request("PATCH-DOC", content, buffers)
+
+
+def server_info_request() -> Request:
+    """A client asks for versions, and so learns that the server still answers."""
+    return _request("SERVER-INFO-REQ")
+
+
+def _run(
+    quoted_type: bytes,
+    reqid: str | None = None,
+    *,
+    content: bytes = _EMPTY,
+    buffers: Sequence[Buffer] = (),
+    metadata: bytes = _EMPTY,
+) -> FrameRun:
+    header = b'{"msgid":"s%d","msgtype":%b' % (_next_id(), quoted_type)
+    if reqid is not None:
+        header += b',"reqid":' + _dumps(reqid)
+    # Without buffers the field is left out: every receiver reads its absence as none.
+    header += b',"num_buffers":%d}' % len(buffers) if buffers else b"}"
+    return FrameRun.build((header, metadata, content), buffers)
+
+
+def _request(msgtype: str, content: bytes = _EMPTY, buffers: Sequence[Buffer] = ()) -> Request:
+    msgid = f"c{_next_id()}"
+    header: dict[str, Any] = {"msgid": msgid, "msgtype": msgtype}
+    if buffers:
+        header["num_buffers"] = len(buffers)
+    fragments: list[str | bytes | memoryview] = [_dumps(header).decode(), "{}", content.decode()]
+    for buffer in buffers:
+        fragments.append(_dumps({"id": buffer.id}).decode())
+        fragments.append(buffer.data)
+    return Request(msgid, tuple(fragments))
+
+
+def _place(epoch: int | None, sequence: int | None) -> bytes:
+    if epoch is None or sequence is None:
+        return _EMPTY
+    return b'{"epoch":%d,"seq":%d}' % (epoch, sequence)
+
+
+def _dumps(value: Any) -> bytes:
+    """JSON, also for text that came with lone surrogates (a traceback can quote a file name), which orjson refuses."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return orjson.dumps(_without_surrogates(value))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _without_surrogates(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,199 @@
+"""Session ids and session tokens, as `bokeh.util.token` makes and reads them, kept small and read with care.
+
+A token is `base64url(json)`, followed by `.` and a signature when sessions are signed. Bokeh puts the request's
+headers, cookies and arguments into it, compressed; a websocket carries the token in a header, so with large cookies it
+no longer fits through a proxy. The tokens made here hold the session id and its expiry and nothing else. Those that
+Bokeh made are read as well, and nothing in a token is inflated or believed before its signature is found right.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import hmac
+import json
+import math
+import secrets
+import string
+import time
+import zlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from aperture.errors import ConfigurationError, TokenError
+
+__all__ = ["MAX_INFLATED", "MAX_TOKEN", "Token", "Tokens", "read_session_id"]
+
+MAX_TOKEN = 128 * 1024
+"""Characters. Bokeh's own tokens with 64 KB of cookies stay below it; a request head is bounded the same way."""
+
+MAX_INFLATED = 1024 * 1024
+"""Bytes that the compressed part of a token may inflate to; a head of 128 KB cannot honestly hold more."""
+
+_COMPRESSED = "__bk__zlib_"
+"""The key of the compressed part in Bokeh's tokens."""
+
+_ID_LENGTH = 44
+_ID_ALPHABET = string.ascii_letters + string.digits
+"""44 of 62 symbols are 261 bits: nobody guesses another's session."""
+
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token whose signatures were found right.
+
+    Args:
+        session_id: the session it opens.
+        expiry: seconds since the epoch, or None when it names none.
+        payload: what Bokeh, or an app that makes its own tokens, put beside those.
+    """
+
+    session_id: str
+    expiry: float | None
+    payload: dict[str, Any] = field(default_factory=dict)
+
+    def expired(self, now: float) -> bool:
+        """Whether the time is up; a token without expiry never was good."""
+        return self.expiry is None or now >= self.expiry
+
+
+class Tokens:
+    """Makes and checks the ids and tokens of one deployment. Stateless; serves every process and thread.
+
+    Args:
+        secret_key: shared by everyone who makes or checks them; needed when `signed`.
+        signed: whether ids and tokens carry signatures.
+        expiration: seconds for which a new token opens a websocket.
+
+    Raises:
+        ConfigurationError: signed without a key.
+    """
+
+    def __init__(self, secret_key: bytes | None, signed: bool, expiration: int) -> None:
+        if signed and secret_key is None:
+            raise ConfigurationError("signed session ids need a secret key (BOKEH_SECRET_KEY)")
+        self._key = secret_key or b""
+        self._signed = signed
+        self._expiration = expiration
+
+    def new_session_id(self) -> str:
+        """An id nobody can guess, with its signature when ids are signed."""
+        bare = "".join(secrets.choice(_ID_ALPHABET) for _ in range(_ID_LENGTH))
+        return f"{bare}.{self._signature(bare)}" if self._signed else bare
+
+    def issue(self, session_id: str, now: float | None = None) -> str:
+        """A token that opens this session until `now` (seconds since the epoch) plus the expiration."""
+        expiry = int(time.time() if now is None else now) + self._expiration
+        base = _encode(json.dumps({"session_id": session_id, "session_expiry": expiry}).encode())
+        return f"{base}.{self._signature(base)}" if self._signed else base
+
+    def check_session_id(self, session_id: str) -> bool:
+        """Whether the id's own signature is right; any id will do where ids are not signed."""
+        if not self._signed:
+            return True
+        bare, dot, signature = session_id.partition(".")
+        return bool(dot) and self._matches(bare, signature)
+
+    def verify(self, token: str) -> Token:
+        """The content of a token, once its signature and that of the id inside are found right.
+
+        Expiry is not checked here: a page may come back to a session that is still alive.
+
+        Raises:
+            TokenError: malformed, too large, or wrongly signed.
+        """
+        if len(token) > MAX_TOKEN:
+            raise TokenError("the token is too large")
+        base, dot, signature = token.partition(".")
+        if self._signed and not (dot and self._matches(base, signature)):
+            raise TokenError("the token's signature is wrong")
+        fields = _read_fields(base)
+        session_id = _session_id(fields)
+        if session_id is None:
+            raise TokenError("the token names no session")
+        if not self.check_session_id(session_id):
+            raise TokenError("the signature of the token's session id is wrong")
+        return _token(session_id, fields)
+
+    def _matches(self, signed: str, signature: str) -> bool:
+        expected = self._signature(signed).encode()
+        return hmac.compare_digest(expected, signature.encode("utf-8", "surrogatepass"))
+
+    def _signature(self, text: str) -> str:
+        return _encode(hmac.digest(self._key, text.encode("utf-8", "surrogatepass"), hashlib.sha256))
+
+
+def read_session_id(token: str) -> str | None:
+    """The session id a token claims, without a key: enough to route by, not to be believed. Never raises."""
+    if len(token) > MAX_TOKEN:
+        return None
+    try:
+        return _session_id(_read_fields(token.partition(".")[0]))
+    except TokenError:
+        return None
+
+
+def _session_id(fields: dict[str, Any]) -> str | None:
+    found = fields.get("session_id")
+    return found if isinstance(found, str) and found else None
+
+
+def _token(session_id: str, fields: dict[str, Any]) -> Token:
+    compressed = fields.pop(_COMPRESSED, None)
+    if compressed is not None:
+        fields.update(_inflate(compressed))
+    fields.pop("session_id", None)
+    expiry = fields.pop("session_expiry", None)
+    if expiry is not None and (type(expiry) not in (int, float) or not math.isfinite(expiry)):
+        raise TokenError("the token's expiry is not a time")
+    return Token(session_id, expiry, fields)
+
+
+def _read_fields(base: str) -> dict[str, Any]:
+    try:
+        fields = orjson.loads(_decode(base))
+    except ValueError:
+        raise TokenError("the token is malformed") from None
+    if not isinstance(fields, dict):
+        raise TokenError("the token is malformed")
+    return fields
+
+
+def _inflate(compressed: Any) -> dict[str, Any]:
+    if not isinstance(compressed, str):
+        raise TokenError("the token's payload is malformed")
+    try:
+        inflater = zlib.decompressobj()
+        # One byte more than allowed is asked for: enough to know, and all that a bomb can cost.
+        text = inflater.decompress(_decode(compressed), MAX_INFLATED + 1)
+        if len(text) > MAX_INFLATED:
+            raise TokenError("the token's payload is too large")
+        payload = json.loads(text, object_hook=_read_bytes) if inflater.eof else None
+    except (ValueError, zlib.error, RecursionError):
+        raise TokenError("the token's payload is malformed") from None
+    if not isinstance(payload, dict):
+        raise TokenError("the token's payload is malformed")
+    return payload
+
+
+def _read_bytes(found: dict[str, Any]) -> Any:
+    if found.keys() != {"bytes"}:
+        return found
+    encoded = found["bytes"]
+    if not isinstance(encoded, str):
+        raise ValueError("bytes are not base64")
+    return _decode(encoded)
+
+
+def _encode(raw: bytes) -> str:
+    return binascii.b2a_base64(raw, newline=False).translate(bytes.maketrans(b"+/", b"-_"), b"=").decode()
+
+
+def _decode(text: str) -> bytes:
+    """Strict base64 of the URL alphabet, with or without padding; a ValueError for anything else."""
+    packed = text.encode("ascii").rstrip(b"=").translate(_URL_SAFE)
+    return binascii.a2b_base64(packed + b"=" * (-len(packed) % 4), strict_mode=True)

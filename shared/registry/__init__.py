@@ -1,0 +1,1 @@
+"""Which worker owns which session, decided atomically in Redis."""

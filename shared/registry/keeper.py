@@ -1,0 +1,93 @@
+"""Keeps a worker's lease while its event loop is busy with app code.
+
+A callback that computes for a minute blocks the worker's loop, and the heartbeat in it. The worker lives all the same,
+and its sessions must not be given to others. So the lease is renewed from a thread of its own, with a loop and a
+connection of its own. A process that is stopped as a whole (SIGSTOP, a frozen machine) loses its lease, and finds that
+it may have: the thread notices how long it was away before it renews anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from aperture.bus.bus import Bus
+from aperture.errors import BusError
+from aperture.registry.registry import Registry, WorkerName
+
+__all__ = ["LeaseKeeper"]
+
+log = logging.getLogger(__name__)
+
+_STOP_TIME = 2.0
+"""Seconds to wait for the thread to end; it is a daemon and keeps nothing else alive."""
+
+
+class LeaseKeeper:
+    """Renews one worker's lease. Started after the fork, in the worker.
+
+    Args:
+        make_bus: makes the thread's own bus; called in the thread.
+        registry: the worker's own, which is told of each renewal, and of a stop of the whole process.
+        me: the worker.
+        lease: seconds.
+    """
+
+    def __init__(self, make_bus: Callable[[], Bus], registry: Registry, me: WorkerName, *, lease: float) -> None:
+        self._make_bus = make_bus
+        self._registry = registry
+        self._me = me
+        self._lease = lease
+        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping: asyncio.Event | None = None
+        self._renewed_at = time.monotonic()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; harmless twice, and before `start`."""
+        if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
+            try:
+                self._loop.call_soon_threadsafe(self._stopping.set)
+            except RuntimeError:
+                return  # it has just ended by itself
+            self._thread.join(_STOP_TIME)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._keep())
+        except Exception:
+            log.exception("the lease is no longer kept while app code runs")
+
+    async def _keep(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stopping = asyncio.Event()
+        bus = self._make_bus()
+        await bus.start(wait=True)
+        mine = Registry(bus, self._me, lease=self._lease)
+        try:
+            while not self._stopping.is_set():
+                await self._renew(mine)
+                try:
+                    await asyncio.wait_for(self._stopping.wait(), self._lease / 3)
+                except TimeoutError:
+                    continue
+        finally:
+            await bus.close()
+
+    async def _renew(self, mine: Registry) -> None:
+        now = time.monotonic()
+        if now - self._renewed_at > self._lease:
+            self._registry.suspect()
+        else:
+            self._registry.note_beat()
+        self._renewed_at = now
+        try:
+            await mine.renew({})
+        except BusError as problem:
+            log.debug("the lease was not renewed: %s", problem)

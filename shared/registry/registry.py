@@ -1,0 +1,372 @@
+"""Which worker owns which session: claimed before app code runs, kept by a heartbeat, fenced by an epoch.
+
+A worker lives as long as its lease, which its heartbeat renews; its claims live as long as it does. Whoever claims a
+session of a dead worker gets a higher epoch, and from then on Redis refuses what the old owner publishes, however long
+it was asleep. When Redis comes back empty, the heartbeats put the claims back; until all had the chance, a session that
+Redis does not know is not given away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aperture.bus.bus import Bus
+from aperture.errors import Fenced
+from aperture.log import short_id
+from aperture.registry import scripts
+
+__all__ = ["Appended", "Claim", "Registry", "WorkerName"]
+
+KEPT_LEASES = 10
+"""After so many leases without a heartbeat, what a worker left in Redis goes away by itself."""
+
+LEAST_GRACE = 6.0
+"""Seconds. The bus tries to connect every five at least."""
+
+STREAM_SECONDS = 60.0
+"""How long a session's stream is kept after its last patch. A gap is noticed, and repaired, within seconds."""
+
+STREAM_ENTRIES = 1024
+STREAM_BYTES = 16 * 1024 * 1024
+"""About what the stream of one session may take; large patches push out more of the older ones."""
+
+BATCH = 500
+"""Sessions per call of a script: Redis serves nobody else meanwhile, which is about a millisecond."""
+
+MOST_DOUBTS = 10_000
+"""Sessions whose owner is looked up after an outage; what is more than that ends by itself after ten leases."""
+
+WAIT_STEP = 0.1
+"""Seconds between two looks whether an old owner has put its claim back."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerName:
+    """One life of one worker; it is never used again.
+
+    Args:
+        node: of the worker, unique among the nodes.
+        index: of the worker in its node.
+        nonce: different each time the worker is started.
+    """
+
+    node: str
+    index: int
+    nonce: str
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.index}/{self.nonce}"
+
+    @classmethod
+    def parse(cls, text: str) -> WorkerName:
+        """The name that has this text.
+
+        Raises:
+            ValueError: none has.
+        """
+        node, index, nonce = text.rsplit("/", 2)
+        return cls(node, int(index), nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who owns a session.
+
+    Args:
+        owner: the text of its worker's `WorkerName`.
+        epoch: grows with each claim, over all sessions.
+        mine: whether that is the worker that asked.
+    """
+
+    owner: str
+    epoch: int
+    mine: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """What became of patches: how many edges Redis has passed them to."""
+
+    receivers: int
+
+
+class Registry:
+    """One worker's view of the registry. Every call may raise `BusDown`.
+
+    Args:
+        bus: started or not; may be down at any time.
+        me: this worker.
+        lease: seconds that a worker is believed to live after its last heartbeat. `renew` is due every `interval`, and
+            as soon as the bus is up again.
+        grace: seconds for which a Redis that was emptied does not give away what it does not know; by default the
+            lease, and long enough for every worker to have connected again.
+    """
+
+    def __init__(self, bus: Bus, me: WorkerName, *, lease: float = 6.0, grace: float | None = None) -> None:
+        self._bus = bus
+        self._names = bus.names
+        self.me = str(me)
+        self._lease = lease
+        self._lease_ms = round(lease * 1000)
+        self._kept_ms = self._lease_ms * KEPT_LEASES
+        self._grace_ms = round(1000 * (max(lease, LEAST_GRACE) if grace is None else grace))
+        self._claims: dict[str, int] = {}
+        self._claiming: Counter[str] = Counter()
+        self._doubtful: set[str] = set()
+        self._first_born = ""
+        self._attempted_at = time.monotonic()
+        self._suspected = False
+        self._withdrawn = False
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two heartbeats."""
+        return self._lease / 3
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the heartbeat is so late that others may have taken this worker for dead.
+
+        A process that was stopped finds this true until its next `renew` begins.
+        """
+        return self._suspected or time.monotonic() - self._attempted_at > self._lease
+
+    def note_beat(self) -> None:
+        """The lease has just been renewed by somebody else in this process, which therefore runs. From any thread."""
+        self._attempted_at = time.monotonic()
+
+    def suspect(self) -> None:
+        """The whole process was stopped for longer than its lease. From any thread."""
+        self._suspected = True
+
+    async def claim(self, session_id: str, *, fresh: bool) -> Claim:
+        """Make the session mine unless a living worker has it; says whose it is.
+
+        Claiming again what is mine changes nothing. When Redis has come back empty, a session that it does not know is
+        claimed only after its owner, if there is one, has had the time to put its claim back; so this may take as long
+        as `grace`. A Redis that no worker has known otherwise makes nobody wait.
+
+        Args:
+            session_id: of the session.
+            fresh: the id was made just now, so that nobody can own it.
+
+        Raises:
+            Fenced: this worker has withdrawn.
+        """
+        if self._withdrawn:
+            raise Fenced("this worker has left the cluster")
+        self._claiming[session_id] += 1
+        asked = self._bus.up  # otherwise nothing was sent, however many requests come in during an outage
+        try:
+            return await self._claim(session_id, fresh)
+        except BaseException:
+            if asked:
+                self._doubt(session_id)
+            raise
+        finally:
+            self._claiming[session_id] -= 1
+            if not self._claiming[session_id]:
+                del self._claiming[session_id]
+
+    async def _claim(self, session_id: str, fresh: bool) -> Claim:
+        while True:
+            reply = await self._bus.run(
+                scripts.CLAIM,
+                [
+                    self._names.session(session_id),
+                    self._names.stream(session_id),
+                    self._names.workers,
+                    self._names.epoch,
+                    self._names.born,
+                    self._names.seasoned,
+                ],
+                [self.me, self._lease_ms, self._kept_ms, int(fresh), self._grace_ms, self._first_born],
+            )
+            if reply[0] == b"owned":
+                return self._noted(session_id, reply[1].decode(), int(reply[2]))
+            await asyncio.sleep(min(WAIT_STEP, reply[1] / 1000))
+
+    async def release(self, session_id: str, epoch: int) -> None:
+        """Give the session up, if it is still mine at that epoch. If that fails, the next heartbeat does it."""
+        self._claims.pop(session_id, None)
+        try:
+            await self._release({session_id: epoch})
+        except BaseException:
+            self._doubt(session_id)
+            raise
+
+    async def renew(self, sessions: Mapping[str, int]) -> set[str]:
+        """The heartbeat: renew the lease, and put back claims that Redis has forgotten.
+
+        Args:
+            sessions: what this worker believes to own, with the epochs.
+
+        Returns:
+            Those of them that belong to another now, or were claimed anew. They are dropped here, too.
+        """
+        self._attempted_at = time.monotonic()
+        self._suspected = False
+        if self._withdrawn:
+            return set()
+        self._claims.update(sessions)
+        born = await self._bus.run(
+            scripts.RENEW_LEASE,
+            [self._names.workers, self._names.born, self._names.seasoned, self._names.epoch],
+            [self.me, self._lease_ms, self._kept_ms, self._first_born, self._grace_ms],
+        )
+        self._first_born = self._first_born or born.decode()
+        await self._settle_doubts()
+        lost: set[str] = set()
+        for batch in _batches(sessions):
+            # Not those released while an earlier batch was under way: that would keep them from everybody for a minute.
+            lost |= await self._renew_claims({key: sessions[key] for key in batch if key in self._claims})
+        return lost
+
+    async def bury_predecessors(self) -> None:
+        """End the leases of those who had this worker's place in its node before: it is only given to one at a time.
+
+        So what a killed worker had can be claimed as soon as there is another in its place, not a lease later.
+        """
+        place = self.me.rpartition("/")[0] + "/"
+        for member in await self._bus.command("ZRANGE", self._names.workers, 0, -1):
+            name = member.decode()
+            if name.startswith(place) and name != self.me:
+                await self._bus.command("ZREM", self._names.workers, name)
+
+    async def owner_of(self, session_id: str) -> Claim | None:
+        """Who owns the session; None if nobody does, or a worker that is dead."""
+        reply = await self._bus.run(scripts.OWNER, [self._names.session(session_id), self._names.workers], [])
+        if not reply:
+            return None
+        owner = reply[0].decode()
+        return Claim(owner, int(reply[1]), owner == self.me)
+
+    async def living(self, owners: Iterable[str]) -> set[str]:
+        """Those of the workers whose lease has not ended."""
+        asked = sorted(set(owners))
+        if not asked:
+            return set()
+        return {owner.decode() for owner in await self._bus.run(scripts.LIVING, [self._names.workers], asked)}
+
+    async def withdraw(self) -> None:
+        """End the lease and all claims, for the end of the worker."""
+        self._withdrawn = True
+        claims, self._claims = self._claims, {}
+        await self._bus.command("ZREM", self._names.workers, self.me)  # with it gone, anybody may have the sessions
+        for batch in _batches(claims):
+            await self._release({key: claims[key] for key in batch})
+
+    async def append(self, session_id: str, epoch: int, first: int, last: int, payload: bytes) -> Appended:
+        """Publish patches on the session's channel, and keep them for those who miss them. One call of Redis.
+
+        Appends of one session keep their order if they are begun in it; none has to wait for the one before. What was
+        appended before, because nobody knows whether it succeeded, is published again and kept once.
+
+        Args:
+            session_id: of the session.
+            epoch: at which it is mine.
+            first: sequence number of the first patch in the payload; 1 or more.
+            last: sequence number of the last.
+            payload: as edges shall receive it.
+
+        Raises:
+            Fenced: the session is not mine at that epoch; nothing was published.
+        """
+        kept = max(1, min(STREAM_ENTRIES, STREAM_BYTES // max(1, len(payload))))
+        receivers = await self._bus.run(
+            scripts.APPEND,
+            [self._names.session(session_id), self._names.stream(session_id)],
+            [
+                self.me,
+                epoch,
+                self._names.channel(session_id),
+                first,
+                last,
+                payload,
+                kept,
+                round(STREAM_SECONDS * 1000),
+                self._kept_ms,
+            ],
+        )
+        if receivers < 0:
+            raise Fenced(f"session {short_id(session_id)} is not this worker's any more")
+        return Appended(receivers)
+
+    async def read(self, session_id: str, after: int) -> list[bytes] | None:
+        """The payloads that follow a sequence number, all of them without a hole; or None.
+
+        None also says that nothing is kept: then Redis cannot tell whether anything is missing. The first payload may
+        begin at or before that number.
+        """
+        entries = await self._bus.command("XRANGE", self._names.stream(session_id), f"{after}-0", "+")
+        if not entries and not await self._ends_at(session_id, after):
+            return None
+        payloads = []
+        for _, fields in entries:
+            first, last, payload = _entry(fields)
+            if last <= after:
+                continue
+            if first > after + 1:
+                return None
+            payloads.append(payload)
+            after = last
+        return payloads
+
+    async def _ends_at(self, session_id: str, sequence: int) -> bool:
+        entries = await self._bus.command("XREVRANGE", self._names.stream(session_id), "+", "-", "COUNT", 1)
+        return bool(entries) and _entry(entries[0][1])[1] == sequence
+
+    def _noted(self, session_id: str, owner: str, epoch: int) -> Claim:
+        self._doubtful.discard(session_id)
+        mine = owner == self.me
+        if mine:
+            self._claims[session_id] = epoch
+        return Claim(owner, epoch, mine)
+
+    def _doubt(self, session_id: str) -> None:
+        if len(self._doubtful) < MOST_DOUBTS:
+            self._doubtful.add(session_id)
+
+    async def _settle_doubts(self) -> None:
+        """Give up what Redis may take for mine, because an answer was lost, and what nobody here knows about."""
+        for session_id in list(self._doubtful):
+            claim = await self.owner_of(session_id)
+            if session_id in self._claiming:
+                continue
+            self._doubtful.discard(session_id)
+            if claim is not None and claim.mine and session_id not in self._claims:
+                await self._release({session_id: claim.epoch})
+
+    async def _renew_claims(self, sessions: Mapping[str, int]) -> set[str]:
+        if not sessions:
+            return set()
+        asked = list(sessions)
+        positions = await self._bus.run(
+            scripts.RENEW_CLAIMS,
+            [self._names.epoch, *map(self._names.session, asked)],
+            [self.me, self._kept_ms, *sessions.values()],
+        )
+        lost = {asked[position] for position in positions}
+        for session_id in lost:
+            if self._claims.get(session_id) == sessions[session_id]:
+                del self._claims[session_id]
+        return lost
+
+    async def _release(self, sessions: Mapping[str, int]) -> None:
+        keys = [key for id_ in sessions for key in (self._names.session(id_), self._names.stream(id_))]
+        await self._bus.run(scripts.RELEASE, keys, [self.me, self._kept_ms, *sessions.values()])
+
+
+def _batches(sessions: Mapping[str, Any]) -> list[Sequence[str]]:
+    ids = list(sessions)
+    return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
+
+
+def _entry(fields: list[bytes]) -> tuple[int, int, bytes]:
+    named = dict(zip(fields[::2], fields[1::2], strict=True))
+    return int(named[b"first"]), int(named[b"last"]), named[b"payload"]

@@ -1,0 +1,367 @@
+"""What the registry does inside Redis, where nothing comes between a look and a write.
+
+Times are Redis' own, so that no two workers' clocks are compared. Epochs are whole milliseconds of that clock or one
+more than the highest given out, so that they grow even when Redis was restarted empty; `%.0f` keeps Lua from writing
+them as 1.7e+12.
+
+A session's hash outlives its release for a while, with an empty owner: a worker that was frozen meanwhile and believes
+that the session is still its own is told otherwise.
+"""
+
+from __future__ import annotations
+
+from aperture.bus.bus import Script
+
+__all__ = [
+    "APPEND",
+    "CLAIM",
+    "KEEP_ADD",
+    "KEEP_BEGIN",
+    "KEEP_FORGET",
+    "KEEP_LOAD",
+    "KEEP_SIZE",
+    "KEEP_SNAPSHOT",
+    "KEEP_TOUCH",
+    "LIVING",
+    "OWNER",
+    "RELEASE",
+    "RENEW_CLAIMS",
+    "RENEW_LEASE",
+]
+
+_NOW = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local function whole(number) return string.format('%.0f', number) end
+"""
+
+_KEEPING = """
+local function whole(number) return string.format('%.0f', number) end
+
+-- What is there may be of any type, or of any content: nothing here fails for it. A list of fields, all false if none.
+local function kept(key, ...)
+    local found = redis.pcall('HMGET', key, ...)
+    return found.err and {} or found
+end
+
+-- Whether the session is another's. When Redis does not know, having been restarted empty or because the session was
+-- given up long ago, what is kept at a higher epoch tells that somebody else has had it since.
+local function stranger()
+    local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
+    if held[1] then return held[1] ~= ARGV[1] or held[2] ~= ARGV[2] end
+    local epoch = tonumber(kept(KEYS[2], 'epoch')[1] or '')
+    return epoch ~= nil and epoch > tonumber(ARGV[2])
+end
+
+local function expire(milliseconds)
+    redis.call('PEXPIRE', KEYS[2], milliseconds)
+    redis.call('PEXPIRE', KEYS[3], milliseconds)
+end
+"""
+
+_BELIEVE = """
+-- A worker that asks, and has not been heard for most of a lease: Redis was paused or cut off, and nobody may have been
+-- heard. Whoever lived when this one was last heard is believed in until all have had the time to connect again; else
+-- the first request that was waiting for Redis would take a session from an owner that never was away.
+local function believe(workers, me, lease, grace)
+    local ends = tonumber(redis.call('ZSCORE', workers, me) or '')
+    if not ends or ends - now > lease / 3 then return end
+    for _, worker in ipairs(redis.call('ZRANGEBYSCORE', workers, whole(ends - lease), whole(now + grace))) do
+        redis.call('ZADD', workers, whole(now + grace), worker)
+    end
+end
+"""
+
+CLAIM = Script(
+    _NOW
+    + _BELIEVE
+    + """
+-- KEYS session stream workers epoch born seasoned
+-- ARGV me lease_ms kept_ms fresh grace_ms first_born
+-- -> {'owned', owner, epoch} or {'wait', milliseconds}
+believe(KEYS[3], ARGV[1], ARGV[2], ARGV[5])
+local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
+local owner, old = held[1], tonumber(held[2] or '0')
+if owner and owner ~= '' then
+    local ends = redis.call('ZSCORE', KEYS[3], owner)
+    if owner == ARGV[1] or (ends and tonumber(ends) > now) then
+        return {'owned', owner, whole(old)}
+    end
+end
+redis.call('SET', KEYS[5], whole(now), 'NX', 'PX', ARGV[3])
+local born = redis.call('GET', KEYS[5])
+if ARGV[6] ~= '' and ARGV[6] ~= born then
+    redis.call('SET', KEYS[6], born, 'PX', ARGV[3])
+end
+if not owner and ARGV[4] == '0' then
+    local left = tonumber(born) + ARGV[5] - now
+    if left > 0 and redis.call('EXISTS', KEYS[6]) == 1 then
+        return {'wait', left}
+    end
+end
+local epoch = math.max(old, tonumber(redis.call('GET', KEYS[4]) or '0')) + 1
+epoch = math.max(epoch, now)
+redis.call('SET', KEYS[4], whole(epoch), 'PX', ARGV[3])
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', whole(epoch))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('DEL', KEYS[2])
+redis.call('ZADD', KEYS[3], whole(now + ARGV[2]), ARGV[1])
+return {'owned', ARGV[1], whole(epoch)}
+"""
+)
+
+RELEASE = Script(
+    """
+-- KEYS (session stream)...
+-- ARGV me kept_ms epoch...
+for i = 1, #KEYS, 2 do
+    local held = redis.call('HMGET', KEYS[i], 'owner', 'epoch')
+    if held[1] == ARGV[1] and held[2] == ARGV[2 + (i + 1) / 2] then
+        redis.call('HSET', KEYS[i], 'owner', '')
+        redis.call('PEXPIRE', KEYS[i], ARGV[2])
+        redis.call('DEL', KEYS[i + 1])
+    end
+end
+return 1
+"""
+)
+
+RENEW_LEASE = Script(
+    _NOW
+    + _BELIEVE
+    + """
+-- KEYS workers born seasoned epoch
+-- ARGV me lease_ms kept_ms first_born grace_ms
+-- -> the millisecond in which this Redis was born
+believe(KEYS[1], ARGV[1], ARGV[2], ARGV[5])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - ARGV[3]))
+redis.call('ZADD', KEYS[1], whole(now + ARGV[2]), ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('SET', KEYS[2], whole(now), 'NX', 'PX', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', KEYS[4], ARGV[3])
+local born = redis.call('GET', KEYS[2])
+if ARGV[4] ~= '' and ARGV[4] ~= born then
+    redis.call('SET', KEYS[3], born, 'PX', ARGV[3])
+end
+return born
+"""
+)
+
+RENEW_CLAIMS = Script(
+    """
+-- KEYS epoch session...
+-- ARGV me kept_ms epoch...
+-- -> the positions of the sessions that are lost
+local lost, highest = {}, 0
+for i = 2, #KEYS do
+    local mine = ARGV[i + 1]
+    local held = redis.call('HMGET', KEYS[i], 'owner', 'epoch')
+    if not held[1] then
+        redis.call('HSET', KEYS[i], 'owner', ARGV[1], 'epoch', mine)
+        highest = math.max(highest, tonumber(mine))
+    elseif held[1] ~= ARGV[1] or held[2] ~= mine then
+        lost[#lost + 1] = i - 2
+    end
+    if not held[1] or held[1] == ARGV[1] then
+        redis.call('PEXPIRE', KEYS[i], ARGV[2])
+    end
+end
+if highest > tonumber(redis.call('GET', KEYS[1]) or '0') then
+    redis.call('SET', KEYS[1], string.format('%.0f', highest), 'PX', ARGV[2])
+end
+return lost
+"""
+)
+
+OWNER = Script(
+    _NOW
+    + """
+-- KEYS session workers
+-- -> {owner, epoch} or nothing
+local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
+if not held[1] or held[1] == '' then return {} end
+local ends = redis.call('ZSCORE', KEYS[2], held[1])
+if not ends or tonumber(ends) <= now then return {} end
+return held
+"""
+)
+
+LIVING = Script(
+    _NOW
+    + """
+-- KEYS workers
+-- ARGV owner...
+-- -> those of them whose lease has not ended
+local living = {}
+for i = 1, #ARGV do
+    local ends = redis.call('ZSCORE', KEYS[1], ARGV[i])
+    if ends and tonumber(ends) > now then living[#living + 1] = ARGV[i] end
+end
+return living
+"""
+)
+
+APPEND = Script(
+    """
+-- KEYS session stream
+-- ARGV me epoch channel first last payload kept_entries stream_ms kept_ms
+-- -> the number of subscribers reached, or -1 for a stranger
+local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
+if not held[1] then
+    -- Redis was restarted empty, and nobody has claimed the session since.
+    redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2])
+    redis.call('PEXPIRE', KEYS[1], ARGV[9])
+elseif held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
+    return -1
+end
+-- The last sequence number is the entry's id, so that one that is there already, because the answer to the first
+-- attempt was lost, cannot be entered twice; it is published again, and its readers know it by its number.
+local id = ARGV[5] .. '-0'
+redis.pcall(
+    'XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'first', ARGV[4], 'last', ARGV[5], 'payload', ARGV[6]
+)
+redis.call('PEXPIRE', KEYS[2], ARGV[8])
+return redis.call('PUBLISH', ARGV[3], ARGV[6])
+"""
+)
+
+KEEP_BEGIN = Script(
+    _KEEPING
+    + """
+-- KEYS session kept journal
+-- ARGV me epoch lifetime_ms (field value)...
+-- -> 0, or -1 for a stranger
+if stranger() then return -1 end
+if type(redis.pcall('HLEN', KEYS[2])) ~= 'number' then redis.call('UNLINK', KEYS[2]) end
+-- Before anything is written: only the first write of a script asks whether there is memory for it.
+local outcome = redis.pcall('HSET', KEYS[2], unpack(ARGV, 4))
+if type(outcome) ~= 'number' then
+    redis.call('UNLINK', KEYS[2], KEYS[3])
+    return outcome
+end
+redis.call('UNLINK', KEYS[3])
+expire(ARGV[3])
+return 0
+"""
+)
+
+KEEP_ADD = Script(
+    _KEEPING
+    + """
+-- KEYS session kept journal
+-- ARGV me epoch lifetime_ms first entry...
+-- -> the journal's size in bytes, or -1 for a stranger, -2 where it cannot be continued
+if stranger() then return -1 end
+local found = kept(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
+local base, last, bytes = tonumber(found[2] or ''), tonumber(found[3] or ''), tonumber(found[4] or '')
+local first = tonumber(ARGV[4])
+if found[1] ~= ARGV[2] or not (base and last and bytes) or first > last + 1 then return -2 end
+-- Redis may have evicted one key and not the other.
+if redis.pcall('LLEN', KEYS[3]) ~= last - base then return -2 end
+local i = 5 + last + 1 - first
+while i <= #ARGV do
+    local till = math.min(i + 99, #ARGV)
+    redis.call('RPUSH', KEYS[3], unpack(ARGV, i, till))
+    for j = i, till do bytes = bytes + #ARGV[j] end
+    last = last + till + 1 - i
+    i = till + 1
+end
+redis.call('HSET', KEYS[2], 'last', whole(last), 'bytes', whole(bytes))
+expire(ARGV[3])
+return bytes
+"""
+)
+
+KEEP_SNAPSHOT = Script(
+    _KEEPING
+    + """
+-- KEYS session kept journal
+-- ARGV me epoch lifetime_ms sequence snapshot sum
+-- -> the journal's size in bytes, or -1 for a stranger, -2 where it cannot be continued
+if stranger() then return -1 end
+local found = kept(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
+local base, last, bytes = tonumber(found[2] or ''), tonumber(found[3] or ''), tonumber(found[4] or '')
+local sequence = tonumber(ARGV[4])
+if found[1] ~= ARGV[2] or not (base and last and bytes) then return -2 end
+if redis.pcall('LLEN', KEYS[3]) ~= last - base then return -2 end
+if sequence < base then return bytes end  -- a later one has overtaken it
+local rest = {}
+if sequence < last then rest = redis.call('LRANGE', KEYS[3], whole(sequence - base), -1) end
+bytes = 0
+for i = 1, #rest do bytes = bytes + #rest[i] end
+redis.call(
+    'HSET', KEYS[2], 'sequence', whole(sequence), 'last', whole(math.max(sequence, last)), 'bytes', whole(bytes),
+    'snapshot', ARGV[5], 'snapshot_sum', ARGV[6]
+)
+if #rest == 0 then
+    redis.call('UNLINK', KEYS[3])
+else
+    redis.call('LTRIM', KEYS[3], whole(sequence - base), -1)
+end
+expire(ARGV[3])
+return bytes
+"""
+)
+
+KEEP_FORGET = Script(
+    _KEEPING
+    + """
+-- KEYS session kept journal
+-- ARGV me epoch
+-- -> 0, or -1 for a stranger
+if stranger() then return -1 end
+redis.call('UNLINK', KEYS[2], KEYS[3])
+return 0
+"""
+)
+
+KEEP_LOAD = Script(
+    _KEEPING
+    + """
+-- KEYS kept journal
+-- ARGV field...
+-- -> {values of the fields, journal}, or nothing
+if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then return {} end
+local journal = redis.pcall('LRANGE', KEYS[2], 0, -1)
+return {kept(KEYS[1], unpack(ARGV)), journal.err and {} or journal}
+"""
+)
+
+KEEP_TOUCH = Script(
+    _KEEPING
+    + """
+-- KEYS (session kept journal)...
+-- ARGV me lifetime_ms
+-- -> the positions of those that are mine and of which nothing is kept that could be continued
+local lacking = {}
+for i = 1, #KEYS, 3 do
+    local owner = kept(KEYS[i], 'owner')[1]
+    if not owner or owner == ARGV[1] then
+        local found = kept(KEYS[i + 1], 'sequence', 'last')
+        local base, last = tonumber(found[1] or ''), tonumber(found[2] or '')
+        if base and last and redis.pcall('LLEN', KEYS[i + 2]) == last - base then
+            redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+            redis.call('PEXPIRE', KEYS[i + 2], ARGV[2])
+        else
+            lacking[#lacking + 1] = (i - 1) / 3
+        end
+    end
+end
+return lacking
+"""
+)
+
+KEEP_SIZE = Script(
+    _KEEPING
+    + """
+-- KEYS kept journal
+-- -> bytes of memory; of contents alone where the server cannot tell, as the stand-in
+local used = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '0') or 0
+if type(used) == 'table' then
+    local found = kept(KEYS[1], 'origin', 'snapshot', 'bytes')
+    return #(found[1] or '') + #(found[2] or '') + (tonumber(found[3] or '') or 0)
+end
+return used + (redis.call('MEMORY', 'USAGE', KEYS[2], 'SAMPLES', '0') or 0)
+"""
+)

@@ -1,0 +1,156 @@
+"""Every option of a node, decided once and passed to whoever needs it.
+
+`gateway/cli.py` builds the one `Settings` of a node from the command line, the environment and Bokeh's own settings;
+`aperture.Server` builds it from keyword arguments. Nothing else reads options, so nothing else can disagree about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+__all__ = ["DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Durability", "SessionIds", "Settings", "Tls"]
+
+DEFAULT_PORT = 5006
+"""Bokeh's own default port."""
+
+DEFAULT_ADMIN_PORT = 9006
+
+
+class SessionIds(Enum):
+    """Who makes session ids, and whether they are signed (`--session-ids`)."""
+
+    UNSIGNED = "unsigned"
+    SIGNED = "signed"
+    EXTERNAL_SIGNED = "external-signed"
+
+    @property
+    def signed(self) -> bool:
+        return self is not SessionIds.UNSIGNED
+
+    @property
+    def generated(self) -> bool:
+        """Whether this server makes ids for requests that bring none."""
+        return self is not SessionIds.EXTERNAL_SIGNED
+
+
+class Durability(Enum):
+    """What of a session outlives its worker (`--durability`)."""
+
+    NONE = "none"
+    ASYNC = "async"
+    """All but the last tenth of a second."""
+    ACK = "ack"
+    """All that was acknowledged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """A certificate to serve HTTPS with; both paths are files in PEM format."""
+
+    certfile: str
+    keyfile: str | None = None
+    password: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The options of one node. Times are in seconds and sizes in bytes, whatever unit the option had."""
+
+    # Where to listen
+    port: int = DEFAULT_PORT
+    address: str | None = None
+    unix_socket: str | None = None
+    tls: Tls | None = None
+    admin_port: int | None = DEFAULT_ADMIN_PORT
+    """0 picks a free port; None serves no admin endpoints."""
+    admin_address: str = "127.0.0.1"
+
+    # Processes
+    node: str = "node"
+    """This node's name among the others; given anew at each start."""
+    num_procs: int = 1
+    shutdown_grace: float = 8.0
+    """From SIGTERM to exit. Docker kills 10 s after its SIGTERM, so this stays below."""
+    max_worker_memory: int = 0
+    """Bytes of resident memory above which a worker hands its sessions over and is replaced; 0 sets no bound."""
+    max_worker_age: float = 0.0
+    """Seconds after which it does so; 0 sets no bound. Workers of one node spread out by up to a fifth more."""
+    dev: bool = False
+
+    # URLs
+    prefix: str = ""
+    """Empty, or a path that starts with a slash and does not end with one."""
+    index: str | None = None
+    use_index: bool = True
+    redirect_root: bool = True
+    absolute_url: str | None = None
+    ico_path: str | None = None
+    """A file, or None to answer 404."""
+    use_xheaders: bool = False
+    extra_patterns: Sequence[Any] = ()
+
+    # Who may connect
+    allow_websocket_origin: tuple[str, ...] | None = None
+    """None means `localhost:<port>`, as in Bokeh; same-origin requests are always allowed."""
+    session_ids: SessionIds = SessionIds.UNSIGNED
+    secret_key: bytes | None = field(default=None, repr=False)
+    session_token_expiration: int = 300
+    auth_module: str | None = None
+    auth_provider: Any | None = None
+    """An object shaped like `bokeh.server.auth_provider.AuthProvider`; wins over `auth_module`."""
+    xsrf_cookies: bool = False
+    cookie_secret: str | None = field(default=None, repr=False)
+    include_headers: tuple[str, ...] | None = None
+    exclude_headers: tuple[str, ...] | None = None
+    include_cookies: tuple[str, ...] | None = None
+    exclude_cookies: tuple[str, ...] | None = None
+
+    # Sessions
+    keep_alive: float = 37.0
+    """Seconds between websocket pings; 0 sends none."""
+    check_unused_sessions: float = 17.0
+    unused_session_lifetime: float = 15.0
+
+    # Between workers and nodes
+    redis_url: str | None = field(default=None, repr=False)
+    """None starts a server of the node's own, if one is needed."""
+    redis_namespace: str = "default"
+    redis_password: str | None = field(default=None, repr=False)
+    redis_ca: str | None = None
+    redis_cert: str | None = None
+    redis_key: str | None = None
+    redis_wait: bool = False
+    """Whether a node starts, unready, while Redis cannot be reached."""
+    lease: float = 6.0
+    """Seconds without a heartbeat after which a worker's sessions may be claimed by others."""
+    durability: Durability = Durability.NONE
+    max_snapshot_bytes: int = 32 * 1024 * 1024
+    """A session whose document is larger is not kept."""
+    kept_lifetime: float = 300.0
+    """Seconds that what is kept of a session outlives its worker: BokehJS gives up after thirty."""
+    spread_viewers: int = 200
+    """Connections of one session above which further ones are placed on other workers; 0 never does that."""
+
+    # Limits
+    websocket_max_message_size: int = 20 * 1024 * 1024
+    websocket_compression_level: int | None = None
+    websocket_compression_mem_level: int | None = None
+    max_head_size: int = 128 * 1024
+    """A request line and its headers. 64 KB of cookies must fit; a hand-over message must hold it in one piece."""
+    head_timeout: float = 10.0
+    """From accept to the end of the request head."""
+    max_pending_connections: int = 4096
+    """Connections whose head is still being read; above it the oldest is closed, so idle ones shut nobody out."""
+    outbox_limit: int = 1024 * 1024
+    """Bytes waiting for one slow viewer before it is closed with 1013."""
+
+    # Logs
+    log_level: str = "info"
+    stats_log_frequency: float = 15.0
+    mem_log_frequency: float = 0.0
+
+    tornado_settings: Mapping[str, Any] = field(default_factory=dict)
+    """Passed through to `tornado.web.Application`."""
