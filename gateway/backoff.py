@@ -1,0 +1,36 @@
+"""How long to wait before a child that died is started again. Pure."""
+
+from __future__ import annotations
+
+__all__ = ["Backoff"]
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+LONGEST_AFTER_SERVING = 2.0
+"""For a child that had booted: it works until something kills it, and while it is away its node has a worker less."""
+SOON = 10.0
+"""A child that dies within so many seconds of its boot will probably do so again."""
+HEALTHY = 60.0
+"""A child that has lived so many seconds has earned a fresh start."""
+
+
+class Backoff:
+    """The delays for one place: none the first time, then doubling for as long as it dies soon after its boot."""
+
+    def __init__(self) -> None:
+        self._deaths = 0
+
+    def delay(self, lived: float) -> float:
+        """Seconds to wait before the next start.
+
+        Args:
+            lived: seconds from boot to death; 0 for a child that never booted.
+        """
+        if lived >= HEALTHY:
+            self._deaths = 0
+        self._deaths += 1
+        if self._deaths == 1 or lived >= SOON:
+            return 0.0
+        longest = LONGEST_AFTER_SERVING if lived > 0 else LONGEST_DELAY
+        # The exponent is bounded too: a place may fail for weeks.
+        return min(longest, FIRST_DELAY * 2.0 ** min(self._deaths - 2, 16))

@@ -1,0 +1,274 @@
+"""The command `aperture`, and the only place that knows both gateway and worker.
+
+It reads the plan, loads the apps, binds the sockets, imports what all workers need, and hands everything to the
+supervisor, which forks. Nothing here starts a thread or a loop. Imports are inside the functions, so that `--help`
+answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import logging
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import aperture
+from aperture.errors import AppLoadError, ConfigurationError, ExitCode
+from aperture.gateway.drain import drain, drain_parser
+from aperture.gateway.options import serve_parser
+from aperture.settings import Durability, Settings
+
+if TYPE_CHECKING:
+    from bokeh.application.application import Application
+
+    from aperture.bus.embedded import EmbeddedServer
+    from aperture.gateway.plan import ServePlan
+
+__all__ = ["app_urls", "load_applications", "main", "run"]
+
+log = logging.getLogger(__name__)
+
+_BOKEH_COMMANDS = ("build", "html", "info", "init", "json", "sampledata", "secret", "static")
+_DRAIN = "Replace the workers of a node on this machine one by one; their sessions go on in others."
+_OPEN_BROWSER = "import sys; from bokeh.util.browser import view; [view(url) for url in sys.argv[1:]]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: what follows `aperture`; the process's own by default.
+
+    Returns:
+        The exit code of the process, one of `ExitCode` or argparse's 2.
+    """
+    if sys.platform == "win32":
+        _complain("Windows has neither fork nor socket hand-over; use `bokeh serve` there, or WSL")
+        return ExitCode.USAGE
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if words and words[0] in _BOKEH_COMMANDS:
+        _complain(f"aperture serves apps and does nothing else: use `bokeh {words[0]}`")
+        return ExitCode.USAGE
+    given = _command_parser().parse_args(words)
+    try:
+        if words[0] == "drain":
+            return drain(given.admin_address, given.admin_port)
+        from aperture.gateway.plan import parse
+
+        return run(parse(given, os.environ))
+    except AppLoadError as problem:
+        _complain(str(problem))
+        return ExitCode.APP_BROKEN
+    except ConfigurationError as problem:
+        _complain(str(problem))
+        return ExitCode.USAGE
+    except KeyboardInterrupt:
+        return ExitCode.OK
+
+
+def run(plan: ServePlan) -> int:
+    """Do what the plan says until a signal ends it; with `--dev`, start over when a file changes.
+
+    Returns:
+        The exit code of the process.
+
+    Raises:
+        ConfigurationError: the plan cannot be carried out; with `--dev` a broken app does not raise.
+    """
+    _set_up_logging(plan)
+    if plan.config_file is not None:
+        _load_bokeh_config(plan.config_file)
+    return _develop(plan) if plan.settings.dev else _serve(plan)
+
+
+def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[str, Application]:
+    """The apps by their routes, compiled and not yet run; without files an empty one at `/`.
+
+    Raises:
+        AppLoadError: an app cannot be compiled.
+        ConfigurationError: it is no app, or two of them have the same route.
+    """
+    from bokeh.application import Application
+    from bokeh.command.util import build_single_handler_applications
+
+    if not files:
+        return {"/": Application()}
+    applications: dict[str, Application] = {}
+    for file in files:
+        try:
+            built = build_single_handler_applications([file], {file: list(arguments)})
+        except RuntimeError as problem:
+            raise AppLoadError(file, str(problem)) from problem
+        except (OSError, ValueError) as problem:
+            raise ConfigurationError(str(problem)) from problem
+        for route, application in built.items():
+            if route in applications:
+                raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
+            applications[route] = application
+    return applications
+
+
+def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
+    """Where each app answers, in the order of the routes; none for a unix socket, which has no URL."""
+    if settings.unix_socket is not None:
+        return []
+    scheme = "http" if settings.tls is None else "https"
+    origin = f"{scheme}://{_url_host(settings.address or 'localhost')}:{settings.port}"
+    return [f"{origin}{settings.prefix}{route}" for route in sorted(routes)]
+
+
+def _command_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="aperture", description=aperture.__doc__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {aperture.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="serve|drain")
+    serve_parser(commands.add_parser("serve", help="serve apps", description="Serve Bokeh apps from forked workers."))
+    drain_parser(commands.add_parser("drain", help="replace a node's workers one by one", description=_DRAIN))
+    return parser
+
+
+def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
+    """Load, bind, import, fork. Runs in the process that becomes the supervisor."""
+    applications = load_applications(plan.files, plan.app_arguments)
+    # Containers may share a host name, and each of their supervisors is process 1.
+    node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
+    settings = dataclasses.replace(plan.settings, node=node)
+    try:
+        listeners, admin_listeners = _bind(settings)
+    except OSError as problem:
+        _complain(_bind_complaint(settings, problem))
+        return ExitCode.CANNOT_BIND
+    settings = _with_bound_port(settings, listeners)
+    settings, bus_server = _with_bus(settings)
+    from aperture.gateway.preload import preload
+
+    preload(plan.files)
+    from aperture.gateway.main import gateway_main
+    from aperture.gateway.supervisor import Supervisor
+    from aperture.worker.main import worker_main
+
+    supervisor = Supervisor(
+        settings,
+        listeners,
+        admin_listeners,
+        partial(
+            worker_main,
+            settings=settings,
+            applications=applications,
+            load=partial(load_applications, plan.files, plan.app_arguments),
+        ),
+        partial(gateway_main, settings=settings),
+        on_ready=partial(_announce, plan, settings, sorted(applications)),
+        poll=poll,
+        bus_server=bus_server,
+    )
+    return supervisor.run()
+
+
+def _develop(plan: ServePlan) -> int:
+    """Serve; start over once a file has changed, and wait for that if the app is broken as it is."""
+    from aperture.gateway.reload import Changes, execute_again
+
+    log.info("Running in --dev mode with one worker")
+    changes = Changes(plan.files[0], plan.watched)
+    try:
+        code = _serve(plan, changes)
+    except AppLoadError as problem:
+        _complain(str(problem))
+        code = ExitCode.APP_BROKEN
+    if code == ExitCode.APP_BROKEN:
+        changes.wait()
+    if changes.seen:
+        execute_again()
+    return code
+
+
+def _set_up_logging(plan: ServePlan) -> None:
+    from aperture.log import configure
+
+    try:
+        configure(plan.settings.log_level, plan.log_format, plan.log_file)
+    except OSError as problem:
+        raise ConfigurationError(f"--log-file {plan.log_file}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise ConfigurationError(f"--log-format {plan.log_format}: {problem}") from problem
+
+
+def _load_bokeh_config(path: str) -> None:
+    # Bokeh itself reads it again while pages are rendered, for what is not an option of ours.
+    from bokeh.settings import settings as bokeh_settings
+
+    log.info("Using the settings of Bokeh in %s", path)
+    bokeh_settings.load_config(path)
+
+
+def _bind(settings: Settings) -> tuple[list[socket.socket], list[socket.socket]]:
+    from aperture.gateway.bind import bind_listeners
+
+    return bind_listeners(settings)
+
+
+def _bind_complaint(settings: Settings, problem: OSError) -> str:
+    reason = problem.strerror or str(problem)
+    if problem.errno == errno.EADDRINUSE and settings.admin_port and f":{settings.admin_port})" in reason:
+        return f"cannot listen: {reason}; --admin-port gives the admin endpoints another port, or none"
+    return f"cannot listen: {reason}"
+
+
+def _with_bound_port(settings: Settings, listeners: Sequence[socket.socket]) -> Settings:
+    """With `--port 0` the kernel has chosen, and the origin that browsers send names what it chose."""
+    if settings.unix_socket is not None or settings.port != 0:
+        return settings
+    return dataclasses.replace(settings, port=listeners[0].getsockname()[1])
+
+
+def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:
+    """A Redis of the node's own, if it was given none and has workers that need one to talk to each other."""
+    alone = settings.num_procs == 1 and settings.durability is Durability.NONE
+    if settings.redis_url is not None or alone:
+        return settings, None
+    from aperture.bus.embedded import EmbeddedServer
+
+    server = EmbeddedServer.choose()
+    if server is None:
+        log.warning("without redis-server each session stays on one worker, however many look at it; install it")
+        return settings, None
+    # It has no password, and a worker that starts while it is being started again waits for it.
+    return dataclasses.replace(settings, redis_url=server.url, redis_password=None, redis_wait=True), server
+
+
+def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_port: int | None) -> None:
+    """Called by the supervisor once every worker serves."""
+    urls = app_urls(settings, routes)
+    for url in urls:
+        log.info("Aperture app running at: %s", url)
+    if settings.unix_socket is not None:
+        log.info("Aperture apps %s running at unix socket: %s", ", ".join(routes), settings.unix_socket)
+    if admin_port is not None:
+        log.info("Admin endpoints at: http://%s:%d", _url_host(settings.admin_address), admin_port)
+    log.info("Supervisor is process %d", os.getpid())
+    if plan.show:
+        _show(urls)
+
+
+def _show(urls: Sequence[str]) -> None:
+    from aperture.gateway.reload import is_reload
+
+    if urls and not is_reload():
+        # A browser may keep its caller waiting, which the supervisor must not; it does not reap strangers either.
+        subprocess.run(["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-c", _OPEN_BROWSER, *urls], check=False)
+
+
+def _url_host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _complain(text: str) -> None:
+    print(f"aperture: error: {text}", file=sys.stderr)

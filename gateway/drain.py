@@ -1,0 +1,58 @@
+"""`aperture drain`: replace a running node's workers, one by one, from the same machine.
+
+Each worker hands its sessions over, closes its connections so that they come back elsewhere, and is replaced by one
+that loads the apps anew. It is what SIGHUP to the supervisor does; this finds the supervisor by the admin port.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import signal
+import sys
+
+from aperture.errors import ConfigurationError, ExitCode
+from aperture.settings import DEFAULT_ADMIN_PORT
+
+__all__ = ["drain", "drain_parser"]
+
+_TIMEOUT = 5.0
+"""Seconds for the admin endpoint to answer."""
+
+
+def drain_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the arguments of `aperture drain`."""
+    parser.add_argument("--admin-address", default="127.0.0.1", help="address of the node's admin endpoints")
+    parser.add_argument("--admin-port", type=int, default=DEFAULT_ADMIN_PORT, help="their port (default: %(default)s)")
+    return parser
+
+
+def drain(address: str, port: int) -> int:
+    """Ask a node to replace its workers; returns once it has been told.
+
+    Raises:
+        ConfigurationError: no node answers there, or it is not one of this machine's.
+    """
+    pid = _supervisor_pid(address, port)
+    if not hasattr(signal, "SIGHUP"):
+        raise ConfigurationError("this platform has no SIGHUP")
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except (ProcessLookupError, PermissionError) as problem:
+        raise ConfigurationError(f"process {pid} cannot be told: {problem}; is it on this machine?") from problem
+    sys.stdout.write(f"process {pid} replaces its workers one by one; its log tells when\n")
+    return ExitCode.OK
+
+
+def _supervisor_pid(address: str, port: int) -> int:
+    connection = http.client.HTTPConnection(address, port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", "/workers")
+        answer = json.loads(connection.getresponse().read())
+        return int(answer["supervisor"]["pid"])
+    except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
+        raise ConfigurationError(f"no node answers at {address}:{port}: {problem}") from problem
+    finally:
+        connection.close()

@@ -1,0 +1,89 @@
+"""Signals as something to select on, so that nothing ever runs inside a signal handler.
+
+Python's C-level handler writes each signal's number into a socket; the supervisor's one loop reads it there. Runs in
+the supervisor only: a child must not share the socket, or its signals would look like the supervisor's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any
+
+__all__ = ["SignalMailbox", "signals_blocked"]
+
+_MOST_AT_ONCE = 4096
+
+
+class SignalMailbox:
+    """Collects signals for a loop to read. Main thread only, as everything about signals.
+
+    Args:
+        names: the signals, such as "SIGTERM"; one that this platform lacks is left out.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+        self._before: dict[int, Any] = {}
+        self._wakeup_before = -1
+        self._read_end, self._write_end = socket.socketpair()
+        self._read_end.setblocking(False)
+        self._write_end.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._read_end.fileno()
+
+    def open(self) -> None:
+        """Collect from now on."""
+        self._wakeup_before = signal.set_wakeup_fd(self._write_end.fileno(), warn_on_full_buffer=False)
+        for number in self._numbers:
+            before = signal.getsignal(number)
+            if number == getattr(signal, "SIGHUP", None) and before is signal.SIG_IGN:
+                continue  # started with nohup
+            self._before[number] = signal.signal(number, _ignore)
+
+    def take(self) -> list[signal.Signals]:
+        """The signals that have come since the last call."""
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            return [signal.Signals(number) for number in self._read_end.recv(_MOST_AT_ONCE)]
+        return []
+
+    def close(self) -> None:
+        """Put everything back as it was."""
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup_before)
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before.clear()
+        self._read_end.close()
+        self._write_end.close()
+
+    def abandon(self) -> None:
+        """In a child, right after the fork and before its signals are unblocked: default actions, nothing shared."""
+        signal.set_wakeup_fd(-1)
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        self._read_end.close()
+        self._write_end.close()
+
+
+class signals_blocked:  # noqa: N801 - used as a statement
+    """Hold signals back, so that none reaches a new child while it still has its parent's handlers."""
+
+    def __enter__(self) -> signals_blocked:
+        self._before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let signals through again; also for a child, which never leaves the block."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A handler must exist for the wake-up to be written; the work is done where the socket is read."""

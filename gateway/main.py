@@ -1,0 +1,118 @@
+"""The gateway process: the first function after its fork, and its orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable
+
+from tornado.httpserver import HTTPServer
+
+from aperture.errors import ExitCode
+from aperture.gateway.admin import admin_application
+from aperture.gateway.answers import Farewells
+from aperture.gateway.dispatch import Dispatcher
+from aperture.gateway.listener import Acceptor, Reception
+from aperture.gateway.tls import Pumps
+from aperture.handoff import GatewaySeat, NodeReady
+from aperture.settings import Settings
+
+__all__ = ["gateway_main"]
+
+log = logging.getLogger(__name__)
+
+LAST_HEADS = 1.0
+"""Seconds after SIGTERM in which connections whose head is being read may still finish it."""
+
+_POLL = 0.02
+"""Seconds between looks at what is still in hand while stopping."""
+
+
+def gateway_main(seat: GatewaySeat, settings: Settings) -> int:
+    """Serve as the gateway until told to stop, or until the supervisor is gone. Runs in the gateway's process.
+
+    Returns:
+        the exit code.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the supervisor decides
+    with asyncio.Runner(loop_factory=_new_event_loop) as runner:
+        runner.run(_Gateway(seat, settings).run())
+    return ExitCode.OK
+
+
+def _new_event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # it does not exist for every platform; asyncio's own loop does the same, slower
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class _Gateway:
+    """The parts of a gateway, and the order in which they start and stop."""
+
+    def __init__(self, seat: GatewaySeat, settings: Settings) -> None:
+        self._seat = seat
+        self._settings = settings
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        stopping, orphaned = asyncio.Event(), asyncio.Event()
+        self._watch(loop, stopping, orphaned)
+        farewells, pumps = Farewells(loop), Pumps(loop)
+        dispatcher = Dispatcher(loop, self._seat, farewells)
+        reception = Reception(loop, self._settings, farewells, pumps, dispatcher.dispatch)
+        acceptor = Acceptor(loop, self._seat.listeners, reception)
+        admin = HTTPServer(admin_application(dispatcher.roster, self._seat.supervisor_pid))
+        admin.add_sockets(self._seat.admin_listeners)
+        acceptor.start()
+        starting = asyncio.create_task(self._start(dispatcher))
+        starting.add_done_callback(_report)
+        await stopping.wait()
+        starting.cancel()
+        acceptor.close()
+        if not orphaned.is_set():
+            await _until(lambda: not len(reception) or orphaned.is_set(), LAST_HEADS)
+        reception.close()
+        dispatcher.close()
+        admin.stop()
+        if not orphaned.is_set():
+            # The workers are saying goodbye to their browsers, and for these it goes through here.
+            await _until(lambda: pumps.idle or orphaned.is_set(), self._settings.shutdown_grace - LAST_HEADS)
+        pumps.close()
+        farewells.close()
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, orphaned: asyncio.Event) -> None:
+        def on_lifeline() -> None:
+            loop.remove_reader(self._seat.lifeline)
+            orphaned.set()
+            stopping.set()
+
+        loop.add_signal_handler(signal.SIGTERM, stopping.set)
+        loop.add_reader(self._seat.lifeline, on_lifeline)
+
+    async def _start(self, dispatcher: Dispatcher) -> None:
+        """Learn what the workers have, and say once that the node is ready."""
+        await dispatcher.recover()
+        await dispatcher.roster.all_up.wait()
+        dispatcher.roster.tell_supervisor(NodeReady(self._admin_port()))
+
+    def _admin_port(self) -> int | None:
+        for listener in self._seat.admin_listeners:
+            port: int = listener.getsockname()[1]
+            return port
+        return None
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (problem := task.exception()) is not None:
+        log.error("the gateway has not started properly", exc_info=problem)
+
+
+async def _until(condition: Callable[[], bool], timeout: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, timeout)):
+            while not condition():
+                await asyncio.sleep(_POLL)

@@ -1,0 +1,95 @@
+"""`--dev`: start over when a file of the app changes.
+
+A new process image is the only reload that forgets everything, modules and supervisor alike, so the node is drained and
+the same command is executed again. Modification times are polled: a watch through the kernel would need a thread or a
+loop in the supervisor, and an app has few files.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+__all__ = ["Changes", "execute_again", "is_reload", "watched_files"]
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
+_PATTERNS = ("*.py", "*.html", "*.css", "*.yaml")
+_MARK = "_APERTURE_RELOADED"
+"""Set for the process that replaces this one, so that it does not open the browser again."""
+
+Snapshot = dict[Path, tuple[int, int]]
+
+
+def watched_files(app: str, further: Sequence[str] = ()) -> Iterator[Path]:
+    """The files whose change restarts the node.
+
+    Args:
+        app: a script or notebook (then the modules beside it count, too), or a folder.
+        further: what `--dev` names.
+    """
+    path = Path(app).expanduser().absolute()
+    if path.is_dir():
+        for pattern in _PATTERNS:
+            yield from path.rglob(pattern)
+    else:
+        yield path
+        yield from path.parent.glob("*.py")
+    yield from map(Path, further)
+
+
+class Changes:
+    """Whether the app is still as it was when this was made. Runs in the supervisor."""
+
+    def __init__(self, app: str, further: Sequence[str] = ()) -> None:
+        self._app = app
+        self._further = further
+        self._before = self._snapshot()
+        self.seen = False
+
+    def __call__(self) -> bool:
+        """Look again; True from the first difference on."""
+        if not self.seen:
+            now = self._snapshot()
+            different = sorted(path for path in self._before.keys() | now if self._before.get(path) != now.get(path))
+            if different:
+                log.info("%s changed, restarting", ", ".join(path.name for path in different))
+                self.seen = True
+        return self.seen
+
+    def wait(self) -> None:
+        """Return once something has changed; an interrupt or SIGTERM ends the process as usual."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        log.info("waiting for a change of the app's files")
+        while not self():
+            time.sleep(POLL_SECONDS)
+
+    def _snapshot(self) -> Snapshot:
+        found: Snapshot = {}
+        for path in watched_files(self._app, self._further):
+            try:
+                state = path.stat()
+            except OSError:
+                continue  # editors replace files, so one may be missing for a moment
+            found[path] = (state.st_mtime_ns, state.st_size)
+        return found
+
+
+def is_reload() -> bool:
+    """Whether this process replaces one that saw a change."""
+    return _MARK in os.environ
+
+
+def execute_again() -> NoReturn:
+    """Replace this process by a fresh one with the same command line. Every descriptor but the standard ones closes."""
+    logging.shutdown()
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _MARK: "1"})

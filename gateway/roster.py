@@ -1,0 +1,256 @@
+"""What the gateway knows of its workers, learnt from what they and the supervisor say.
+
+Runs in the gateway. Messages of one worker are heeded in the order in which they were sent. Connections handed back
+are only collected on the way (`on_hand_back` must not route them there and then), because routing one asks in turn for
+what else has arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import select
+import socket
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from aperture.gateway.links import Link
+from aperture.gateway.routing import RoutingTable
+from aperture.handoff import (
+    RECEIVE_LIMIT,
+    Adopt,
+    Claimed,
+    Crowded,
+    Describe,
+    Drain,
+    Extensions,
+    ExtensionsAre,
+    GatewaySeat,
+    HandBack,
+    Hello,
+    Load,
+    Message,
+    Released,
+    SessionInfo,
+    SessionsAre,
+    WorkerDown,
+)
+
+__all__ = ["Roster", "Survey"]
+
+log = logging.getLogger(__name__)
+
+MAX_EXTENSIONS = 1024
+"""Extension packages whose asset folders are remembered; an app imports a handful."""
+
+
+@dataclass(slots=True, eq=False)
+class Survey:
+    """A question to several workers for all their sessions, and what they have answered so far."""
+
+    request: int
+    missing: set[int]
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+    sessions: dict[int, list[SessionInfo]] = field(default_factory=dict)
+
+    def hear(self, worker: int, answer: SessionsAre) -> None:
+        """One part of a worker's answer."""
+        if worker in self.missing:
+            self.sessions.setdefault(worker, []).extend(answer.sessions)
+            if answer.last:
+                self.give_up_on(worker, answered=True)
+
+    def give_up_on(self, worker: int, *, answered: bool = False) -> None:
+        """The worker has answered, or never will."""
+        if not answered:
+            self.sessions.pop(worker, None)
+        self.missing.discard(worker)
+        if not self.missing:
+            self.done.set()
+
+
+class Roster:
+    """The workers of this node as the gateway sees them.
+
+    Args:
+        loop: the gateway's event loop.
+        seat: what the supervisor gave the gateway.
+        on_hand_back: gets a connection that is to be routed again, and owns its socket.
+        on_change: called after a worker has come up, and when the node begins to drain.
+        after_messages: called after messages have been heeded.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        seat: GatewaySeat,
+        *,
+        on_hand_back: Callable[[HandBack, socket.socket], None],
+        on_change: Callable[[], None],
+        after_messages: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._on_hand_back = on_hand_back
+        self._on_change = on_change
+        self._after_messages = after_messages
+        self._links = [Link(loop, end, self._on_readable) for end in seat.links]
+        self._control = Link(loop, seat.control, self._on_readable)
+        self._poll = select.poll()  # one system call for all links, where a read of each costs one a link
+        for link in (*self._links, self._control):
+            self._poll.register(link.fileno(), select.POLLIN)
+        self._floor = list(seat.generations)
+        self._surveys: dict[int, Survey] = {}
+        # Answers to an earlier gateway's questions may still be on their way, so numbers must not repeat.
+        self._requests = itertools.count(int.from_bytes(os.urandom(4), "big") << 16)
+        self._extensions: dict[str, str] = {}
+        self.table = RoutingTable(len(seat.links))
+        self.pids: dict[int, int] = {}
+        self.draining = False
+        self.all_up = asyncio.Event()
+        """Set when every worker has been up at the same time, once."""
+
+    @property
+    def workers(self) -> range:
+        """The places for workers, whether or not one sits there."""
+        return range(len(self._links))
+
+    def is_full(self, worker: int) -> bool:
+        """Whether so much is queued for a worker that it takes no more."""
+        return self._links[worker].full
+
+    def send(self, worker: int, message: Message, passed: socket.socket | None = None) -> bool:
+        """Send a message to a worker. False, and the socket is closed, when its queue is full.
+
+        Raises:
+            ValueError: the message is too large for a datagram; the socket is still the caller's.
+        """
+        sent = self._links[worker].send(message, passed)
+        if sent and isinstance(message, Adopt):
+            self.table.sent(worker)
+        return sent
+
+    def tell_supervisor(self, message: Message) -> None:
+        """Send a message to the supervisor."""
+        self._control.send(message)
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
+        """Ask workers to describe themselves, and wait until all have, or for `deadline` seconds."""
+        asked = set(workers)
+        survey = Survey(next(self._requests), asked)
+        self._surveys[survey.request] = survey
+        for worker in tuple(asked):
+            if not self.send(worker, Describe(survey.request)):
+                survey.give_up_on(worker)
+        try:
+            if asked:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(survey.done.wait(), deadline)
+        finally:
+            del self._surveys[survey.request]
+        return survey
+
+    def drain(self) -> None:
+        """Heed everything that has arrived by now.
+
+        A worker sends `Claimed` before the response that tells anybody the id, so after this an id that somebody can
+        know is known here.
+        """
+        readable = {descriptor for descriptor, _ in self._poll.poll(0)}
+        for worker, link in enumerate(self._links):
+            if link.fileno() in readable:
+                self._read(worker)
+        if self._control.fileno() in readable:
+            for message, passed in self._control.receive():
+                self._heed_supervisor(message, passed)
+
+    def close(self) -> None:
+        """Stop listening to anybody."""
+        for link in (*self._links, self._control):
+            link.close()
+
+    def _on_readable(self) -> None:
+        self.drain()
+        self._after_messages()
+
+    def _read(self, worker: int) -> None:
+        more = True
+        while more:
+            received = self._links[worker].receive()
+            more = len(received) == RECEIVE_LIMIT
+            for message, passed in received:
+                self._heed(worker, message, passed)
+
+    def _heed(self, worker: int, message: Message, passed: socket.socket | None) -> None:
+        match message:
+            case HandBack():
+                assert passed is not None, "an endpoint refuses a HandBack without its socket"
+                self._on_hand_back(message, passed)
+            case Hello():
+                self._heed_hello(worker, message)
+            case Load():
+                self.table.report(worker, message, self._loop.time())
+            case Claimed():
+                self.table.claim(worker, message.session_ids)
+            case Released():
+                self.table.release(worker, message.session_ids)
+            case Crowded(session_id=session_id, crowded=crowded):
+                self.table.crowd(worker, session_id, crowded)
+            case SessionsAre():
+                self._heed_sessions(worker, message)
+            case Extensions():
+                self._heed_extensions(worker, message)
+            case _:
+                log.error("worker %d said what only others say: %s", worker, type(message).__name__)
+                if passed is not None:
+                    passed.close()
+
+    def _heed_hello(self, worker: int, hello: Hello) -> None:
+        if hello.generation < self._floor[worker]:
+            return  # said by one that has died since
+        if self.table.hello(worker, hello.generation, self._loop.time()):
+            self.pids[worker] = hello.pid
+            log.debug("worker %d (pid %d) is up", worker, hello.pid)
+            if len(self.table.up) == len(self._links):
+                self.all_up.set()
+            self._on_change()
+
+    def _heed_sessions(self, worker: int, answer: SessionsAre) -> None:
+        self.table.claim(worker, [row[0] for row in answer.rows])
+        if (survey := self._surveys.get(answer.request)) is not None:
+            survey.hear(worker, answer)
+
+    def _heed_extensions(self, worker: int, told: Extensions) -> None:
+        for name, folder in told.dirs.items():
+            if name in self._extensions or len(self._extensions) < MAX_EXTENSIONS:
+                self._extensions[name] = folder
+        try:
+            self.send(worker, ExtensionsAre(told.request, dict(self._extensions)))
+        except ValueError as problem:
+            log.error("cannot tell worker %d all extensions: %s", worker, problem)
+
+    def _heed_supervisor(self, message: Message, passed: socket.socket | None) -> None:
+        match message:
+            case HandBack():
+                assert passed is not None, "an endpoint refuses a HandBack without its socket"
+                self._on_hand_back(message, passed)
+            case WorkerDown():
+                self._heed_down(message)
+            case Drain():
+                self.draining = True
+                self._on_change()
+            case _:
+                log.error("the supervisor said what only others say: %s", type(message).__name__)
+                if passed is not None:
+                    passed.close()
+
+    def _heed_down(self, down: WorkerDown) -> None:
+        self._read(down.worker)  # its last words, among which may be connections handed back
+        self._floor[down.worker] = max(self._floor[down.worker], down.generation + 1)
+        if self.table.down(down.worker, down.generation):
+            self.pids.pop(down.worker, None)
+        if self.table.generation(down.worker) is None:
+            for survey in tuple(self._surveys.values()):
+                survey.give_up_on(down.worker)

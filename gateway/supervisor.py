@@ -1,0 +1,488 @@
+"""The parent of a node's processes: forks the gateway and the workers, reaps them, and starts them again.
+
+It owns what must outlive them: the listening sockets, and both ends of the socket pairs, so that what is queued for a
+process that died can be given to another. It has no event loop and no threads, and talks to nobody outside the node:
+there is little in it that can fail. If the node has a Redis of its own, that is a child, too: the first to be started
+and the last to be stopped.
+
+What it waits for, in one `select`: signals (through a `SignalMailbox`), a byte from each worker that has booted, what
+the gateway says, and what a gateway that does not yet know better still sends to a worker that is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from aperture.bus.embedded import EmbeddedServer
+from aperture.errors import ConfigurationError, ExitCode
+from aperture.gateway.bind import unlink_socket_file
+from aperture.gateway.children import Child, exit_code_of
+from aperture.gateway.descriptors import raise_limit
+from aperture.gateway.mailbox import SignalMailbox
+from aperture.gateway.tls import server_context
+from aperture.handoff import (
+    Adopt,
+    Drain,
+    Endpoint,
+    GatewaySeat,
+    HandBack,
+    Message,
+    NodeReady,
+    WorkerDown,
+    WorkerSeat,
+    datagram_pair,
+)
+from aperture.settings import Settings
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_BOOTS = 3
+"""When every worker has failed to boot so many times in a row, and none lives, starting again will not help."""
+
+POLL_INTERVAL = 0.5
+"""Seconds between calls of `poll`: soon enough for somebody who has just saved a file."""
+
+SAME_REQUEST = 0.5
+"""Seconds within which a second signal is taken for an echo of the first: `timeout` signals the process and its group,
+a shell and a terminal may do the same."""
+
+SIGNALS = ("SIGCHLD", "SIGTERM", "SIGINT", "SIGHUP")
+
+
+class _Worker(Child):
+    """A place for a worker: its process, and both ends of its pair with the gateway."""
+
+    def __init__(self, index: int) -> None:
+        super().__init__(f"worker {index}")
+        self.index = index
+        self.gateway_end, self.worker_end = datagram_pair()
+        self.inbox = Endpoint(self.worker_end)
+        self.booted_pipe: int | None = None
+        self.retire_by: float | None = None
+        """Set while this generation is being replaced in an orderly way: when patience with it ends."""
+        self.given_up = False
+        """The gateway was told to send nothing more, and what it still sends is given back to it."""
+
+
+class Supervisor:
+    """Runs one node until it is told to stop, or cannot go on.
+
+    Args:
+        settings: the node's settings, with `num_procs` resolved to 1 or more.
+        listeners: listening sockets of the app port; owned by the supervisor from here on.
+        admin_listeners: listening sockets of the admin port, likewise.
+        worker_main: a worker's main; runs in each worker's process, and returns its exit code.
+        gateway_main: the gateway's main; runs in the gateway's process, and returns its exit code.
+        on_ready: called in the supervisor when the node serves for the first time, with the admin port.
+        poll: called every half second; the node stops in good order when it returns True (`--dev`).
+        bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
+
+    Raises:
+        ConfigurationError: this platform cannot fork, or the certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        admin_listeners: Sequence[socket.socket],
+        worker_main: Callable[[WorkerSeat], int],
+        gateway_main: Callable[[GatewaySeat], int],
+        *,
+        on_ready: Callable[[int | None], None] = lambda admin_port: None,
+        poll: Callable[[], bool] | None = None,
+        bus_server: EmbeddedServer | None = None,
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigurationError("aperture serve needs fork(), which this platform lacks; use Linux or macOS")
+        if settings.tls is not None:
+            server_context(settings.tls)  # a bad certificate is reported here, not in a child that dies of it
+        self._settings = settings
+        self._listeners = tuple(listeners)
+        self._admin_listeners = tuple(admin_listeners)
+        self._worker_main = worker_main
+        self._gateway_main = gateway_main
+        self._on_ready = on_ready
+        self._poll = poll
+        self._poll_at = 0.0
+        self._bus_server = bus_server
+        self._redis = Child("redis")
+        self._gateway = Child("gateway")
+        self._workers = [_Worker(index) for index in range(settings.num_procs)]
+        self._control_end, self._gateway_control_end = datagram_pair()
+        self._control = Endpoint(self._control_end, on_blocked=self._watch_control)
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._mailbox = SignalMailbox(SIGNALS)
+        self._selector = selectors.DefaultSelector()
+        self._rolling: deque[_Worker] = deque()
+        self._started = False
+        self._ready = False
+        self._outcome: ExitCode | None = None
+        self._kill_at: float | None = None
+        self._stopping_since = 0.0
+        self._killed = False
+
+    def run(self) -> ExitCode:
+        """Start the node and keep it running; returns when every process of it has ended. Main thread only."""
+        self._mailbox.open()
+        try:
+            self._start()
+            while self._outcome is None or self._alive():
+                self._wait()
+                self._tick(time.monotonic())
+        finally:
+            self._clean_up()
+        assert self._outcome is not None, "the loop ends when there is an outcome"
+        if self._killed and self._outcome is ExitCode.OK:
+            return ExitCode.KILLED
+        return self._outcome
+
+    # Starting
+
+    def _start(self) -> None:
+        raise_limit()
+        self._selector.register(self._mailbox, selectors.EVENT_READ, self._dispatch_signals)
+        self._selector.register(self._control_end, selectors.EVENT_READ, self._heed_gateway)
+        # What exists now is shared by all children for as long as nobody writes to it, and a collection would.
+        gc.collect()
+        gc.freeze()
+        if self._bus_server is not None and not self._start_redis(self._bus_server):
+            return
+        for worker in self._workers:
+            self._fork_worker(worker)
+        self._fork_gateway()
+
+    def _start_redis(self, server: EmbeddedServer) -> bool:
+        """Start the node's Redis and wait until it answers, which is a matter of milliseconds."""
+        self._fork_redis(server)
+        if server.wait_ready(lambda: self._redis.reap() is not None):
+            return True
+        log.error("the node's own Redis does not start: %s", server.last_words() or "it said nothing")
+        self._stop(ExitCode.NO_BUS)
+        return False
+
+    def _fork_redis(self, server: EmbeddedServer) -> None:
+        self._redis.fork(lambda: self._let_go(keep=(), keep_bus=True), server.run)
+        self._redis.boot()  # it does not say when it serves, and the workers try until it does
+
+    def _fork_worker(self, worker: _Worker) -> None:
+        if worker.given_up:
+            worker.given_up = False
+            self._selector.unregister(worker.worker_end)
+        booted_read, booted_write = os.pipe()
+
+        def booted() -> None:
+            with contextlib.suppress(OSError):  # said before, or the supervisor is gone
+                os.write(booted_write, b"!")
+
+        def prepare() -> None:
+            os.close(booted_read)
+            self._let_go(keep=(worker.worker_end,))
+
+        seat = WorkerSeat(worker.index, worker.generation + 1, worker.worker_end, self._lifeline, booted)
+        worker.retire_by = None
+        worker.fork(prepare, lambda: self._worker_main(seat))
+        os.close(booted_write)
+        worker.booted_pipe = booted_read
+        self._selector.register(booted_read, selectors.EVENT_READ, lambda: self._heed_booted(worker))
+
+    def _fork_gateway(self) -> None:
+        links = tuple(worker.gateway_end for worker in self._workers)
+        seat = GatewaySeat(
+            self._listeners,
+            self._admin_listeners,
+            links,
+            self._gateway_control_end,
+            self._lifeline,
+            tuple(worker.generation for worker in self._workers),
+            os.getpid(),
+        )
+        keep = (*self._listeners, *self._admin_listeners, *links, self._gateway_control_end)
+        self._gateway.fork(lambda: self._let_go(keep), lambda: self._gateway_main(seat))
+
+    def _let_go(self, keep: Sequence[socket.socket], *, keep_bus: bool = False) -> None:
+        """In a child, right after the fork: close what belongs to the supervisor or to another child."""
+        if self._bus_server is not None and not keep_bus:
+            self._bus_server.let_go()
+        self._mailbox.abandon()
+        self._selector.close()
+        os.close(self._lifeline_end)
+        for worker in self._workers:
+            if worker.booted_pipe is not None:
+                os.close(worker.booted_pipe)
+        kept = {id(sock) for sock in keep}
+        for sock in self._sockets():
+            if id(sock) not in kept:
+                sock.close()
+
+    def _sockets(self) -> list[socket.socket]:
+        pairs = [end for worker in self._workers for end in (worker.gateway_end, worker.worker_end)]
+        control = [self._control_end, self._gateway_control_end]
+        return [*self._listeners, *self._admin_listeners, *pairs, *control]
+
+    # Waiting
+
+    def _wait(self) -> None:
+        for key, events in self._selector.select(self._patience()):
+            if events & selectors.EVENT_WRITE:
+                self._control.flush()
+            if events & selectors.EVENT_READ:
+                key.data()
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due; None when only an event can change anything."""
+        due = [child.restart_at for child in self._children() if child.restart_at is not None]
+        due += [worker.retire_by for worker in self._workers if worker.retire_by is not None]
+        if self._kill_at is not None:
+            due.append(self._kill_at)
+        if self._poll is not None and self._outcome is None:
+            due.append(self._poll_at)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _tick(self, now: float) -> None:
+        """Do what has become due."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_all()
+        if self._poll is not None and self._outcome is None and now >= self._poll_at:
+            self._poll_at = now + POLL_INTERVAL
+            if self._poll():
+                self._stop(ExitCode.OK)
+        if self._outcome is not None:
+            self._stop_redis()
+            return
+        for worker in self._workers:
+            if worker.restart_at is not None and now >= worker.restart_at:
+                self._fork_worker(worker)
+            if worker.retire_by is not None and now >= worker.retire_by:
+                worker.retire_by = now + self._settings.shutdown_grace
+                worker.kill(signal.SIGKILL)
+        if self._gateway.restart_at is not None and now >= self._gateway.restart_at:
+            self._fork_gateway()
+        if self._bus_server is not None and self._redis.restart_at is not None and now >= self._redis.restart_at:
+            self._fork_redis(self._bus_server)
+
+    def _dispatch_signals(self) -> None:
+        for number in self._mailbox.take():
+            getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}")()
+
+    # Signals
+
+    def handle_chld(self) -> None:
+        """Some child has ended; which one is found by asking for each, so that nobody else's child is reaped."""
+        for worker in self._workers:
+            if (returncode := worker.reap()) is not None:
+                self._bury_worker(worker, returncode)
+        if (returncode := self._gateway.reap()) is not None:
+            self._bury_gateway(returncode)
+        if (returncode := self._redis.reap()) is not None and self._outcome is None:
+            self._schedule(self._redis, returncode)
+
+    def handle_term(self) -> None:
+        """Stop in good order; at once when asked a second time."""
+        if self._outcome is None:
+            log.info("stopping")
+            self._stop(ExitCode.OK)
+        elif time.monotonic() - self._stopping_since > SAME_REQUEST:
+            self._kill_all()
+
+    def handle_int(self) -> None:
+        """Ctrl-C."""
+        self.handle_term()
+
+    def handle_hup(self) -> None:
+        """Replace the workers, one after the other; asked meanwhile, do it once more afterwards."""
+        if self._outcome is not None or len(self._rolling) > len(self._workers):
+            return
+        log.info("replacing the workers one by one")
+        idle = not self._rolling
+        self._rolling.extend(self._workers)
+        if idle:
+            self._roll()
+
+    # Workers
+
+    def _heed_booted(self, worker: _Worker) -> None:
+        if worker.booted_pipe is None:
+            return  # read a moment ago, when the worker was reaped in the same turn of the loop
+        told = os.read(worker.booted_pipe, 1)
+        self._close_booted_pipe(worker)
+        if told:
+            worker.boot()
+            self._started = self._started or all(other.booted_at is not None for other in self._workers)
+            if self._rolling and self._rolling[0] is worker:
+                self._rolling.popleft()
+                self._roll()
+
+    def _roll(self) -> None:
+        if self._rolling and self._outcome is None:
+            worker = self._rolling[0]
+            worker.retire_by = time.monotonic() + self._settings.shutdown_grace
+            worker.kill(signal.SIGTERM)
+            # It takes its leave of its browsers for seconds; new connections must not wait for that.
+            self._give_up(worker)
+
+    def _bury_worker(self, worker: _Worker, returncode: int) -> None:
+        self._heed_booted(worker)  # it may have booted and died since the last look
+        retired = worker.retire_by is not None
+        worker.retire_by = None
+        if self._outcome is not None:
+            return
+        self._give_up(worker)
+        if worker.booted_at is None and self._cannot_boot(worker, returncode):
+            self._stop(exit_code_of(returncode))
+            return
+        self._schedule(worker, returncode, at_once=retired)
+
+    def _cannot_boot(self, worker: _Worker, returncode: int) -> bool:
+        if not self._started:
+            log.error("%s ended with %s before it served: the node cannot start", worker.name, _ending(returncode))
+            return True
+        self._rolling.clear()
+        if all(other.failed_boots >= MAX_FAILED_BOOTS for other in self._workers):
+            log.error("no worker can boot any more (%s)", _ending(returncode))
+            return True
+        return False
+
+    def _give_up(self, worker: _Worker) -> None:
+        if worker.given_up:
+            return
+        worker.given_up = True
+        self._control.send(WorkerDown(worker.index, worker.generation))
+        self._selector.register(worker.worker_end, selectors.EVENT_READ, lambda: self._forward(worker))
+        self._forward(worker)
+
+    def _forward(self, worker: _Worker) -> None:
+        """Give the connections that wait for a dead worker back to the gateway."""
+        for message, passed in worker.inbox.receive():
+            if isinstance(message, Adopt | HandBack):
+                self._control.send(HandBack(message.head, message.peer, message.tls), passed)
+
+    # The gateway
+
+    def _heed_gateway(self) -> None:
+        for message, passed in self._control.receive():
+            self._heed(message, passed)
+
+    def _heed(self, message: Message, passed: socket.socket | None) -> None:
+        if isinstance(message, NodeReady):
+            self._gateway.boot()
+            if not self._ready and self._outcome is None:
+                self._ready = True
+                self._on_ready(message.admin_port)
+            return
+        log.error("the gateway said what only others say: %s", type(message).__name__)
+        if passed is not None:
+            passed.close()
+
+    def _bury_gateway(self, returncode: int) -> None:
+        if self._outcome is not None:
+            return
+        if not self._ready and self._gateway.failed_boots >= MAX_FAILED_BOOTS:
+            log.error("the gateway ended with %s again: the node cannot start", _ending(returncode))
+            self._stop(exit_code_of(returncode))
+            return
+        self._schedule(self._gateway, returncode)
+
+    def _watch_control(self, blocked: bool) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
+        self._selector.modify(self._control_end, events, self._heed_gateway)
+
+    # Stopping
+
+    def _stop(self, outcome: ExitCode) -> None:
+        """Tell everybody to end; whoever has not by the end of the grace period is killed."""
+        self._outcome = outcome
+        self._stopping_since = time.monotonic()
+        self._rolling.clear()
+        self._control.send(Drain())
+        for listener in (*self._listeners, *self._admin_listeners):
+            listener.close()
+        for child in self._children():
+            child.restart_at = None
+            if child is not self._redis:
+                child.kill(signal.SIGTERM)
+        self._kill_at = time.monotonic() + self._settings.shutdown_grace
+        self._stop_redis()
+
+    def _stop_redis(self) -> None:
+        """Once nobody is left who needs it, which is as quick as it ends."""
+        if self._redis.pid is not None and not any(child.pid for child in self._children() if child is not self._redis):
+            self._redis.kill(signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        self._kill_at = None
+        for child in self._children():
+            if child is self._redis:
+                child.kill(signal.SIGKILL)  # it has nothing to lose, and was not asked to end before the others
+            elif child.pid is not None:
+                log.warning("%s (pid %d) has not ended in time and is killed", child.name, child.pid)
+                self._killed = True
+                child.kill(signal.SIGKILL)
+
+    def _alive(self) -> bool:
+        return any(child.pid is not None for child in self._children())
+
+    def _clean_up(self) -> None:
+        """Leave nothing behind, also when the supervisor itself has failed."""
+        for child in self._children():
+            if child.pid is not None:
+                child.kill(signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                child.pid = None
+        gc.unfreeze()
+        self._mailbox.close()
+        self._selector.close()
+        for worker in self._workers:
+            if worker.booted_pipe is not None:
+                os.close(worker.booted_pipe)
+                worker.booted_pipe = None
+        self._control.close()
+        for sock in self._sockets():
+            sock.close()
+        os.close(self._lifeline)
+        os.close(self._lifeline_end)
+        unlink_socket_file(self._settings)
+        if self._bus_server is not None:
+            self._bus_server.close()
+
+    # Children in general
+
+    def _children(self) -> list[Child]:
+        return [*self._workers, self._gateway, self._redis]
+
+    def _schedule(self, child: Child, returncode: int, *, at_once: bool = False) -> None:
+        delay = child.schedule(at_once=at_once)
+        when = f"in {delay:.1f} s" if delay else "at once"
+        log.log(
+            logging.INFO if at_once else logging.WARNING,
+            "%s ended with %s; the next one starts %s",
+            child.name,
+            _ending(returncode),
+            when,
+        )
+
+    def _close_booted_pipe(self, worker: _Worker) -> None:
+        if worker.booted_pipe is not None:
+            self._selector.unregister(worker.booted_pipe)
+            os.close(worker.booted_pipe)
+            worker.booted_pipe = None
+
+
+def _ending(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"
