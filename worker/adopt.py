@@ -1,0 +1,174 @@
+"""Connections that the gateway has accepted: a Tornado stream over the socket, and a server that hands back strangers.
+
+The gateway has read the request head already, so the stream serves those bytes before it reads the socket. A proxy in
+front sends the requests of many people down one connection: a request for a session of another worker is not answered
+here but handed back, socket and all, to be routed again.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.httpserver import HTTPServer, _HTTPRequestContext
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import IOStream
+
+__all__ = ["AdoptedStream", "HandBackRequest", "Peer", "StickyServer", "adopt_socket"]
+
+UNACKNOWLEDGED_LIMIT = 120_000
+"""Milliseconds that sent bytes may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT). Without
+it a laptop that went to sleep holds its session for a quarter of an hour."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end.
+
+    Args:
+        address: IP address and port, or None for a unix socket.
+        tls: whether the client speaks TLS, which ended in the gateway.
+    """
+
+    address: tuple[str, int] | None
+    tls: bool
+
+
+class AdoptedStream(IOStream):
+    """A stream over an adopted socket.
+
+    Args:
+        adopted: the connected socket; the stream owns it from now on.
+        first_bytes: what the gateway has read from it.
+        peer: who it is.
+        routed: the session id that the gateway routed by; `UNROUTED` after the first request.
+    """
+
+    def __init__(self, adopted: socket.socket, first_bytes: bytes, peer: Peer, session_id: str | None) -> None:
+        self.peer = peer
+        self.session_id = session_id
+        self.fresh = True
+        self._first_bytes = memoryview(first_bytes)
+        super().__init__(adopted)
+
+    def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
+        if not self._first_bytes:
+            return super().read_from_fd(buf)
+        size = min(len(buf), len(self._first_bytes))
+        buf[:size] = self._first_bytes[:size]
+        self._first_bytes = self._first_bytes[size:]
+        return size
+
+    def release(self) -> tuple[socket.socket, bytes]:
+        """Give up the socket, with what was read from it and not used. The stream is of no use afterwards."""
+        unused = bytes(self._read_buffer) + bytes(self._first_bytes)
+        freed = self.socket.dup()
+        self.close()
+        return freed, unused
+
+
+def adopt_socket(adopted: socket.socket) -> None:
+    """Set what every connection of a viewer needs; unix sockets need nothing."""
+    adopted.setblocking(False)
+    if adopted.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    adopted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if sys.platform == "linux":
+        adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_LIMIT)
+
+
+class HandBackRequest(Protocol):
+    """Decides about requests after the first on a kept-alive connection."""
+
+    def belongs_elsewhere(self, start: RequestStartLine, headers: HTTPHeaders, routed: str | None) -> bool:
+        """Whether another worker should answer. `routed`: the session id the gateway sent this very request for."""
+        ...
+
+    def hand_back(self, released: socket.socket, head: bytes, peer: Peer) -> None:
+        """Have the connection routed again; it starts with `head`."""
+        ...
+
+
+class StickyServer(HTTPServer):
+    """Tornado's HTTP server for adopted streams; see `HTTPServer` for the other arguments."""
+
+    def initialize(self, *args: Any, handing_back: HandBackRequest | None = None, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self._handing_back = handing_back
+
+    def adopt(self, stream: AdoptedStream) -> None:
+        """Serve the requests of an adopted connection."""
+        peer = stream.peer
+        context = _HTTPRequestContext(stream, peer.address or (), "https" if peer.tls else "http", None)
+        if peer.address is not None:
+            # With TLS the worker's socket is one end of a pair, and its family says nothing of the client.
+            context.remote_ip = context._orig_remote_ip = peer.address[0]
+        connection = HTTP1ServerConnection(stream, self.conn_params, context)
+        self._connections.add(connection)
+        connection.start_serving(self)
+
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        delegate = super().start_request(server_conn, request_conn)
+        stream = getattr(server_conn, "stream", None)
+        if self._handing_back is None or not isinstance(stream, AdoptedStream):
+            return delegate
+        return _StickyDelegate(delegate, request_conn, stream, self._handing_back)
+
+
+class _StickyDelegate(HTTPMessageDelegate):
+    """Looks at each request head before the application does."""
+
+    def __init__(
+        self,
+        delegate: HTTPMessageDelegate,
+        connection: HTTPConnection,
+        stream: AdoptedStream,
+        handing_back: HandBackRequest,
+    ) -> None:
+        self._delegate = delegate
+        self._connection = connection
+        self._stream = stream
+        self._handing_back = handing_back
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        if not isinstance(start_line, RequestStartLine):
+            raise AssertionError("a server reads requests")
+        first, self._stream.fresh = self._stream.fresh, False
+        routed = self._stream.session_id if first else None
+        if not first and self._handing_back.belongs_elsewhere(start_line, headers, routed):
+            self._give_back(start_line, headers)
+            return None
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
+
+    def _give_back(self, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+        self._connection.detach()  # type: ignore[attr-defined]
+        released, unused = self._stream.release()
+        self._handing_back.hand_back(released, _head_bytes(start_line, headers) + unused, self._stream.peer)
+
+
+def _head_bytes(start_line: RequestStartLine, headers: HTTPHeaders) -> bytes:
+    lines = [f"{start_line.method} {start_line.path} {start_line.version}"]
+    lines += [f"{name}: {value}" for name, value in headers.get_all()]
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "surrogateescape")

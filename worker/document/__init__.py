@@ -1,0 +1,1 @@
+"""The only place that touches Bokeh's internals: apps, model ids, changes, taking documents apart."""

@@ -1,0 +1,258 @@
+"""The state of a document as bytes, and a document brought to that state without its app noticing.
+
+A session that lost its worker is built again by running the app's code, which gives the same models, by the same ids,
+with their callbacks. What has happened since is then laid over it: first a snapshot, property by property, then the
+patches that came after it. Callbacks stay attached and are not called; what they did is in the state already.
+
+The values that the app keeps itself (`aperture.app_state`) are part of both: a snapshot has all of them, a patch those
+that were changed under the same hold of the lock. They can be read by themselves, because the app's code needs them
+before there is a document that anything could be laid over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import msgpack
+import orjson
+from bokeh.core.has_props import HasProps
+from bokeh.core.types import ID
+from bokeh.document import Document
+from bokeh.model import Model
+
+from aperture.app_state import session_state, unpack_value
+from aperture.errors import StateMismatch
+from aperture.protocol.codec import Buffer, encode_document
+from aperture.protocol.decode import ValueDecoder
+from aperture.worker.document.applying import apply_event
+
+__all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot"]
+
+FORMAT = 2
+"""Of snapshots and packed patches; one of another format, from before or after an upgrade, is not read."""
+
+
+def fingerprint(document: Document) -> str:
+    """The ids and types of all models, and their names: equal for two runs of app code that made the same document."""
+    types = _digest(f"{model.id} {type(model).__qualified_model__}" for model in document.models)
+    return f"{types} {_digest(f'{model.id} {model.name}' for model in document.models)}"
+
+
+def fits(document: Document, made: str, *, names: bool) -> bool:
+    """Whether the app's code has made the document that this is the fingerprint of.
+
+    Args:
+        document: just made.
+        made: a fingerprint.
+        names: whether models must have the same names, too.
+    """
+    now = fingerprint(document)
+    return now == made if names else now.partition(" ")[0] == made.partition(" ")[0]
+
+
+def snapshot(document: Document) -> bytes:
+    """All models with their properties, the roots, the title and the app's values. Called under the document's lock."""
+    content, buffers = encode_document(document, inline=False)
+    return _packed(content, buffers, session_state(document).packed())
+
+
+def pack_patch(content: bytes, buffers: list[Buffer], values: Mapping[str, bytes | None] | None = None) -> bytes:
+    """A patch, as `replay` takes it.
+
+    Args:
+        content: empty if none but the app's values have changed.
+        buffers: of the content.
+        values: those of the app that have changed with it; None for one that was deleted.
+    """
+    return _packed(content, buffers, values or {})
+
+
+def kept_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
+    """The app's values, packed, as of the last of the patches.
+
+    Raises:
+        StateMismatch: one is damaged.
+    """
+    values: dict[str, bytes] = {}
+    for packed in (state, *patches):
+        for key, value in _unpacked(packed)[2].items():
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = value
+    with _misfits():
+        for value in values.values():
+            unpack_value(value)
+    return values
+
+
+def lay_over(document: Document, state: bytes, made: Mapping[str, Model] = MappingProxyType({})) -> None:
+    """Bring a document that the app's code has just made to the state of a snapshot.
+
+    Models that the app made since are added, those that it removed are removed, and properties that the snapshot does
+    not have are what they are by default.
+
+    Args:
+        document: to be changed.
+        state: a snapshot.
+        made: all models that the app's code has made, by id. What it shows only now and then is among them, and must
+            be the one that its callbacks know.
+
+    Raises:
+        StateMismatch: the snapshot does not fit the document, or is no snapshot. The document is of no use then.
+    """
+    content, buffers, _ = _unpacked(state)
+    with _misfits(), _unnoticed(document):
+        doc = orjson.loads(content)["doc"]
+        reps = {rep["id"]: rep for rep in _model_reps(doc)}
+        known = _models_for(reps, document, made)
+        decoder = ValueDecoder(known.get, buffers, None)
+        values = {model_id: _decoded(decoder, rep) for model_id, rep in reps.items()}
+        with document.models.freeze():
+            for model_id, attributes in values.items():
+                _set_all(known[ID(model_id)], attributes)
+            document._roots[:] = [known[ID(root["id"])] for root in doc["roots"]]
+        document._title = str(doc["title"])
+    document.models.flush_synced()
+
+
+def replay(document: Document, packed: bytes, made: Mapping[str, Model] = MappingProxyType({})) -> None:
+    """Apply a patch that the document was sent when it was another worker's.
+
+    Args:
+        document: to be changed.
+        packed: by `pack_patch`.
+        made: as for `lay_over`.
+
+    Raises:
+        StateMismatch: it does not fit the document, or is no patch. The document is of no use then.
+    """
+    content, buffers, _ = _unpacked(packed)
+    if not content:
+        return
+    with _misfits(), _unnoticed(document):
+        decoder = _PatchDecoder(document, buffers, made)
+        for event in [decoder.event(rep) for rep in orjson.loads(content)["events"]]:
+            if event["kind"] != "MessageSent":  # told to whoever was there then
+                apply_event(document, event, None)
+    document.models.flush_synced()
+
+
+class _PatchDecoder(ValueDecoder):
+    """Finds what the app's code has made also where a patch shows it for the first time."""
+
+    def __init__(self, document: Document, buffers: dict[str, bytes], made: Mapping[str, Model]) -> None:
+        super().__init__(document.models.get_by_id, buffers, None)
+        self._made = made
+
+    def _decode_object_ref(self, obj: Any) -> Model:
+        model = self._made.get(obj["id"])
+        if model is None or self._known(obj["id"]) is not None or type(model).__qualified_model__ != obj["name"]:
+            return super()._decode_object_ref(obj)
+        self._references[model.id] = model
+        _set_all(model, {name: self._decode(value) for name, value in obj.get("attributes", {}).items()})
+        return model
+
+
+@contextmanager
+def _unnoticed(document: Document) -> Iterator[None]:
+    """Collect what would be told and called, and forget it."""
+    callbacks = document.callbacks
+    policy, held = callbacks._hold, list(callbacks._held_events)
+    callbacks._hold = "collect"
+    try:
+        yield
+    finally:
+        callbacks._hold = policy
+        callbacks._held_events[:] = held
+
+
+@contextmanager
+def _misfits() -> Iterator[None]:
+    """Whatever setting a property, or a damaged state, can raise."""
+    try:
+        yield
+    except StateMismatch:
+        raise
+    except Exception as problem:
+        raise StateMismatch(f"{type(problem).__name__}: {problem}") from problem
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _packed(content: bytes, buffers: list[Buffer], values: Mapping[str, bytes | None]) -> bytes:
+    beside = [(buffer.id, bytes(buffer.data)) for buffer in buffers]
+    packed: bytes = msgpack.packb([FORMAT, content, beside, values], unicode_errors="surrogatepass")
+    return packed
+
+
+def _unpacked(packed: bytes) -> tuple[bytes, dict[str, bytes], dict[str, bytes | None]]:
+    """The document's part as JSON text, its buffers, and the app's values."""
+    try:
+        form, *parts = msgpack.unpackb(packed, use_list=False, unicode_errors="surrogatepass")
+        if form != FORMAT:
+            raise StateMismatch(f"of format {form}, and this is {FORMAT}")
+        content, beside, values = parts
+        return bytes(content), dict(beside), dict(values)
+    except StateMismatch:
+        raise
+    except Exception as problem:
+        raise StateMismatch(f"damaged: {type(problem).__name__}") from problem
+
+
+def _model_reps(part: Any) -> Iterator[dict[str, Any]]:
+    """Every model in a document's JSON, wherever it is first mentioned."""
+    waiting = [part]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            if value.get("type") == "object" and "id" in value:
+                yield value
+            waiting.extend(inner for inner in value.values() if type(inner) in (dict, list))
+        else:
+            waiting.extend(inner for inner in value if type(inner) in (dict, list))
+
+
+def _models_for(reps: dict[str, dict[str, Any]], document: Document, made: Mapping[str, Model]) -> dict[ID, Model]:
+    """The models that are there, their types checked, those that the app's code has made, and new ones for the rest."""
+    known: dict[ID, Model] = {model.id: model for model in document.models}
+    known[document.config.id] = document.config
+    maker = ValueDecoder(known.get, {}, None)
+    for model_id, rep in reps.items():
+        existing = known.get(ID(model_id))
+        if existing is None:
+            cls, mine = maker._resolve_type(rep["name"]), made.get(model_id)
+            known[ID(model_id)] = mine if mine is not None and type(mine) is cls else _new_model(cls, ID(model_id))
+        elif type(existing).__qualified_model__ != rep["name"]:
+            raise StateMismatch(f"{model_id} was a {rep['name']}, and is a {type(existing).__qualified_model__}")
+    return known
+
+
+def _new_model(cls: type[Model], model_id: ID) -> Model:
+    model = cls.__new__(cls, id=model_id)
+    if not model._initialized:
+        HasProps.__init__(model)
+    return model
+
+
+def _decoded(decoder: ValueDecoder, rep: dict[str, Any]) -> dict[str, Any]:
+    return {name: decoder.value(value) for name, value in rep.get("attributes", {}).items()}
+
+
+def _set_all(model: Model, attributes: dict[str, Any]) -> None:
+    for name in [name for name in model._property_values if name not in attributes]:
+        # Not by the property's deleter: it would ask for the default to tell of, which not every property has.
+        del model._property_values[name]
+    # One that is in no document calls them at once, whatever the document is told to collect.
+    callbacks, model._callbacks = model._callbacks, {}
+    try:
+        for name, value in attributes.items():
+            model.set_from_json(name, value)
+    finally:
+        model._callbacks = callbacks

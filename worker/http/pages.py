@@ -1,0 +1,147 @@
+"""The routes of an app that create or find a session: the page and autoload.js; and its metadata."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from typing import Any
+
+from tornado.web import HTTPError, authenticated
+
+from aperture.errors import BusDown, NotTheirs, OwnerGone, SessionGone
+from aperture.worker.http.admission import admit_page, origin_of
+from aperture.worker.http.auth import AuthenticatedHandler
+from aperture.worker.http.render import AUTOLOAD, PAGE
+from aperture.worker.services import Services
+from aperture.worker.session.host import AppHost
+
+__all__ = ["AutoloadHandler", "MetadataHandler", "PageHandler"]
+
+log = logging.getLogger(__name__)
+
+
+class AppHandler(AuthenticatedHandler):
+    """Base of the routes under an app's path.
+
+    Args:
+        host: the app.
+        services: the worker's shared parts.
+    """
+
+    def initialize(self, host: AppHost, services: Services) -> None:
+        self.host = host
+        self.services = services
+
+    async def rendered(self, kind: str, arguments: dict[str, str]) -> str | bytes:
+        """The page, or the script, of the session that this request is for, which is created if it is new.
+
+        Raises:
+            HTTPError: 403 for a request that has no right to it, 503 when it cannot be had now.
+        """
+        services = self.services
+        services.collector.activity()
+        admission = admit_page(self.request, services.tokens, generate_ids=services.settings.session_ids.generated)
+        token = admission.token
+        expired = token is not None and token.expired(time.time())
+        if expired and not await services.door.lives(self.host, admission.session_id):
+            raise HTTPError(403, reason="Token is expired")
+        application = self.host.application
+        try:
+            return await services.door.render(
+                self.host,
+                admission.session_id,
+                lambda: origin_of(self.request, token, services.settings, application, self.user_name),
+                kind,
+                arguments,
+                fresh=admission.fresh,
+            )
+        except NotTheirs as problem:
+            raise HTTPError(403, str(problem), reason="The session was another user's") from problem
+        except (SessionGone, OwnerGone, BusDown) as problem:
+            self.set_header("Retry-After", "1")
+            raise HTTPError(503, str(problem), reason="The session cannot be reached now") from problem
+
+    def compute_etag(self) -> str | None:
+        """None: every page differs, and none is kept."""
+        return None
+
+    def options(self, *args: str, **kwargs: str) -> None:
+        self.set_status(204)
+        self.set_header("Allow", "GET, HEAD, OPTIONS")
+
+
+class PageHandler(AppHandler):
+    """`GET {app}`: the page of a session."""
+
+    @authenticated
+    async def get(self, *args: str, **kwargs: str) -> None:
+        page = await self.rendered(PAGE, {})
+        await self.services.extensions.publish()
+        self.set_header("Content-Type", "text/html")
+        # It holds the token of one session: whoever gets a copy from a cache gets into that session.
+        self.set_header("Cache-Control", "no-store")
+        self.finish(page)
+
+    @authenticated
+    async def head(self, *args: str, **kwargs: str) -> None:
+        """Says that the page is there without making a session for nobody."""
+        self.set_header("Content-Type", "text/html")
+        self.set_header("Cache-Control", "no-store")
+
+
+class AutoloadHandler(AppHandler):
+    """`GET {app}/autoload.js`: what `bokeh.embed.server_document` and `server_session` put into other pages."""
+
+    def set_default_headers(self) -> None:
+        self.set_header("Access-Control-Allow-Origin", "*")
+        self.set_header("Access-Control-Allow-Headers", "*")
+        self.set_header("Access-Control-Allow-Credentials", "true")
+
+    async def prepare(self) -> None:
+        origin = self.request.headers.get("Origin")
+        if origin is not None and self.request.cookies:
+            # With credentials the wildcard is not allowed (Fetch standard, CORS protocol and credentials).
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Vary", "Origin")
+        await super().prepare()
+
+    @authenticated
+    async def get(self, *args: str, **kwargs: str) -> None:
+        element_id = self.get_argument("bokeh-autoload-element", default=None)
+        if not element_id:
+            raise HTTPError(400, reason="No bokeh-autoload-element query parameter")
+        arguments = {"element": element_id}
+        for name in ("bokeh-app-path", "bokeh-absolute-url", "resources"):
+            value = self.get_argument(name, default=None)
+            if value is not None:
+                arguments[name.removeprefix("bokeh-")] = value
+        script = await self.rendered(AUTOLOAD, arguments)
+        await self.services.extensions.publish()
+        self.set_header("Content-Type", "application/javascript")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(script)
+
+    def options(self, *args: str, **kwargs: str) -> None:
+        """A browser's preflight; `server_session` causes one with its `Bokeh-Session-Id` header."""
+        self.set_status(200)
+        self.set_header("Access-Control-Allow-Methods", "PUT, GET, OPTIONS")
+        origin = self.request.headers.get("Origin")
+        if origin is not None:
+            self.set_header("Access-Control-Allow-Origin", origin)
+            self.set_header("Vary", "Origin")
+
+
+class MetadataHandler(AppHandler):
+    """`GET {app}/metadata`: what the app's author attached to it."""
+
+    @authenticated
+    async def get(self, *args: str, **kwargs: str) -> None:
+        metadata: Any = self.host.application.metadata
+        if callable(metadata):
+            metadata = metadata()
+        if inspect.isawaitable(metadata):
+            metadata = await metadata
+        self.finish({"url": self.host.url, "data": metadata or {}})
+
+    head = get

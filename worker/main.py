@@ -1,0 +1,189 @@
+"""A worker process from its first function after the fork to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import time
+from collections.abc import Callable, Mapping
+
+import uvloop
+from bokeh.application import Application
+
+from aperture.bus.options import BusOptions
+from aperture.bus.redis import RedisBus
+from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
+from aperture.handoff import WorkerSeat
+from aperture.registry.keeper import LeaseKeeper
+from aperture.registry.keeping import Keeping
+from aperture.registry.registry import Registry, WorkerName
+from aperture.settings import Durability, Settings
+from aperture.worker.adopt import StickyServer
+from aperture.worker.crowding import Crowding
+from aperture.worker.document.loading import check_imports
+from aperture.worker.link import GatewayLink
+from aperture.worker.neighbourhood import WorkerNeighbourhood
+from aperture.worker.pulse import every, resident_bytes
+from aperture.worker.relay.cluster import Cluster
+from aperture.worker.service import HAND_OVER_SHARE, WorkerService
+from aperture.worker.survival.survival import Survival
+
+__all__ = ["worker_main"]
+
+log = logging.getLogger(__name__)
+
+_REPORT_INTERVAL = 0.5
+"""Seconds; the gateway passes over a worker that has not reported for four of these."""
+
+_HTTP_IDLE_TIMEOUT = 3600.0
+"""Seconds that a kept-alive connection may be idle, as in Tornado; proxies close theirs long before."""
+
+_RETIREMENT_INTERVAL = 1.0
+_AGE_SPREAD = 0.2
+"""Of the greatest age, over which the workers of a node spread their retirement."""
+
+_STOP_SHARE = 0.8
+"""Of the node's grace period, what a worker takes at most, so that it ends by itself before it is killed."""
+
+
+def worker_main(
+    seat: WorkerSeat,
+    settings: Settings,
+    applications: Mapping[str, Application],
+    load: Callable[[], Mapping[str, Application]] | None = None,
+) -> int:
+    """Serve until SIGTERM, or until the supervisor is gone. Runs in the child, after the fork.
+
+    Args:
+        seat: the worker's place in the node.
+        settings: of the node.
+        applications: by route, as the supervisor has loaded them.
+        load: loads them again, for a worker that is started later: the apps' code may have changed since.
+
+    Returns:
+        An `ExitCode`.
+    """
+    try:
+        if load is not None and seat.generation > 0:
+            applications = load()
+        check_imports(applications)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(seat, settings, applications))
+    except AppLoadError as problem:
+        log.critical("%s", problem)
+        return ExitCode.APP_BROKEN
+    except ConfigurationError as problem:
+        log.critical("%s", problem)
+        return ExitCode.USAGE
+    except BusUnavailable as problem:
+        log.critical("%s", problem)
+        return ExitCode.NO_BUS
+    return ExitCode.OK
+
+
+async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str, Application]) -> None:
+    stop = _stop_signal(seat)
+    link = GatewayLink(
+        seat,
+        adopt=lambda stream: server.adopt(stream),
+        describe=lambda: service.store.describe(),
+        owns=lambda session_id: service.store.has(session_id),
+        creates=lambda path: service.creates(path),
+    )
+    neighbourhood = WorkerNeighbourhood(link)
+    cluster, survival = _cluster(seat, settings, neighbourhood)
+    service = WorkerService(
+        settings,
+        applications,
+        placement=link if cluster is None else cluster,
+        elsewhere=cluster,
+        survival=survival,
+        crowding=None if cluster is None else Crowding(settings.spread_viewers, link.say_crowded),
+        share_extensions=link.share_extensions,
+    )
+    neighbourhood.service = service
+    server = StickyServer(
+        service.application,
+        handing_back=link,
+        xheaders=settings.use_xheaders,
+        max_header_size=settings.max_head_size,
+        idle_connection_timeout=_HTTP_IDLE_TIMEOUT,
+    )
+    service.start()
+    if cluster is not None:
+        # One that takes a dead one's place comes back with the bus, if that is away as well.
+        await cluster.start(wait=settings.redis_wait or seat.generation > 0)
+    link.open()
+    await _report(link, service, cluster)
+    reporting = every(_REPORT_INTERVAL, lambda: _report(link, service, cluster))
+    started = time.monotonic()
+    retiring = every(_RETIREMENT_INTERVAL, lambda: _retire_in_time(seat, settings, started, stop))
+    seat.booted()
+    log.info("worker %d serves (pid %d)", seat.index, os.getpid())
+    await stop.wait()
+    reporting.cancel()
+    retiring.cancel()
+    link.stop_adopting()
+    grace = settings.shutdown_grace * _STOP_SHARE
+    await service.hand_over(grace)
+    if cluster is not None:
+        await cluster.withdraw()  # before the browsers are told to come back: they may, at once, to another worker
+    await service.stop(grace * (1 - HAND_OVER_SHARE))
+    if cluster is not None:
+        await cluster.stop()
+
+
+def _cluster(
+    seat: WorkerSeat, settings: Settings, neighbourhood: WorkerNeighbourhood
+) -> tuple[Cluster, Survival | None] | tuple[None, None]:
+    """This worker's part in the cluster, and what its sessions are kept by; nothing for a node that has no bus."""
+    if settings.redis_url is None:
+        return None, None
+    options = BusOptions.of(settings)
+    bus = RedisBus(options)
+    me = WorkerName(settings.node, seat.index, secrets.token_hex(8))
+    registry = Registry(bus, me, lease=settings.lease)
+    keeper = LeaseKeeper(lambda: RedisBus(options), registry, me, lease=settings.lease)
+    survival = None
+    if settings.durability is not Durability.NONE:
+        keeping = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
+        survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK)
+    return Cluster(bus, registry, neighbourhood, keeper, survival), survival
+
+
+def _stop_signal(seat: WorkerSeat) -> asyncio.Event:
+    """Set by SIGTERM, and by the end of the supervisor."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+
+    def orphaned() -> None:
+        loop.remove_reader(seat.lifeline)
+        log.error("worker %d: the supervisor is gone", seat.index)
+        stop.set()
+
+    loop.add_reader(seat.lifeline, orphaned)
+    return stop
+
+
+async def _retire_in_time(seat: WorkerSeat, settings: Settings, started: float, stop: asyncio.Event) -> None:
+    """Stop, as for SIGTERM, when this worker has grown too large or too old; the supervisor starts the next one."""
+    age, memory = time.monotonic() - started, resident_bytes()
+    # Workers that were started together do not retire together.
+    most = settings.max_worker_age * (1 + _AGE_SPREAD * seat.index / max(1, settings.num_procs))
+    if (settings.max_worker_age and age > most) or 0 < settings.max_worker_memory < memory:
+        log.info("worker %d retires after %.0f s, with %.0f MB", seat.index, age, memory / 1e6)
+        stop.set()
+
+
+async def _report(link: GatewayLink, service: WorkerService, cluster: Cluster | None) -> None:
+    link.report(
+        sessions=len(service.store),
+        connections=len(service.services.sockets),
+        lag_seconds=service.lag.take_longest(),
+        rss_bytes=resident_bytes(),
+        bus_up=cluster is None or cluster.up,
+    )

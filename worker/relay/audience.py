@@ -1,0 +1,388 @@
+"""The owner's side: the viewers of one session whose connections are in other workers.
+
+Patches and answers leave in one order, through one queue and one task: what has to be on the bus first is there first,
+and while Redis is asked to append some patches, the next ones gather and share a call. What Redis cannot take now waits
+up to a bound; beyond it the connections are given up, and their browsers come back for a fresh document.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from aperture.bus.envelope import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
+from aperture.errors import BusDown, Fenced
+from aperture.log import short_id
+from aperture.protocol.closing import SERVICE_RESTART
+from aperture.protocol.fragments import Assembler
+from aperture.protocol.frames import FrameRun
+from aperture.protocol.messages import Message
+from aperture.worker.session.session import Session
+from aperture.worker.session.viewer import Viewer
+
+__all__ = ["Post", "RemoteViewer", "SessionAudience"]
+
+log = logging.getLogger(__name__)
+
+QUEUE_LIMIT = 8 * 1024 * 1024
+"""Bytes that wait for Redis per session: seconds of a busy dashboard, which is how long a restart of Redis takes."""
+
+APPEND_LIMIT = 1024 * 1024
+"""Bytes of patches in one call; a single larger patch goes by itself."""
+
+ITEM_COST = 200
+"""Bytes that anything queued costs beside its frames: without it, patches for nobody would count as nothing."""
+
+KEPT_ANSWER = 64 * 1024
+"""Bytes. A larger answer, which is a document, is not kept in case it gets lost: its viewer pulls afresh instead."""
+
+RETRY = 0.1
+"""Seconds between two looks whether the bus is back."""
+
+
+class Post(Protocol):
+    """What the audience needs of the bus."""
+
+    @property
+    def me(self) -> str:
+        """This worker's name."""
+        ...
+
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+        """Publish patches to a session's edges; raises Fenced if the session is another worker's by now."""
+        ...
+
+    async def tell(self, worker: str, envelope: Envelope) -> None:
+        """Send something to one worker."""
+        ...
+
+    async def announce(self, place: str, envelope: Envelope) -> None:
+        """Send something to a session's edges that they may miss."""
+        ...
+
+
+class RemoteViewer(Viewer):
+    """A connection in another worker.
+
+    Args:
+        edge: that worker.
+        connection: the edge's name for it.
+        audience: that it belongs to.
+    """
+
+    __slots__ = (
+        "_audience",
+        "_live",
+        "answered",
+        "asked",
+        "assembler",
+        "busy",
+        "connection",
+        "edge",
+        "last_answer",
+        "pending",
+        "received",
+        "seen",
+    )
+
+    here = False
+
+    def __init__(
+        self, audience: SessionAudience, edge: str, connection: str, token: str, *, inline: bool, max_message_size: int
+    ) -> None:
+        self._audience = audience
+        self._live = False
+        self.edge = edge
+        self.connection = connection
+        self.assembler = Assembler(max_message_size)
+        self.received = 0
+        """The number of its last message that came."""
+        self.answered = 0
+        self.asked = 0
+        """The number of the message that its edge was last asked to send again."""
+        self.last_answer: Reply | None = None
+        self.pending: deque[tuple[Message, int]] = deque()
+        """With the sequence number of the last patch that it can have had when it sent each."""
+        self.seen: int | None = None
+        self.busy = False
+        super().__init__(self, token, inline_pulls=inline)
+
+    @property
+    def live(self) -> bool:
+        return self._live
+
+    @live.setter
+    def live(self, value: bool) -> None:
+        if value != self._live:
+            self._live = value
+            self._audience.count_live(1 if value else -1)
+
+    # Outbox: what a session sends to a single viewer elsewhere are answers to its messages.
+
+    def send(self, run: FrameRun) -> None:
+        self._audience.answer(self, run)
+
+    def close(self, code: int, reason: str) -> None:
+        self._audience.refuse(self, code, reason)
+
+
+@dataclass(slots=True)
+class _Patch:
+    sequence: int
+    relayed: Relayed
+    size: int
+
+
+@dataclass(slots=True)
+class _Note:
+    """An envelope to one worker, or, where that is None, to all edges of the session."""
+
+    worker: str | None
+    envelope: Envelope
+    size: int
+
+
+class SessionAudience:
+    """An `aperture.worker.session.viewer.Audience` over the bus.
+
+    Args:
+        session: whose audience it is.
+        place: the session's name on the bus.
+        post: the way there.
+        fenced: called when the session turns out to be another worker's.
+    """
+
+    def __init__(
+        self, session: Session, place: str, post: Post, *, fenced: Callable[[Session], Awaitable[None]]
+    ) -> None:
+        self._session = session
+        self._place = place
+        self._post = post
+        self._fenced = fenced
+        self._edges: dict[str, dict[str, RemoteViewer]] = {}
+        self._live = 0
+        self._queue: deque[_Patch | _Note] = deque()
+        self._queued = 0
+        self._cleared = 0
+        self._task: asyncio.Task[None] | None = None
+
+    # Audience
+
+    @property
+    def connections(self) -> int:
+        return sum(len(viewers) for viewers in self._edges.values())
+
+    @property
+    def workers(self) -> int:
+        return len(self._edges)
+
+    @property
+    def live(self) -> bool:
+        return self._live > 0
+
+    def publish(
+        self,
+        sequence: int,
+        everyone: FrameRun | None,
+        variants: Mapping[Viewer, FrameRun | None],
+        answered: Viewer | None,
+    ) -> None:
+        if not self._edges:
+            return  # whoever joins is told the number of the last patch, and misses nothing
+        frames = b"" if everyone is None else everyone.plain
+        instead: dict[str, bytes] = {}
+        answers: dict[str, int] = {}
+        for viewer, run in variants.items():
+            if not isinstance(viewer, RemoteViewer):
+                raise AssertionError("a viewer that is here gets its frames directly")
+            instead[viewer.connection] = b"" if run is None else run.plain
+            if viewer is answered:
+                viewer.answered += 1
+                viewer.last_answer = None  # whoever misses the patch gets it from the stream, and the answer with it
+                answers[viewer.connection] = viewer.answered
+        size = len(frames) + sum(map(len, instead.values()))
+        self._enqueue(_Patch(sequence, Relayed(frames, instead, answers), size))
+
+    def close(self, code: int, reason: str) -> None:
+        if self._edges:
+            self._forget_all()
+            self._note(None, SessionEnded(self._session.epoch, code, reason))
+
+    def abandon(self) -> None:
+        """The session is another worker's by now: forget all viewers, and say nothing more."""
+        self._cleared += 1
+        self._queue.clear()
+        self._queued = 0
+        self._forget_all()
+
+    # Viewers
+
+    def join(self, viewer: RemoteViewer) -> None:
+        """Count a viewer in."""
+        self._edges.setdefault(viewer.edge, {})[viewer.connection] = viewer
+        self._session.touch()
+
+    def find(self, edge: str, connection: str) -> RemoteViewer | None:
+        return self._edges.get(edge, {}).get(connection)
+
+    def leave(self, viewer: RemoteViewer) -> None:
+        """Count a viewer out; harmless twice."""
+        viewers = self._edges.get(viewer.edge, {})
+        if viewers.pop(viewer.connection, None) is None:
+            return
+        if not viewers:
+            del self._edges[viewer.edge]
+        viewer.live = False
+        self._session.viewer_left(lost=True)
+
+    def edges(self) -> set[str]:
+        return set(self._edges)
+
+    def drop_edge(self, edge: str) -> None:
+        """The worker is dead, and all its connections with it."""
+        for viewer in list(self._edges.get(edge, {}).values()):
+            self.leave(viewer)
+
+    def count_live(self, change: int) -> None:
+        self._live += change
+
+    # What goes to single viewers
+
+    def welcome(self, viewer: RemoteViewer) -> None:
+        """Tell the viewer's edge which patches come next, and which of the viewer's messages have come."""
+        session = self._session
+        joined = Joined(
+            self._place,
+            self._post.me,
+            viewer.connection,
+            session.epoch,
+            session.sequence,
+            viewer.received,
+            viewer.answered,
+        )
+        self._note(viewer.edge, joined)
+
+    def welcome_all(self) -> None:
+        """Messages of the viewers may have been lost: their edges find out which."""
+        for viewers in self._edges.values():
+            for viewer in viewers.values():
+                self.welcome(viewer)
+
+    def ask_again(self, viewer: RemoteViewer) -> None:
+        """A message of the viewer is missing; what came behind it is not taken before it."""
+        missing = viewer.received + 1
+        if viewer.asked != missing:  # once: what came behind it may be a thousand messages
+            viewer.asked = missing
+            self.welcome(viewer)
+
+    def answer(self, viewer: RemoteViewer, run: FrameRun) -> None:
+        """Send the answer to the viewer's oldest unanswered message, behind all patches so far."""
+        session = self._session
+        frames = run.plain
+        viewer.answered += 1
+        reply = Reply(
+            self._place, session.epoch, viewer.connection, viewer.answered, session.sequence, frames, viewer.live
+        )
+        # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
+        viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
+        self._note(viewer.edge, reply, len(frames))
+
+    def answer_again(self, viewer: RemoteViewer) -> None:
+        """The answer to its last message may have been lost."""
+        reply = viewer.last_answer
+        if reply is None:
+            return
+        if reply.frames:
+            self._note(viewer.edge, reply, len(reply.frames))
+        else:
+            self.refuse(viewer, SERVICE_RESTART, "out of step")
+
+    def refuse(self, viewer: RemoteViewer, code: int, reason: str) -> None:
+        """Close one viewer's connection; nothing more of it is acted on."""
+        self.leave(viewer)
+        viewer.pending.clear()
+        self._note(viewer.edge, Refused(self._place, viewer.connection, code, reason[:120]))
+
+    async def probe(self) -> None:
+        """Let edges that have missed the last patches learn of it."""
+        if self._task is None:
+            await self._post.announce(self._place, Probe(self._session.epoch, self._session.sequence))
+
+    # Inside
+
+    def _note(self, worker: str | None, envelope: Envelope, size: int = 0) -> None:
+        self._enqueue(_Note(worker, envelope, size))
+
+    def _enqueue(self, item: _Patch | _Note) -> None:
+        item.size += ITEM_COST
+        if self._queued + item.size > QUEUE_LIMIT and self._queue:
+            self._give_up()
+            return
+        self._queue.append(item)
+        self._queued += item.size
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._work())
+
+    def _give_up(self) -> None:
+        log.warning("session %s: the bus takes nothing; viewers elsewhere must reconnect", short_id(self._session.id))
+        self.abandon()
+        ended = SessionEnded(self._session.epoch, SERVICE_RESTART, "out of step")
+        self._queue.append(_Note(None, ended, 0))
+
+    def _forget_all(self) -> None:
+        for edge in list(self._edges):
+            self.drop_edge(edge)
+
+    async def _work(self) -> None:
+        try:
+            while self._queue:
+                try:
+                    await self._send_first()
+                except BusDown:
+                    await asyncio.sleep(RETRY)
+        except Fenced:
+            self.abandon()
+            await self._fenced(self._session)
+        except Exception:
+            # Redis refuses, for want of memory perhaps: asking again and again would not help it.
+            log.exception("session %s: publishing has failed; viewers elsewhere are lost", short_id(self._session.id))
+            self.abandon()
+        finally:
+            self._task = None
+
+    async def _send_first(self) -> None:
+        first, cleared = self._queue[0], self._cleared
+        count = await self._send_from(first)
+        if cleared == self._cleared:  # else the queue was given up meanwhile, and holds other things
+            for _ in range(count):
+                self._queued -= self._queue.popleft().size
+
+    async def _send_from(self, first: _Patch | _Note) -> int:
+        """Send the head of the queue; returns how much of it."""
+        if isinstance(first, _Note):
+            if first.worker is None:
+                await self._post.announce(self._place, first.envelope)
+            else:
+                await self._post.tell(first.worker, first.envelope)
+            return 1
+        patches = self._first_patches()
+        payload = Patches(self._session.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
+        await self._post.append(self._place, self._session.epoch, first.sequence, patches[-1].sequence, payload)
+        return len(patches)
+
+    def _first_patches(self) -> list[_Patch]:
+        """The patches at the head of the queue that fit one call; their sequence numbers follow one another."""
+        patches: list[_Patch] = []
+        size = 0
+        for item in self._queue:
+            if not isinstance(item, _Patch) or (patches and size + item.size > APPEND_LIMIT):
+                break
+            if patches and item.sequence != patches[-1].sequence + 1:
+                break
+            patches.append(item)
+            size += item.size
+        return patches

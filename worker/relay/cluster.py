@@ -1,0 +1,555 @@
+"""A worker among others: what it claims, what it hears and says on the bus, and its heartbeat.
+
+Every session is claimed in the registry before its app code runs. What belongs to another worker is reached through
+that worker's inbox; what turns out to have been lost to another is dropped here, and its browsers are sent to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+from itertools import count
+from typing import Protocol
+
+from aperture.bus.bus import Bus
+from aperture.bus.envelope import (
+    Envelope,
+    FromClient,
+    Hostile,
+    Join,
+    Joined,
+    Leave,
+    Refused,
+    Render,
+    Rendered,
+    Reply,
+)
+from aperture.errors import BusDown, OwnedElsewhere, OwnerGone
+from aperture.log import short_id
+from aperture.protocol.closing import SERVICE_RESTART
+from aperture.registry.keeper import LeaseKeeper
+from aperture.registry.registry import Registry, WorkerName
+from aperture.worker.relay.audience import RemoteViewer, SessionAudience
+from aperture.worker.relay.edge import EdgeSession, EdgeViewer
+from aperture.worker.relay.inbox import Inbox
+from aperture.worker.relay.places import place_of, place_parts
+from aperture.worker.session.inbound import receive
+from aperture.worker.session.session import Session
+from aperture.worker.session.viewer import Outbox
+
+__all__ = ["Cluster", "Neighbourhood"]
+
+log = logging.getLogger(__name__)
+
+CALL_TIME = 5.0
+"""Seconds that an owner has to answer a Join or a Render, unless app code keeps it; then the browser tries again."""
+
+SILENCE = 6.0
+"""Seconds without a word from an owner, which speaks every two, before an edge asks the registry about it."""
+
+ROLL_CALL = 15
+"""Heartbeats between two times that an owner goes through its viewers elsewhere, so that the end of a connection that
+it was not told of does not keep a session for ever. Half a minute: it takes a message for each of them."""
+
+FORGETFUL = 6.0
+"""Seconds for which a Redis that has come back may know of no lease: it may be empty until the next heartbeats."""
+
+
+class Neighbourhood(Protocol):
+    """What the cluster needs of the rest of the worker."""
+
+    def find_session(self, app: str, session_id: str) -> Session | None: ...
+
+    def sessions(self) -> list[Session]: ...
+
+    async def drop_session(self, session: Session) -> None:
+        """The session is another worker's: close its viewers and discard it, without a word to the registry."""
+        ...
+
+    def render(self, session: Session, kind: str, arguments: dict[str, str]) -> str:
+        """The page, or the autoload script, of a session that is here."""
+        ...
+
+    async def announce(self, session_id: str) -> None:
+        """Tell the gateway that requests for this session come here."""
+        ...
+
+    def retract(self, session_id: str) -> None:
+        """Tell the gateway that they need not any more."""
+        ...
+
+    @property
+    def max_message_size(self) -> int: ...
+
+
+class KeptSessions(Protocol):
+    """Knows what is kept of sessions that nobody has."""
+
+    async def exists(self, app: str, session_id: str) -> bool: ...
+
+
+class Cluster:
+    """This worker's part in the cluster; also its `aperture.worker.session.placement.Placement`.
+
+    Args:
+        bus: not started yet.
+        registry: on that bus, for this worker.
+        neighbourhood: the rest of the worker.
+        keeper: keeps the lease while app code keeps this worker's loop.
+        kept: knows which sessions could be built again.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        registry: Registry,
+        neighbourhood: Neighbourhood,
+        keeper: LeaseKeeper | None = None,
+        kept: KeptSessions | None = None,
+    ) -> None:
+        self._bus = bus
+        self._registry = registry
+        self._worker = neighbourhood
+        self._keeper = keeper
+        self._kept = kept
+        self._withdrawn = False
+        self._hostile = Hostile()
+        self._inbox = Inbox(receive)
+        self._edges: dict[str, EdgeSession] = {}
+        self._entering: dict[str, asyncio.Lock] = {}
+        self._calls: dict[int, asyncio.Future[Rendered]] = {}
+        self._call_numbers = count(1)
+        self._epochs: dict[str, int] = {}
+        self._beats = count(1)
+        self._trusted_at = 0.0
+        """When to believe again that a worker without a lease is dead."""
+        self._settling: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Future[None]] = set()
+        self._beating: asyncio.Task[None] | None = None
+
+    # Life
+
+    async def start(self, *, wait: bool) -> None:
+        """Connect, listen, and begin the heartbeat.
+
+        Raises:
+            BusUnavailable: Redis cannot be reached, and `wait` is false.
+        """
+        await self._bus.start(wait=wait)
+        self._bus.on_resubscribed(self._on_resubscribed)
+        self._bus.watch(self._on_bus_changed)
+        if self._bus.up:
+            await self._registry.bury_predecessors()
+            await self._registry.renew({})
+        self._track(self._listen())
+        self._beating = asyncio.ensure_future(self._beat())
+        if self._keeper is not None:
+            self._keeper.start()
+
+    async def withdraw(self) -> None:
+        """Give all claims up at once; sessions and edges here end soon. Harmless twice."""
+        if self._withdrawn:
+            return
+        self._withdrawn = True
+        if self._beating is not None:
+            self._beating.cancel()
+        if self._keeper is not None:
+            self._keeper.stop()
+        try:
+            async with asyncio.timeout(1.0):
+                await self._registry.withdraw()
+        except (BusDown, TimeoutError):
+            log.warning("the bus is away: this worker's claims end with its lease")
+
+    async def stop(self) -> None:
+        """Leave the cluster."""
+        await self.withdraw()
+        for edge in list(self._edges.values()):
+            edge.close_all(SERVICE_RESTART, "restarting")
+        await self._bus.close()
+
+    @property
+    def up(self) -> bool:
+        return self._bus.up
+
+    @property
+    def me(self) -> str:
+        return self._registry.me
+
+    # Placement
+
+    async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
+        place = place_of(app, session_id)
+        claim = await self._registry.claim(place, fresh=fresh)
+        if not claim.mine:
+            raise OwnedElsewhere(claim.owner)
+        self._epochs[place] = claim.epoch
+        await self._worker.announce(session_id)
+        return claim.epoch
+
+    def release(self, app: str, session_id: str, *, last: bool) -> None:
+        place = place_of(app, session_id)
+        epoch = self._epochs.pop(place, None)
+        if epoch is not None:
+            self._track(self._release(place, epoch))
+        if last:
+            self._worker.retract(session_id)
+
+    def steady(self) -> bool:
+        return self._settling is None and not self._registry.frozen
+
+    async def settle(self) -> None:
+        if self._settling is None:
+            log.warning("this worker was stopped for longer than its lease; asking which sessions are still its own")
+            self._settling = asyncio.ensure_future(self._ask_what_is_left())
+        await asyncio.shield(self._settling)
+
+    async def lives(self, app: str, session_id: str) -> bool:
+        """Whether any living worker has the session, or could build it again."""
+        try:
+            if await self._registry.owner_of(place_of(app, session_id)) is not None:
+                return True
+        except BusDown:
+            return False
+        return self._kept is not None and await self._kept.exists(app, session_id)
+
+    # Edges
+
+    async def enter(
+        self, owner: str, app: str, session_id: str, outbox: Outbox, token: str, *, inline: bool
+    ) -> EdgeViewer:
+        """Make a connection here a viewer of a session elsewhere.
+
+        Raises:
+            OwnerGone: its owner does not answer; claim again.
+        """
+        await self._ensure_listens(owner)
+        place = place_of(app, session_id)
+        async with self._entering.setdefault(place, asyncio.Lock()):
+            edge, first = self._edges.get(place), False
+            if edge is not None and edge.owner != owner:
+                edge.close_all()
+                edge = None
+                await asyncio.sleep(0)  # its subscription ends first
+            if edge is None:
+                try:
+                    edge = await self._open_edge(place, owner)
+                except BaseException:
+                    self._entering.pop(place, None)
+                    raise
+                first = True
+            viewer = EdgeViewer(edge, outbox, token, inline=inline)
+            edge.enter(viewer)
+        try:
+            if first:
+                await self._attract(place, owner)
+            async with asyncio.timeout(CALL_TIME):
+                await asyncio.shield(viewer.joined)
+        except (TimeoutError, asyncio.CancelledError) as problem:
+            refused = viewer.joined.cancelled()
+            edge.leave(viewer)
+            if isinstance(problem, asyncio.CancelledError) and not refused:
+                raise  # it is the caller that was cancelled
+            raise OwnerGone("the session's owner does not answer") from problem
+        return viewer
+
+    async def call(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes:
+        """Have the owner render a page.
+
+        Raises:
+            OwnerGone: it does not answer, or no longer has the session; claim again.
+        """
+        number = next(self._call_numbers)
+        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        try:
+            call = Render(place_of(app, session_id), self.me, number, kind, arguments)
+            received = await self.send(owner, call)
+            if not received:
+                raise OwnerGone("the session's owner does not listen")
+            async with asyncio.timeout(CALL_TIME):
+                rendered = await answer
+        except (TimeoutError, BusDown) as problem:
+            raise OwnerGone("the session's owner does not answer") from problem
+        finally:
+            self._calls.pop(number, None)
+        if not rendered.ok:
+            raise OwnerGone(rendered.body.decode("utf-8", "replace"))
+        body: bytes = rendered.body
+        return body
+
+    # Post, for audiences and edges
+
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+        await self._registry.append(place, epoch, first, last, payload)
+
+    async def tell(self, worker: str, envelope: Envelope) -> None:
+        await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
+
+    async def announce(self, place: str, envelope: Envelope) -> None:
+        await self._bus.publish(self._bus.names.channel(place), envelope.pack())
+
+    async def send(self, worker: str, envelope: Envelope) -> int:
+        return await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
+
+    async def read(self, place: str, after: int) -> list[bytes] | None:
+        return await self._registry.read(place, after)
+
+    # Inbox
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                await self._bus.subscribe(self._bus.names.inbox(self.me), self._on_letter)
+                return
+            except BusDown:
+                await asyncio.sleep(0.2)
+
+    def _on_letter(self, payload: bytes) -> None:
+        try:
+            envelope = Envelope.unpack(payload)
+        except ValueError as problem:
+            self._hostile.count("an inbox", problem)
+            return
+        match envelope:
+            case FromClient():
+                self._on_message(envelope)
+            case Reply() | Joined() | Refused():
+                self._on_owners_word(envelope)
+            case Join():
+                self._on_join(envelope)
+            case Leave():
+                self._on_leave(envelope)
+            case Render():
+                self._on_render(envelope)
+            case Rendered(call=call):
+                waiting = self._calls.get(call)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(envelope)
+            case _:
+                self._hostile.count("an inbox", ValueError(f"a {type(envelope).__name__} does not belong there"))
+
+    def _on_join(self, join: Join) -> None:
+        session = self._session_at(join.session_id)
+        if session is None:
+            self._refuse(join.session_id, join.edge, join.connection)
+            return
+        audience = self._audience_of(session, join.session_id)
+        viewer = audience.find(join.edge, join.connection)
+        if viewer is None:
+            viewer = RemoteViewer(
+                audience,
+                join.edge,
+                join.connection,
+                join.token,
+                inline=join.inline or session.is_return(join.token),
+                max_message_size=self._worker.max_message_size,
+            )
+            audience.join(viewer)
+        audience.welcome(viewer)
+
+    def _on_leave(self, leave: Leave) -> None:
+        session = self._session_at(leave.session_id)
+        audience = session.audience if session is not None else None
+        if isinstance(audience, SessionAudience) and (viewer := audience.find(leave.edge, leave.connection)):
+            audience.leave(viewer)
+
+    def _on_message(self, letter: FromClient) -> None:
+        session = self._session_at(letter.session_id)
+        audience = session.audience if session is not None else None
+        viewer = audience.find(letter.edge, letter.connection) if isinstance(audience, SessionAudience) else None
+        if session is None or viewer is None or not isinstance(audience, SessionAudience):
+            self._refuse(letter.session_id, letter.edge, letter.connection)
+            return
+        self._inbox.take(session, audience, viewer, letter)
+
+    def _on_render(self, call: Render) -> None:
+        session = self._session_at(call.session_id)
+        if session is None:
+            rendered = Rendered(call.call, False, b"the session is gone")
+        else:
+            try:
+                session.touch()
+                rendered = Rendered(call.call, True, self._worker.render(session, call.kind, call.arguments).encode())
+            except Exception:
+                log.exception("rendering session %s for another worker failed", short_id(session.id))
+                rendered = Rendered(call.call, False, b"rendering failed")
+        self._track(self._tell(call.edge, rendered))
+
+    def _on_owners_word(self, word: Reply | Joined | Refused) -> None:
+        edge = self._edges.get(word.session_id)
+        match word:
+            case Joined() if edge is None:
+                # The last of its connections has ended, and the owner has not heard of it.
+                self._track(self._tell(word.owner, Leave(word.session_id, self.me, word.connection)))
+            case _ if edge is None:
+                return
+            case Reply():
+                edge.take_reply(word)
+            case Joined():
+                edge.take_joined(word)
+            case Refused(connection=connection, code=code, reason=reason):
+                edge.refuse(connection, code, reason)
+
+    def _refuse(self, place: str, edge: str, connection: str) -> None:
+        self._track(self._tell(edge, Refused(place, connection, SERVICE_RESTART, "the session is not here")))
+
+    # Sessions here
+
+    def _session_at(self, place: str) -> Session | None:
+        return self._worker.find_session(*place_parts(place))
+
+    def _audience_of(self, session: Session, place: str) -> SessionAudience:
+        if not isinstance(session.audience, SessionAudience):
+            session.audience = SessionAudience(session, place, self, fenced=self._lose)
+        return session.audience
+
+    async def _lose(self, session: Session) -> None:
+        log.warning("session %s of %s is another worker's by now", short_id(session.id), session.app)
+        if isinstance(session.audience, SessionAudience):
+            session.audience.abandon()
+        place = place_of(session.app, session.id)
+        if self._epochs.get(place) == session.epoch:
+            del self._epochs[place]
+        await self._worker.drop_session(session)
+
+    # Heartbeat
+
+    async def _beat(self) -> None:
+        while True:
+            try:
+                # One that was stopped must not take itself for the owner while it is being told.
+                await (self.settle() if self._registry.frozen else self._renew())
+                await self._look_after_audiences()
+                await self._look_after_edges()
+            except BusDown:
+                log.debug("the bus is away; this heartbeat is left out")
+            except Exception:
+                log.exception("the heartbeat failed")
+            await asyncio.sleep(self._registry.interval)
+
+    async def _renew(self) -> None:
+        asked = dict(self._epochs)
+        for place in await self._registry.renew(asked):
+            session = self._session_at(place)
+            if session is not None and session.epoch == asked[place]:  # else it was claimed anew meanwhile
+                await self._lose(session)
+
+    async def _look_after_audiences(self) -> None:
+        watched = [s for s in self._worker.sessions() if isinstance(s.audience, SessionAudience)]
+        edges: set[str] = set().union(*(s.audience.edges() for s in watched if isinstance(s.audience, SessionAudience)))
+        dead = await self._dead(edges)
+        roll_call = next(self._beats) % ROLL_CALL == 0
+        for session in watched:
+            audience = session.audience
+            if not isinstance(audience, SessionAudience):
+                continue
+            for edge in dead & audience.edges():
+                audience.drop_edge(edge)
+            if roll_call:
+                audience.welcome_all()
+            elif audience.connections:
+                await audience.probe()
+
+    async def _look_after_edges(self) -> None:
+        now = asyncio.get_running_loop().time()
+        dead = await self._dead({edge.owner for edge in self._edges.values()})
+        for edge in list(self._edges.values()):
+            if edge.owner in dead:
+                edge.close_all(SERVICE_RESTART, "the session's worker is gone")
+                continue
+            edge.ask_about_unanswered()
+            if now - edge.heard_at < SILENCE:
+                continue
+            claim = await self._registry.owner_of(edge.place)
+            if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
+                edge.close_all(SERVICE_RESTART, "the session has moved")
+            else:
+                edge.resynchronise()
+
+    async def _ask_what_is_left(self) -> None:
+        try:
+            while True:
+                try:
+                    await self._renew()
+                    return
+                except BusDown:
+                    await asyncio.sleep(0.2)
+        finally:
+            self._settling = None
+
+    # Inside
+
+    async def _ensure_listens(self, owner: str) -> None:
+        """Do not wait for one that is dead, though its lease may still run."""
+        try:
+            _, listeners = await self._bus.command("PUBSUB", "NUMSUB", self._bus.names.inbox(owner))
+        except BusDown as problem:
+            raise OwnerGone("the bus is away") from problem
+        if not int(listeners):
+            raise OwnerGone("the session's owner does not listen")
+
+    async def _open_edge(self, place: str, owner: str) -> EdgeSession:
+        edge = EdgeSession(place, owner, self, hostile=self._hostile, ended=self._close_edge)
+        try:
+            await self._bus.subscribe(self._bus.names.channel(place), edge.deliver)
+        except (BusDown, ValueError) as problem:
+            raise OwnerGone("the bus is away") from problem
+        self._edges[place] = edge
+        return edge
+
+    async def _attract(self, place: str, owner: str) -> None:
+        """The owner is on another node: on this one, further requests for the session had better come here."""
+        if WorkerName.parse(owner).node != WorkerName.parse(self.me).node:
+            await self._worker.announce(place_parts(place)[1])
+
+    def _close_edge(self, edge: EdgeSession) -> None:
+        if self._edges.get(edge.place) is not edge:
+            return
+        del self._edges[edge.place]
+        self._entering.pop(edge.place, None)
+        self._track(self._bus.unsubscribe(self._bus.names.channel(edge.place)))
+        session_id = place_parts(edge.place)[1]
+        if self._session_at(edge.place) is None:
+            self._worker.retract(session_id)
+
+    async def _dead(self, workers: set[str]) -> set[str]:
+        dead = workers - await self._registry.living(workers)
+        return dead if asyncio.get_running_loop().time() >= self._trusted_at else set()
+
+    def _on_resubscribed(self) -> None:
+        self._trusted_at = asyncio.get_running_loop().time() + FORGETFUL + self._registry.interval
+        for edge in list(self._edges.values()):
+            edge.bus_is_back()
+        for session in self._worker.sessions():
+            if isinstance(session.audience, SessionAudience):
+                session.audience.welcome_all()
+
+    def _on_bus_changed(self, up: bool) -> None:
+        if self._withdrawn:
+            return  # closed by ourselves
+        log.log(logging.INFO if up else logging.WARNING, "the bus is %s", "back" if up else "away")
+        if up:
+            self._track(self.settle() if self._registry.frozen else self._renew())
+
+    async def _release(self, place: str, epoch: int) -> None:
+        try:
+            await self._registry.release(place, epoch)
+        except BusDown:
+            log.debug("a claim could not be released and ends with the lease")
+
+    async def _tell(self, worker: str, envelope: Envelope) -> None:
+        try:
+            await self.tell(worker, envelope)
+        except BusDown:
+            log.debug("an answer to another worker is lost with the bus")
+
+    def _track(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Future[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (problem := task.exception()) is not None and not isinstance(problem, BusDown):
+            log.error("work for the cluster failed", exc_info=problem)

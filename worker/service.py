@@ -1,0 +1,202 @@
+"""One worker's parts, put together, started and stopped: the same in a forked worker and inside another program."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+
+from bokeh.application import Application
+
+from aperture.protocol.tokens import Tokens
+from aperture.settings import Settings
+from aperture.worker.crowding import Crowding
+from aperture.worker.document import class_facts, ids
+from aperture.worker.door import Door, Elsewhere
+from aperture.worker.http.application import make_application, session_paths
+from aperture.worker.http.auth import AuthHooks, load_auth_module
+from aperture.worker.http.origins import AllowedOrigins
+from aperture.worker.http.resources import Extensions, PageResources, ShareExtensions
+from aperture.worker.pulse import LoopLag, every, resident_bytes
+from aperture.worker.services import Services
+from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.session.host import AppHost
+from aperture.worker.session.placement import Placement
+from aperture.worker.session.store import SessionStore
+from aperture.worker.survival.survival import Survival
+from aperture.worker.ws.sockets import OpenSockets
+
+__all__ = ["HAND_OVER_SHARE", "WorkerService"]
+
+log = logging.getLogger(__name__)
+
+_COLLECTOR_INTERVAL = 1.0
+_CROWDING_INTERVAL = 1.0
+_TOUCH_INTERVAL = 30.0
+HAND_OVER_SHARE = 0.3
+"""Of the time for stopping, what may be spent on writing down what others are to go on with."""
+
+_CLOSE_SHARE = 0.4
+"""Of the time for stopping, what may be spent on waiting for peers to answer close frames; the rest is for hooks."""
+
+
+class WorkerService:
+    """The apps, sessions, routes and timers of one worker.
+
+    Everything runs on the event loop that is current when this is made.
+
+    Args:
+        settings: of the node.
+        applications: Bokeh applications by route.
+        placement: told of sessions as they come and go.
+        elsewhere: the way to sessions of other workers, if there are any.
+        survival: keeps sessions beyond this worker's life, if they are to outlive it.
+        crowding: watches how many viewers come to each session, if others could take some.
+        share_extensions: exchanges asset folders with other workers, if there are any.
+
+    Raises:
+        ConfigurationError: the auth module, an origin or the icon is not as it should be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        applications: Mapping[str, Application],
+        *,
+        placement: Placement,
+        elsewhere: Elsewhere | None = None,
+        survival: Survival | None = None,
+        crowding: Crowding | None = None,
+        share_extensions: ShareExtensions | None = None,
+    ) -> None:
+        ids.install()
+        class_facts.install()
+        auth = _auth_of(settings)
+        tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)
+        self.hosts = {
+            url: AppHost(url, app, logout_url=_logout_url(settings, auth), issue_token=tokens.issue)
+            for url, app in applications.items()
+        }
+        self.collector = GarbageCollector()
+        self._survival = survival
+        self.store = SessionStore(
+            self.hosts,
+            placement,
+            self.collector,
+            unused_lifetime=settings.unused_session_lifetime,
+            keeper=survival,
+        )
+        self._crowding = crowding or Crowding(0, lambda session_id, crowded: None)
+        resources = PageResources(settings.prefix, settings.absolute_url)
+        self.services = Services(
+            settings=settings,
+            tokens=tokens,
+            store=self.store,
+            door=Door(self.store, placement, resources, elsewhere, arrived=self._crowding.look),
+            collector=self.collector,
+            resources=resources,
+            extensions=Extensions(share_extensions),
+            origins=AllowedOrigins(_origins_of(settings)),
+            sockets=OpenSockets(),
+        )
+        self.application = make_application(self.hosts, self.services, auth)
+        self._session_paths = session_paths(tuple(self.hosts), settings.prefix)
+        self.lag = LoopLag()
+        self._timers: list[asyncio.Task[None]] = []
+        self._loaded = False
+
+    def creates(self, path: str) -> bool:
+        """Whether a request for this path that names no session makes one."""
+        return path in self._session_paths
+
+    def start(self) -> None:
+        """Run the apps' load hooks and start the timers.
+
+        Raises:
+            AppLoadError: an app's package cannot be loaded.
+        """
+        for host in self.hosts.values():
+            host.load()
+        self._loaded = True
+        self.services.resources.bundle()  # so that the first visitor does not wait for it
+        settings = self.services.settings
+        self._timers = [
+            self.lag.start(),
+            every(settings.check_unused_sessions, self.store.discard_unused),
+            every(_COLLECTOR_INTERVAL, self._collect_if_quiet),
+            every(_CROWDING_INTERVAL, self._look_at_crowds),
+            every(settings.stats_log_frequency, self._log_stats),
+        ]
+        if self._survival is not None:
+            self._timers.append(every(_TOUCH_INTERVAL, self._survival.touch))
+        if settings.mem_log_frequency > 0:
+            self._timers.append(every(settings.mem_log_frequency, self._log_memory))
+
+    async def hand_over(self, timeout: float) -> None:
+        """Bring every session to rest and write it down, so that others can go on with it."""
+        if self._survival is None:
+            return
+        resting = [asyncio.ensure_future(session.freeze()) for session in self.store]
+        if resting:
+            _, busy = await asyncio.wait(resting, timeout=timeout * HAND_OVER_SHARE / 2)
+            for session in busy:
+                session.cancel()
+        await self._survival.flush(timeout * HAND_OVER_SHARE / 2)
+
+    async def stop(self, timeout: float) -> None:
+        """Close every websocket with 1012, end every session with its hooks, run the unload hooks.
+
+        Args:
+            timeout: seconds after which hooks that still run are left behind.
+        """
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+        await self.services.sockets.close_all(timeout * _CLOSE_SHARE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.store.discard_all(), timeout * (1 - _CLOSE_SHARE))
+        if self._loaded:
+            for host in self.hosts.values():
+                host.unload()
+            self._loaded = False
+
+    async def _collect_if_quiet(self) -> None:
+        if self.collector.is_due(self.store.connections):
+            self.collector.collect()
+
+    async def _look_at_crowds(self) -> None:
+        self._crowding.look_again(self.store)
+
+    async def _log_stats(self) -> None:
+        log.debug(
+            "[pid %d] %d sessions, %d connections, event loop lag %.1f ms",
+            os.getpid(),
+            len(self.store),
+            self.store.connections,
+            self.lag.seconds * 1000,
+        )
+
+    async def _log_memory(self) -> None:
+        log.info("[pid %d] memory usage: %.2f MB (rss)", os.getpid(), resident_bytes() / 1e6)
+
+
+def _origins_of(settings: Settings) -> tuple[str, ...]:
+    if settings.allow_websocket_origin is not None:
+        return settings.allow_websocket_origin
+    return (f"localhost:{settings.port}",)
+
+
+def _auth_of(settings: Settings) -> AuthHooks:
+    if settings.auth_provider is not None:
+        return AuthHooks.of(settings.auth_provider)
+    if settings.auth_module is not None:
+        return load_auth_module(settings.auth_module)
+    return AuthHooks()
+
+
+def _logout_url(settings: Settings, auth: AuthHooks) -> str | None:
+    if auth.logout_url is None:
+        return None
+    return f"{settings.prefix}/{auth.logout_url.lstrip('/')}"

@@ -1,0 +1,114 @@
+"""What an app sees of its session: `curdoc().session_context`, and the request that created it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bokeh.application.application import ServerContext, SessionContext
+from bokeh.document import Document
+from tornado.httputil import HTTPServerRequest
+
+if TYPE_CHECKING:
+    from aperture.worker.session.host import AppHost
+    from aperture.worker.session.session import Session
+
+__all__ = ["AppServerContext", "AppSessionContext", "SessionRequest"]
+
+
+class SessionRequest:
+    """The request that created a session, as the app may read it.
+
+    Args:
+        request: the page's request, detached from its connection; every other attribute is looked up here.
+        arguments: of the query, without `bokeh-session-id`; lists of bytes.
+        cookies: name to value, after the include and exclude options.
+        headers: name to value, after the include and exclude options.
+    """
+
+    def __init__(
+        self,
+        request: HTTPServerRequest,
+        *,
+        arguments: dict[str, list[bytes]],
+        cookies: dict[str, str],
+        headers: dict[str, str],
+    ) -> None:
+        self._request = request
+        self.arguments = arguments
+        self.cookies = cookies
+        self.headers = headers
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._request, name)
+
+
+class AppServerContext(ServerContext):
+    """What lifecycle hooks see of the server: the sessions of their app in this worker."""
+
+    def __init__(self, host: AppHost) -> None:
+        self._host = weakref.ref(host)
+
+    @property
+    def application_context(self) -> AppHost | None:
+        return self._host()
+
+    @property
+    def sessions(self) -> Iterable[Session]:  # type: ignore[override]
+        host = self._host()
+        return [] if host is None else list(host.sessions)
+
+
+class AppSessionContext(SessionContext):
+    """What an app sees of its session, before and after the session itself exists."""
+
+    def __init__(
+        self,
+        session_id: str,
+        server_context: ServerContext,
+        document: Document,
+        *,
+        request: SessionRequest | None,
+        token_payload: dict[str, Any],
+        logout_url: str | None,
+    ) -> None:
+        super().__init__(server_context, session_id)  # type: ignore[arg-type]
+        self._document = document
+        self._request = request
+        self._token_payload = token_payload
+        self._logout_url = logout_url
+        self._session: Session | None = None
+
+    @property
+    def destroyed(self) -> bool:
+        return self._session is not None and self._session.destroyed
+
+    @property
+    def request(self) -> SessionRequest | None:
+        return self._request
+
+    @property
+    def token_payload(self) -> dict[str, Any]:
+        """Headers, cookies and arguments of the request, and what the app's `process_request` hook added."""
+        return self._token_payload
+
+    @property
+    def session(self) -> Session | None:
+        return self._session
+
+    @property
+    def logout_url(self) -> str | None:
+        return self._logout_url
+
+    async def with_locked_document(self, func: Callable[[Document], Awaitable[None] | None]) -> None:
+        """Run `func` with the document while holding its lock."""
+        if self._session is None:
+            # on_session_created hooks run before anybody else can reach the document.
+            result = func(self._document)
+            if result is not None:
+                await result
+        else:
+            await self._session.with_document_locked(func, self._document)

@@ -1,0 +1,143 @@
+"""From a batch of changes to every viewer's outbox: encoded once, framed once, one write per viewer.
+
+Viewers in other workers cost one publication, however many they are.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, cast
+
+from aperture.log import short_id
+from aperture.protocol import messages
+from aperture.protocol.closing import INTERNAL_ERROR
+from aperture.protocol.frames import FrameRun
+from aperture.worker.document.changes import Batch, Patch
+from aperture.worker.session.viewer import Viewer
+
+if TYPE_CHECKING:
+    from aperture.worker.session.session import Session
+
+__all__ = ["send_batch"]
+
+log = logging.getLogger(__name__)
+
+_CANNOT_ENCODE = (INTERNAL_ERROR, "a change of the document cannot be encoded")
+
+_Runs = dict[Viewer | None, FrameRun | None]
+"""The frames for each viewer that made changes itself, and under None those for all the others."""
+
+
+def send_batch(
+    session: Session, batch: Batch, sender: Viewer | None, reply: list[FrameRun], *, sender_was_live: bool = False
+) -> None:
+    """Send what changed to everyone who has the document, and the reply to its sender, behind the patch.
+
+    A change that cannot be encoded is the app's fault. The viewers cannot be told of it, so they are closed and come
+    back with a fresh document, instead of showing a wrong one without a word.
+    """
+    kept = session.journal is not None and (bool(batch) or bool(batch.values))
+    runs = _runs(session, batch) if batch else _no_runs(session, batch) if kept else {}
+    everyone = runs.get(None)
+    if runs:
+        for viewer in tuple(session.viewers):
+            run = runs.get(viewer, everyone)
+            if run is not None and viewer.live and viewer is not sender:
+                viewer.outbox.send(run)
+    own = runs.get(sender, everyone) if sender is not None and sender_was_live else None
+    patch = [] if own is None else [own]
+    if kept and session.journal is not None and session.journal.acknowledges:
+        _answer_when_safe(session, runs, sender, patch, reply)
+        return
+    answer = [*patch, *reply]
+    if session.audience is not None and runs:
+        answer = _publish(session, runs, sender if sender_was_live else None, answer)
+    if sender is not None and answer:
+        sender.outbox.send(_joined(answer))
+
+
+def _answer_when_safe(
+    session: Session, runs: _Runs, sender: Viewer | None, patch: list[FrameRun], reply: list[FrameRun]
+) -> None:
+    """Send what changed at once, and the reply when what it acknowledges cannot be lost any more."""
+    if session.audience is not None and runs:
+        _publish(session, runs, None, [])
+    if sender is None or session.journal is None:
+        return
+    if sender.here and patch:
+        sender.outbox.send(_joined(patch))
+    if reply:
+        session.journal.when_safe(lambda: sender.outbox.send(_joined(reply)))
+
+
+def _runs(session: Session, batch: Batch) -> _Runs:
+    session.corrections.expect(batch.contested)
+    session.sequence += 1
+    try:
+        batch.check()
+        return _variants(session, batch)
+    except Exception:
+        log.exception("session %s of %s: a change cannot be encoded", short_id(session.id), session.app)
+        _close_live(session)
+        return {}
+
+
+def _no_runs(session: Session, batch: Batch) -> _Runs:
+    """Only the app's own values have changed: they are written down under a number of their own.
+
+    Viewers elsewhere are counted on, or they would take the number for that of a patch that was lost.
+    """
+    session.sequence += 1
+    if session.journal is not None:
+        session.journal.record(session.sequence, batch.patch())
+    return {None: None}
+
+
+def _publish(session: Session, runs: _Runs, sender: Viewer | None, answer: list[FrameRun]) -> list[FrameRun]:
+    """Publish the patch to the viewers elsewhere. Returns what is still to be sent to the sender.
+
+    A sender that is elsewhere itself gets its answer in the same publication. Not so if it got the document only now:
+    it could not tell which patches are for it, so its answer, which says so, comes by itself behind this.
+    """
+    if session.audience is None:
+        raise AssertionError("the caller has looked")
+    answered = None if sender is None or sender.here else sender
+    # Not only the sender's: what an app holds and lets go later may be another's changes.
+    variants = {viewer: run for viewer, run in runs.items() if viewer is not None and not viewer.here}
+    if answered is not None:
+        variants[answered] = _joined(answer) if answer else None
+    session.audience.publish(session.sequence, runs.get(None), variants, answered)
+    return answer if answered is None else []
+
+
+def _joined(runs: list[FrameRun]) -> FrameRun:
+    return runs[0] if len(runs) == 1 else FrameRun.join(runs)
+
+
+def _variants(session: Session, batch: Batch) -> _Runs:
+    origins = batch.origins()
+    variants: _Runs = {cast("Viewer", origin): _framed(session, batch.patch_for(origin)) for origin in origins}
+    others = any(viewer.live and viewer not in origins for viewer in session.viewers)
+    elsewhere = session.audience is not None and session.audience.live
+    if others or elsewhere or session.journal is not None:
+        patch = batch.patch()
+        if session.journal is not None:
+            session.journal.record(session.sequence, patch)
+        if others or elsewhere:
+            variants[None] = _framed(session, patch)
+    return variants
+
+
+def _framed(session: Session, patch: Patch | None) -> FrameRun | None:
+    if patch is None:
+        return None
+    return messages.patch(patch.content, patch.buffers, epoch=session.epoch, sequence=session.sequence)
+
+
+def _close_live(session: Session) -> None:
+    for viewer in session.viewers:
+        if viewer.live:
+            viewer.live = False
+            viewer.outbox.close(*_CANNOT_ENCODE)
+    if session.audience is not None:
+        session.audience.close(*_CANNOT_ENCODE)

@@ -1,0 +1,98 @@
+"""What a viewer's messages do to its session.
+
+A failure of the app's code is answered with ERROR and the connection goes on, as in Bokeh, though without the
+traceback: that is for the log, not for whoever looks at the page.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from bokeh import __version__ as bokeh_version
+from bokeh.document import Document
+from bokeh.document.callbacks import invoke_with_curdoc
+
+from aperture import __version__
+from aperture.errors import PeerError, ProtocolError
+from aperture.log import short_id
+from aperture.protocol import messages
+from aperture.protocol.codec import decode_document, decode_patch, encode_document
+from aperture.protocol.frames import FrameRun
+from aperture.protocol.messages import Message
+from aperture.worker.document.applying import apply_event
+from aperture.worker.session.session import Session
+from aperture.worker.session.viewer import Viewer
+
+if TYPE_CHECKING:
+    from bokeh.model import Model
+
+__all__ = ["receive"]
+
+log = logging.getLogger(__name__)
+
+
+def receive(session: Session, viewer: Viewer, message: Message) -> Awaitable[None] | None:
+    """Act on one message. Returns an awaitable if the document is busy, None if all is done.
+
+    Raises:
+        ProtocolError: the message is not one that a client may send, or not of its form. The awaitable raises it too.
+        SessionGone: the session was discarded.
+    """
+    match message.msgtype:
+        case "PATCH-DOC":
+            act: Callable[[], FrameRun] = lambda: _patch(session, viewer, message)  # noqa: E731
+        case "PULL-DOC-REQ":
+            act = lambda: _pull(session, viewer, message)  # noqa: E731
+        case "PUSH-DOC":
+            act = lambda: _push(session, viewer, message)  # noqa: E731
+        case "SERVER-INFO-REQ":
+            viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
+            return None
+        case _:
+            raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
+    return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, message, problem))
+
+
+def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+    document = session.document
+    models = document.models
+    find = cast("Callable[[str], Model | None]", models.get_by_id)
+    seen = cast("Callable[[str], bool]", models.seen)
+    reps = decode_patch(message, find=find, seen=seen, setter=viewer)
+    if reps is None:
+        log.debug("session %s: dropped a patch of a model that has left the document", short_id(session.id))
+        return messages.ok(message.msgid)
+
+    def apply() -> None:
+        for rep in reps:
+            apply_event(document, rep, viewer)
+
+    invoke_with_curdoc(document, apply)
+    return messages.ok(message.msgid)
+
+
+def _pull(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+    content, buffers = encode_document(session.document, inline=viewer.inline_pulls)
+    session.mark_pulled(viewer)
+    return messages.pull_reply(message.msgid, content, buffers, epoch=session.epoch, sequence=session.sequence)
+
+
+def _push(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+    document: Document = session.document
+    pushed = decode_document(message.content, message.buffers)
+    document.replace_with_json(pushed)  # type: ignore[arg-type]
+    session.mark_pulled(viewer)
+    return messages.ok(message.msgid)
+
+
+def _failed(session: Session, message: Message, problem: Exception) -> FrameRun:
+    if isinstance(problem, ProtocolError):
+        raise problem  # not a refusal but a peer that does not speak the protocol: its connection is closed
+    where = f"session {short_id(session.id)} of {session.app}"
+    if isinstance(problem, PeerError):
+        log.warning("%s: %s refused: %s", where, message.msgtype, problem)
+    else:
+        log.error("%s: handling %s failed", where, message.msgtype, exc_info=problem)
+    return messages.error(message.msgid, f"{type(problem).__name__}: {problem}")

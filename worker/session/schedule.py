@@ -1,0 +1,116 @@
+"""A session's own clock: its next-tick, timeout and periodic callbacks."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+__all__ = ["Schedule", "ScheduledCallback"]
+
+
+class ScheduledCallback(Protocol):
+    """What Bokeh makes of `Document.add_…_callback`: periodic ones have a `period`, timeouts a `timeout`, in ms."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def callback(self) -> Callable[[], Any]: ...
+
+
+class Schedule:
+    """Runs callbacks on the event loop it was made on, until they are removed.
+
+    `add` and `remove` may be called from any thread, as `add_next_tick_callback` may.
+
+    Args:
+        run: runs one callback to its end; must not raise.
+    """
+
+    def __init__(self, run: Callable[[Callable[[], Any]], Awaitable[None]]) -> None:
+        self._run: Callable[[Callable[[], Any]], Awaitable[None]] | None = run
+        self._loop = asyncio.get_running_loop()
+        self._guard = threading.Lock()
+        self._pending: set[str] = set()
+        self._waits: dict[str, asyncio.TimerHandle] = {}
+        self._running: set[asyncio.Task[None]] = set()
+
+    def add(self, callback: ScheduledCallback) -> None:
+        """Run a callback when its time has come; a periodic one again and again, never twice at a time.
+
+        Does nothing once this is closed.
+        """
+        with self._guard:
+            if callback.id in self._pending:
+                raise ValueError("this callback has been added already")
+            if self._run is None:
+                return
+            self._pending.add(callback.id)
+        self._loop.call_soon_threadsafe(self._begin, callback)
+
+    def remove(self, callback: ScheduledCallback) -> None:
+        """Do not run the callback any more; one that runs now is let finish. Harmless twice."""
+        with self._guard:
+            if callback.id not in self._pending:
+                return
+            self._pending.remove(callback.id)
+        self._loop.call_soon_threadsafe(self._drop_wait, callback.id)
+
+    def close(self) -> None:
+        """Remove all callbacks, for good, from the loop's own thread.
+
+        Nothing is kept that refers to them or to their owner: the owner holds this, and is to be freed without the
+        garbage collector.
+        """
+        with self._guard:
+            self._pending.clear()
+            self._run = None
+        for wait in self._waits.values():
+            wait.cancel()
+        self._waits.clear()
+
+    def _begin(self, callback: ScheduledCallback) -> None:
+        period = _period_of(callback)
+        delay = getattr(callback, "timeout", 0) / 1000 if period is None else period
+        if delay > 0:
+            self._wait(callback, delay)
+        else:
+            self._fire(callback)
+
+    def _wait(self, callback: ScheduledCallback, delay: float) -> None:
+        if callback.id in self._pending:
+            self._waits[callback.id] = self._loop.call_later(delay, self._fire, callback)
+
+    def _drop_wait(self, callback_id: str) -> None:
+        wait = self._waits.pop(callback_id, None)
+        if wait is not None:
+            wait.cancel()
+
+    def _fire(self, callback: ScheduledCallback) -> None:
+        self._waits.pop(callback.id, None)
+        period = _period_of(callback)
+        with self._guard:
+            if self._run is None or callback.id not in self._pending:
+                return
+            if period is None:
+                self._pending.remove(callback.id)
+        run = self._run(callback.callback)
+        self._start(run if period is None else self._finish_period(callback, run, period))
+
+    async def _finish_period(self, callback: ScheduledCallback, run: Awaitable[None], period: float) -> None:
+        started = self._loop.time()
+        await run
+        # The callback's own time counts against the period, as in Bokeh.
+        self._wait(callback, max(0.0, period - (self._loop.time() - started)))
+
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+
+def _period_of(callback: ScheduledCallback) -> float | None:
+    period = getattr(callback, "period", None)
+    return None if period is None else period / 1000

@@ -1,0 +1,224 @@
+"""The sessions of a worker: found, created once, and let go when nobody uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from aperture.errors import NotTheirs, SessionGone, StateMismatch
+from aperture.handoff import SessionInfo
+from aperture.log import short_id
+from aperture.worker.document.state import fingerprint
+from aperture.worker.document.teardown import take_apart
+from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.session.host import AppHost, Origin
+from aperture.worker.session.keeping import Keeper, KeptBefore
+from aperture.worker.session.placement import Placement
+from aperture.worker.session.session import Session
+
+__all__ = ["SessionStore"]
+
+log = logging.getLogger(__name__)
+
+_LOST_LIFETIME = 60.0
+"""Seconds that a session is kept whose page was cut off: BokehJS tries for half a minute to come back, and a person may
+press its button after that."""
+
+
+class _FirstState:
+    """A session that nobody had before: what the app's code makes is its state."""
+
+    remade = False
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+    async def restore(self, session: Session) -> None:
+        """There is nothing to restore."""
+
+
+class SessionStore:
+    """Every session of this worker.
+
+    Args:
+        hosts: the apps by route.
+        placement: told of each session before its app code runs, and after it is gone.
+        collector: told of each session that comes and goes.
+        unused_lifetime: seconds that a session without connections is kept.
+        keeper: keeps sessions beyond this worker's life, if they are to outlive it.
+    """
+
+    def __init__(
+        self,
+        hosts: Mapping[str, AppHost],
+        placement: Placement,
+        collector: GarbageCollector,
+        *,
+        unused_lifetime: float,
+        keeper: Keeper | None = None,
+    ) -> None:
+        self._hosts = hosts
+        self._placement = placement
+        self._collector = collector
+        self._unused_lifetime = unused_lifetime
+        self._keeper = keeper
+        self._creating: dict[tuple[str, str], asyncio.Future[Session]] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        return sum(len(host.sessions_by_id) for host in self._hosts.values())
+
+    def __iter__(self) -> Iterator[Session]:
+        for host in self._hosts.values():
+            yield from host.sessions
+
+    @property
+    def connections(self) -> int:
+        return sum(session.connection_count for session in self)
+
+    def has(self, session_id: str) -> bool:
+        """Whether any app's session of this id is here, or is being created."""
+        return any(session_id in host.sessions_by_id for host in self._hosts.values()) or any(
+            creating == session_id for _, creating in self._creating
+        )
+
+    def ids(self) -> set[str]:
+        """The ids of all sessions here, those being created among them."""
+        return {session.id for session in self} | {session_id for _, session_id in self._creating}
+
+    def find(self, host: AppHost, session_id: str) -> Session | None:
+        """The living session, or None; nothing is created."""
+        return host.sessions_by_id.get(session_id)
+
+    async def get_or_create(self, host: AppHost, session_id: str, origin: Origin, *, fresh: bool = False) -> Session:
+        """The session, created first if need be. The app's code runs once, however many ask at the same time.
+
+        Raises:
+            SessionGone: the worker is shutting down.
+            OwnedElsewhere: another worker has it.
+            NotTheirs: it outlived its worker, and was another user's.
+            BusDown: nobody can be asked who has it.
+            Exception: what the app's code raised; nothing is left of the attempt, and the next request tries again.
+        """
+        session = host.sessions_by_id.get(session_id)
+        if session is not None:
+            return session
+        key = (host.url, session_id)
+        creating = self._creating.get(key)
+        if creating is None:
+            # A task of its own: the page that asked first may be closed while others wait for the same session.
+            creating = asyncio.ensure_future(self._create(host, session_id, origin, fresh))
+            self._creating[key] = creating
+            creating.add_done_callback(lambda done: self._forget_attempt(key, done))
+        return await asyncio.shield(creating)
+
+    async def discard_unused(self) -> None:
+        """Discard the sessions that nobody has used for their lifetime, one after the other."""
+        for session in list(self):
+            if self._is_unused(session):
+                await self._discard(session)
+
+    async def discard_all(self) -> None:
+        """Discard every session, for the end of the worker. Nothing is taken apart: the process ends."""
+        self._closed = True
+        for creating in list(self._creating.values()):
+            with suppress(Exception):
+                await creating
+        for session in list(self):
+            await self._hosts[session.app].retire(session)
+
+    async def drop(self, session: Session, code: int, reason: str) -> None:
+        """Discard a session that is another worker's by now: its viewers are sent there."""
+        for viewer in tuple(session.viewers):
+            viewer.live = False
+            viewer.outbox.close(code, reason)
+        if self._keeper is not None:
+            self._keeper.drop(session)
+        await self._hosts[session.app].retire(session)
+        self._release(session.app, session.id)
+        await self._take_apart(session)
+
+    def describe(self) -> list[SessionInfo]:
+        """What `/sessions` shows of this worker."""
+        return [
+            SessionInfo(
+                id=session.id,
+                app=session.app,
+                epoch=session.epoch,
+                connections=session.connection_count,
+                edges=0 if session.audience is None else session.audience.workers,
+                age_seconds=session.age_seconds,
+            )
+            for session in self
+        ]
+
+    async def _create(self, host: AppHost, session_id: str, origin: Origin, fresh: bool) -> Session:
+        if self._closed:
+            raise SessionGone("the worker is shutting down")
+        epoch = await self._placement.claim(host.url, session_id, fresh=fresh)
+        try:
+            session = await self._build(host, session_id, origin, epoch, fresh)
+            session.inherited = not fresh
+        except BaseException:
+            self._creating.pop((host.url, session_id), None)
+            self._release(host.url, session_id)
+            raise
+        self._collector.session_created()
+        return session
+
+    async def _build(self, host: AppHost, session_id: str, origin: Origin, epoch: int, fresh: bool) -> Session:
+        """Build a session: again, if another worker kept it, else anew."""
+        kept = None if fresh or self._keeper is None else await self._keeper.find(host.url, session_id)
+        if kept is not None and self._keeper is not None:
+            if kept.origin.user != origin.user:
+                raise NotTheirs("the session was another user's")
+            try:
+                session = await host.create(session_id, kept.origin, lambda made: self._finish(made, kept, epoch))
+            except StateMismatch as problem:
+                self._keeper.failed(host.url, session_id, problem)
+            else:
+                (self._keeper.remade if kept.remade else self._keeper.restored)(session)
+                return session
+        first = _FirstState(origin)
+        return await host.create(session_id, origin, lambda made: self._finish(made, first, epoch))
+
+    async def _finish(self, session: Session, kept: KeptBefore, epoch: int) -> None:
+        session.epoch = epoch
+        session.fence = self._placement
+        if self._keeper is None:
+            return
+        made = fingerprint(session.document)
+        await kept.restore(session)
+        self._keeper.watch(session, kept.origin, made)
+
+    def _forget_attempt(self, key: tuple[str, str], done: asyncio.Future[Session]) -> None:
+        # One that failed has gone already, and the next may have begun.
+        if self._creating.get(key) is done:
+            del self._creating[key]
+
+    def _is_unused(self, session: Session) -> bool:
+        unused_for = session.milliseconds_since_last_unsubscribe / 1000
+        lifetime = max(self._unused_lifetime, _LOST_LIFETIME) if session.may_come_back else self._unused_lifetime
+        long_enough = unused_for > lifetime or session.expiration_requested
+        return session.connection_count == 0 and long_enough and not session.expiration_blocked
+
+    async def _discard(self, session: Session) -> None:
+        log.debug("discarding session %s of %s", short_id(session.id), session.app)
+        await self._hosts[session.app].retire(session)
+        if self._keeper is not None:
+            await self._keeper.forget(session)
+        self._release(session.app, session.id)
+        await self._take_apart(session)
+
+    async def _take_apart(self, session: Session) -> None:
+        for _ in take_apart(session.document):
+            await asyncio.sleep(0)
+        self._collector.session_discarded()
+
+    def _release(self, app: str, session_id: str) -> None:
+        # Two apps may use one session id; requests for it come here while either does.
+        again = (app, session_id) in self._creating or session_id in self._hosts[app].sessions_by_id
+        if not again:
+            self._placement.release(app, session_id, last=not self.has(session_id))

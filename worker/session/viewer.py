@@ -1,0 +1,94 @@
+"""What a session knows of a connection: somewhere to put ready frames, and whether it has the document yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from aperture.protocol.frames import FrameRun
+
+__all__ = ["Audience", "Outbox", "Viewer"]
+
+
+class Outbox(Protocol):
+    """Where frames for one connection go.
+
+    `send` never blocks, never raises for a peer that is gone, and keeps the order of its calls. The session calls it
+    from the worker's event loop only. What does not fit the outbox's bound closes the connection, not the server.
+    """
+
+    def send(self, run: FrameRun) -> None:
+        """Write the frames, or queue them behind what is queued already."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection with an RFC 6455 code; later sends are dropped."""
+        ...
+
+
+class Viewer:
+    """One connection of a session: a browser tab or a Python client. Also the setter of the changes that it makes.
+
+    Args:
+        outbox: where its frames go.
+        token: what it connected with, to recognise a page that comes back.
+        inline_pulls: whether its pulls are answered with base64 text for arrays instead of binary buffers.
+    """
+
+    __slots__ = ("inline_pulls", "live", "outbox", "token")
+
+    here = True
+    """Whether the connection is in this worker, also when it has ended."""
+
+    seen: int | None = None
+    """The sequence number of the last patch that it can have had when it sent what it sent; None if all."""
+
+    def __init__(self, outbox: Outbox, token: str, *, inline_pulls: bool) -> None:
+        self.outbox = outbox
+        self.token = token
+        self.inline_pulls = inline_pulls
+        self.live = False
+        """True once it has the document: only then can it make sense of patches."""
+
+
+class Audience(Protocol):
+    """The viewers of a session whose connections are in other workers, all together.
+
+    Its cost to the session does not grow with their number. Calls keep their order; none blocks or raises.
+    """
+
+    @property
+    def connections(self) -> int:
+        """How many viewers there are."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """How many workers they are spread over."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Whether any of them has the document."""
+        ...
+
+    def publish(
+        self,
+        sequence: int,
+        everyone: FrameRun | None,
+        variants: Mapping[Viewer, FrameRun | None],
+        answered: Viewer | None,
+    ) -> None:
+        """Send a patch to all that have the document.
+
+        Args:
+            sequence: of the patch.
+            everyone: the frames; None if there is nothing for everyone.
+            variants: to some of them something else, or nothing, instead.
+            answered: whose variant holds the answer to its oldest unanswered message.
+        """
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """Close all their connections."""
+        ...

@@ -1,0 +1,204 @@
+"""What is written down of one session: every patch in its order, and now and then all of it.
+
+Nothing here waits on the way of a patch. Patches gather for a moment and go to Redis in one call; when the journal has
+grown, a snapshot takes its place. While Redis is away they wait up to a bound; beyond it the session is written down
+afresh when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, TooLarge
+from aperture.log import short_id
+from aperture.worker.document.changes import Patch
+from aperture.worker.document.state import pack_patch, snapshot
+from aperture.worker.session.session import Session
+
+__all__ = ["JournalStore", "SessionJournal"]
+
+log = logging.getLogger(__name__)
+
+GATHER = 0.05
+"""Seconds that patches gather: half of what may be lost with a worker; the other half is for Redis."""
+
+RETRY = 0.5
+"""Seconds between two attempts while Redis is away."""
+
+PENDING_LIMIT = 8 * 1024 * 1024
+"""Bytes that wait for Redis, per session."""
+
+JOURNAL_LIMIT = 512 * 1024
+"""Bytes of journal that are cheaper to replay than a snapshot is to make."""
+
+
+class JournalStore(Protocol):
+    """Where it is written; see `aperture.registry.keeping.Keeping`."""
+
+    async def begin(self, place: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None: ...
+
+    async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int: ...
+
+    async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
+
+
+class SessionJournal:
+    """Writes down one session. Also the session's `aperture.worker.session.session.Journal`.
+
+    Args:
+        session: to be written down.
+        place: its name on the bus.
+        origin: what it was created from.
+        store: where to.
+        at_once: do not gather: somebody waits for each patch to be safe.
+    """
+
+    def __init__(self, session: Session, place: str, origin: bytes, store: JournalStore, *, at_once: bool) -> None:
+        self.place = place
+        self.acknowledges = at_once
+        self._session = session
+        self._origin = origin
+        self._store = store
+        self._begun = False
+        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending_bytes = 0
+        self._held: deque[tuple[int, Callable[[], None]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._dropped = 0
+        """How often what was pending has been dropped."""
+        self._closed = False
+        self._given_up = False
+        self._soon()
+
+    def record(self, sequence: int, patch: Patch) -> None:
+        """Write a patch down, soon."""
+        if self._closed:
+            return
+        if self._pending and self._pending[-1][0] != sequence - 1:
+            self.start_over()  # a change between could not be encoded
+        entry = pack_patch(patch.content, patch.buffers, patch.values)
+        self._pending.append((sequence, entry))
+        self._pending_bytes += len(entry)
+        if self._pending_bytes > PENDING_LIMIT:
+            self.start_over()
+        self._soon()
+
+    def when_safe(self, act: Callable[[], None]) -> None:
+        """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not kept.
+
+        Never, once the session is another worker's: what was not written down before is lost.
+        """
+        if not self.acknowledges or self._given_up or (self._begun and not self._pending and not self._closed):
+            act()
+        elif not self._closed:
+            self._held.append((self._session.sequence, act))
+            self._soon()
+
+    def lost(self) -> None:
+        """Redis has nothing of the session: it was restarted, or has evicted it."""
+        if self._begun and not self._closed:
+            self.start_over()
+
+    def start_over(self) -> None:
+        """What is in Redis is no use any more, or is not there: the next writing, soon, begins with a snapshot."""
+        self._begun = False
+        self._dropped += 1
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._soon()
+
+    async def flush(self) -> None:
+        """Write all that is pending, now; gives up if Redis does."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            self._task = None
+        if self._closed:
+            return
+        try:
+            await self._write()
+        except KeepingBroken:
+            self._begun = False
+            await self._write()
+
+    def close(self) -> None:
+        """Write no more, and answer nobody who still waits. Harmless twice."""
+        self._closed = True
+        self._pending.clear()
+        self._held.clear()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _soon(self) -> None:
+        if self._task is None and not self._closed:
+            self._task = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while not self._closed and (self._pending or not self._begun):
+                if not self.acknowledges:
+                    # Before each writing, not only the first: in a steady stream half of all patches were a call.
+                    await asyncio.sleep(GATHER)
+                try:
+                    await self._write()
+                except BusDown:
+                    await asyncio.sleep(RETRY)
+                except KeepingBroken:
+                    self.start_over()
+        except (Fenced, SessionGone):
+            self.close()  # another worker's by now, or at its end
+        except TooLarge:
+            log.warning("session %s is too large to be kept", short_id(self._session.id))
+            self._give_up()
+        except Exception:
+            log.exception("session %s cannot be kept", short_id(self._session.id))
+            self._give_up()
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+
+    async def _write(self) -> None:
+        if not self._begun:
+            await self._begin()
+        if not self._pending:
+            self._release(self._session.sequence)
+            return
+        entries = list(self._pending)
+        first, last = entries[0][0], entries[-1][0]
+        size = await self._store.add(self.place, self._session.epoch, first, last, [entry for _, entry in entries])
+        while self._pending and self._pending[0][0] <= last:
+            self._pending_bytes -= len(self._pending.popleft()[1])
+        self._release(last)
+        if size > JOURNAL_LIMIT:
+            sequence, state = await self._snapshot()
+            await self._store.snapshot(self.place, self._session.epoch, sequence, state)
+
+    async def _begin(self) -> None:
+        dropped = self._dropped
+        sequence, state = await self._snapshot()
+        await self._store.begin(self.place, self._session.epoch, self._origin, state, sequence=sequence)
+        if dropped != self._dropped:
+            raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
+        while self._pending and self._pending[0][0] <= sequence:
+            self._pending_bytes -= len(self._pending.popleft()[1])
+        self._begun = True
+
+    async def _snapshot(self) -> tuple[int, bytes]:
+        session = self._session
+        return await session.read_locked(lambda: (session.sequence, snapshot(session.document)))
+
+    def _give_up(self) -> None:
+        """The session is not kept any more, and goes on; what waited to be kept waits no longer."""
+        self._given_up = True
+        held = [act for _, act in self._held]
+        self.close()
+        for act in held:
+            act()
+
+    def _release(self, sequence: int) -> None:
+        """Let go of what waited for patches up to this one."""
+        while self._held and self._held[0][0] <= sequence:
+            self._held.popleft()[1]()

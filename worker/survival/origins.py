@@ -1,0 +1,63 @@
+"""What a session was created from, as bytes: the app's code must see the same request when it runs again elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+
+from aperture.errors import StateMismatch
+from aperture.worker.session.context import SessionRequest
+from aperture.worker.session.host import Origin
+
+__all__ = ["pack_origin", "unpack_origin"]
+
+FORMAT = 2
+
+
+def pack_origin(origin: Origin, fingerprint: str) -> bytes:
+    """The request, and the fingerprint of the document that the app made for it."""
+    request = origin.request
+    seen: dict[str, Any] | None = None
+    if request is not None:
+        seen = {
+            "uri": request.uri,
+            "version": request.version,
+            "host": request.host,
+            "protocol": request.protocol,
+            "remote_ip": request.remote_ip,
+            "arguments": request.arguments,
+            "cookies": request.cookies,
+            "headers": request.headers,
+        }
+    packed: bytes = msgpack.packb([FORMAT, fingerprint, seen, origin.payload, origin.user], default=str)
+    return packed
+
+
+def unpack_origin(packed: bytes) -> tuple[Origin, str]:
+    """The request and the fingerprint.
+
+    Raises:
+        StateMismatch: it is damaged, or of another format.
+    """
+    try:
+        form, *parts = msgpack.unpackb(packed)
+        if form != FORMAT:
+            raise StateMismatch(f"of format {form}, and this is {FORMAT}")
+        fingerprint, seen, payload, user = parts
+        return Origin(None if seen is None else _request(seen), payload, user=user), fingerprint
+    except StateMismatch:
+        raise
+    except Exception as problem:
+        raise StateMismatch(f"damaged: {type(problem).__name__}") from problem
+
+
+def _request(seen: dict[str, Any]) -> SessionRequest:
+    request = HTTPServerRequest(
+        start_line=RequestStartLine("GET", seen["uri"], seen["version"]),
+        headers=HTTPHeaders({**seen["headers"], "Host": seen["host"]}),
+    )
+    request.remote_ip = seen["remote_ip"]
+    request.protocol = seen["protocol"]
+    return SessionRequest(request, arguments=seen["arguments"], cookies=seen["cookies"], headers=seen["headers"])

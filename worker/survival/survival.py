@@ -1,0 +1,195 @@
+"""Keeps the sessions of a worker, and builds those again that another worker kept.
+
+The app's code runs first, with the values in place that the app has kept (`aperture.app_state`). If it makes the same
+models as it once did, the kept document is laid over them. If it makes others, there are two cases. Without kept values
+the code is not what it was, or makes something else each time: the session starts afresh. With kept values that is what
+an app does that builds its document from them, and it alone can attach the right callbacks to what it builds; so the
+document is the one that it has just made, and nothing is laid over it. An app that was changed by a deploy is treated
+the same: its document is new, its values are what they were.
+
+Ids are counted, so two models that have nothing to do with each other could have the same one in two such runs. Where
+there are values, models must therefore have the same names, too: whoever builds models from values names them after
+what they stand for, and no callback gets another's model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+from bokeh.document.callbacks import invoke_with_curdoc
+from bokeh.events import DocumentReady
+
+from aperture.app_state import session_state
+from aperture.errors import BusDown, Fenced, StateMismatch
+from aperture.log import short_id
+from aperture.registry.keeping import Kept
+from aperture.worker.document.state import fits, kept_values, lay_over, replay
+from aperture.worker.relay.places import place_of
+from aperture.worker.session.host import Origin
+from aperture.worker.session.session import Session
+from aperture.worker.survival.journal import JournalStore, SessionJournal
+from aperture.worker.survival.origins import pack_origin, unpack_origin
+
+__all__ = ["KeptSession", "KeptStore", "Survival"]
+
+log = logging.getLogger(__name__)
+
+
+class KeptStore(JournalStore, Protocol):
+    """Where sessions are kept; see `aperture.registry.keeping.Keeping`."""
+
+    async def load(self, place: str) -> Kept | None: ...
+
+    async def forget(self, place: str, epoch: int) -> None: ...
+
+    async def touch(self, places: Iterable[str]) -> set[str]: ...
+
+
+class KeptSession:
+    """A session that another worker had, ready to be built again.
+
+    Args:
+        origin: what the app's code must run with.
+        made: fingerprint of the document that it made then.
+        kept: the state since.
+
+    Raises:
+        StateMismatch: the values in it are damaged.
+    """
+
+    def __init__(self, origin: Origin, made: str, kept: Kept) -> None:
+        self.origin = replace(origin, values=kept_values(kept.snapshot, kept.entries))
+        self.remade = False
+        """Whether the app has made another document than then, from the values that it kept."""
+        self._made = made
+        self._kept = kept
+
+    async def restore(self, session: Session) -> None:
+        """Bring a session whose app code has just run to the kept state. Nobody else may have it yet.
+
+        Raises:
+            StateMismatch: the app made another document than then, and not from its values, or the state is damaged.
+        """
+        document, values = session.document, self.origin.values
+        self.remade = not fits(document, self._made, names=bool(values))
+        if self.remade and not values:
+            raise StateMismatch("the app's code does not make the same document again")
+        made = session.take_made()
+        # What an app does when its page is ready, such as starting a periodic callback, was done for this page once.
+        await session.with_document_locked(
+            lambda: invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(DocumentReady()))
+        )
+        if self.remade:
+            return
+        lay_over(document, self._kept.snapshot, made)
+        for entry in self._kept.entries:
+            replay(document, entry, made)
+        # The app's code may have set them to what they are at first.
+        session_state(document).lay(values)
+        session.skip_ids()
+
+
+class Survival:
+    """The journals of a worker's sessions.
+
+    Args:
+        store: where sessions are kept.
+        acknowledge: answer a change only when it is in Redis (`--durability ack`).
+    """
+
+    def __init__(self, store: KeptStore, *, acknowledge: bool) -> None:
+        self._store = store
+        self._acknowledge = acknowledge
+        self._journals: dict[str, SessionJournal] = {}
+        self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
+
+    async def find(self, app: str, session_id: str) -> KeptSession | None:
+        """What is kept of a session that has just been claimed; None if nothing, or nothing of use."""
+        place = place_of(app, session_id)
+        try:
+            kept = await self._store.load(place)
+            if kept is None:
+                return None
+            return KeptSession(*unpack_origin(kept.origin), kept)
+        except (BusDown, StateMismatch) as problem:
+            self.failed(app, session_id, problem)
+            return None
+
+    async def exists(self, app: str, session_id: str) -> bool:
+        """Whether a session could be built again."""
+        try:
+            return await self._store.load(place_of(app, session_id)) is not None
+        except BusDown:
+            return False
+
+    def restored(self, session: Session) -> None:
+        """Count a session that goes on here."""
+        self.outcomes["restored"] += 1
+        log.info("session %s of %s goes on here", short_id(session.id), session.app)
+
+    def remade(self, session: Session) -> None:
+        """Count a session that goes on here with another document, made from its values."""
+        self.outcomes["remade"] += 1
+        log.info("session %s of %s goes on here, made anew from its values", short_id(session.id), session.app)
+
+    def failed(self, app: str, session_id: str, problem: Exception) -> None:
+        """Count a session that could not be built again and starts afresh."""
+        self.outcomes["fresh"] += 1
+        log.warning("session %s of %s starts afresh: %s", short_id(session_id), app, problem)
+
+    def watch(self, session: Session, origin: Origin, made: str) -> None:
+        """Write this session down from now on.
+
+        Args:
+            session: at its beginning, or just restored.
+            origin: what it was created from.
+            made: fingerprint of the document that the app's code made.
+        """
+        place = place_of(session.app, session.id)
+        packed = pack_origin(origin, made)
+        journal = SessionJournal(session, place, packed, self._store, at_once=self._acknowledge)
+        self._journals[place] = journal
+        session.journal = journal
+
+    async def forget(self, session: Session) -> None:
+        """The session has come to its end in good order; nothing of it is kept."""
+        self.drop(session)
+        try:
+            await self._store.forget(place_of(session.app, session.id), session.epoch)
+        except (BusDown, Fenced):
+            log.debug("what was kept of a session expires by itself")
+
+    def drop(self, session: Session) -> None:
+        """Write no more of this session; what is kept is another worker's."""
+        journal = self._journals.pop(place_of(session.app, session.id), None)
+        if journal is not None:
+            journal.close()
+
+    async def touch(self) -> None:
+        """Keep for longer what is kept, and keep anew what Redis has lost. Called now and then, and before the end.
+
+        Raises:
+            BusDown: nobody knows.
+        """
+        for place in await self._store.touch(list(self._journals)):
+            if (journal := self._journals.get(place)) is not None:
+                journal.lost()
+
+    async def flush(self, timeout: float) -> None:
+        """Write everything that is pending, and what Redis has lost, for the end of the worker."""
+        with suppress(BusDown, TimeoutError):  # what is pending may get through all the same
+            await asyncio.wait_for(self.touch(), timeout / 2)
+        journals: Mapping[str, SessionJournal] = dict(self._journals)
+        flushes = [asyncio.ensure_future(journal.flush()) for journal in journals.values()]
+        if flushes:
+            done, late = await asyncio.wait(flushes, timeout=timeout / 2)
+            for flush in late:
+                flush.cancel()
+            failed = [flush for flush in done if flush.exception() is not None]
+            if late or failed:
+                log.warning("%d sessions were not written down in time", len(late) + len(failed))

@@ -1,0 +1,261 @@
+"""`{app}/ws`: the websocket of one browser tab or Python client.
+
+Everything that can be wrong with a request is found before the handshake, so that it is answered with a status and a
+sentence instead of a connection that opens and drops. What comes after is a pump: fragments to the assembler, messages
+to the session, frames to the outbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable
+from contextlib import suppress
+from typing import Any
+
+from tornado.iostream import IOStream
+from tornado.web import HTTPError
+from tornado.websocket import WebSocketHandler, WebSocketProtocol
+
+from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
+from aperture.log import short_id
+from aperture.protocol import messages
+from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART
+from aperture.protocol.fragments import Assembler
+from aperture.protocol.naming import SUBPROTOCOL
+from aperture.protocol.tokens import Token
+from aperture.worker.http.admission import origin_of, verify
+from aperture.worker.http.auth import AuthenticatedHandler
+from aperture.worker.http.origins import AllowedOrigins
+from aperture.worker.services import Services
+from aperture.worker.session.attachment import Attachment
+from aperture.worker.session.host import AppHost
+from aperture.worker.ws.outbox import StreamOutbox
+
+__all__ = ["SessionSocket"]
+
+log = logging.getLogger(__name__)
+
+
+_QUICKACK: int | None = getattr(socket, "TCP_QUICKACK", None)
+
+_CLOSE_REASON_LIMIT = 120
+"""Bytes; a control frame holds 125, two of which are the code (RFC 6455, section 5.5)."""
+
+
+class SessionSocket(AuthenticatedHandler, WebSocketHandler):
+    """One websocket.
+
+    Args:
+        host: the app.
+        services: the worker's shared parts.
+    """
+
+    def initialize(self, host: AppHost, services: Services) -> None:
+        self.host = host
+        self.services = services
+        self.attachment: Attachment | None = None
+        self.outbox: StreamOutbox | None = None
+        self._fragments: list[str | bytes] = []
+        self._assembler = Assembler(services.settings.websocket_max_message_size)
+        self._offered = ""
+        self._sent_away = False
+        self._protocol: WebSocketProtocol | None = None
+        """Tornado forgets its own before it tells of the end."""
+        self._token: Token | None = None
+
+    # Before the handshake
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        if self.request.headers.get("Upgrade", "").lower() != "websocket":
+            return  # Tornado answers 400
+        await self._check_request()
+
+    async def _check_request(self) -> None:
+        origin = self.request.headers.get("Origin")
+        if origin is not None and not self._is_same_origin(origin) and not self.check_origin(origin):
+            raise HTTPError(403, reason="Origin not allowed")
+        if not self.current_user:
+            raise HTTPError(403, reason="Not logged in")
+        offered = [part.strip() for part in self.request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if len(offered) != 2 or offered[0] != SUBPROTOCOL or not offered[1]:
+            raise HTTPError(400, reason="Subprotocol header must be 'bokeh, TOKEN'")
+        self._offered = offered[1]
+        self._token = verify(self.services.tokens, offered[1])
+        expired = self._token.expired(time.time())
+        if expired and not await self.services.door.lives(self.host, self._token.session_id):
+            # A living session takes its own page back however old it is: Bokeh loses pages open for five minutes.
+            raise HTTPError(403, reason="Token is expired")
+
+    def check_origin(self, origin: str) -> bool:
+        # Bokeh reads this variable at each check, and it replaces the option.
+        from_environment = os.environ.get("BOKEH_ALLOW_WS_ORIGIN")
+        allowed = self.services.origins
+        if from_environment:
+            allowed = AllowedOrigins(from_environment.split(","))
+        if allowed.admits(origin):
+            return True
+        log.error(
+            "refused a websocket from origin %r; to allow it use --allow-websocket-origin=%s",
+            origin[:200],
+            origin.partition("://")[2][:200] or "HOST:PORT",
+        )
+        return False
+
+    def _is_same_origin(self, origin: str) -> bool:
+        # As Tornado 6.6 judges it; older versions ask check_origin about every origin.
+        return origin.partition("://")[2].lower() == self.request.headers.get("Host", "").lower()
+
+    def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        return SUBPROTOCOL
+
+    def get_compression_options(self) -> dict[str, Any] | None:
+        settings = self.services.settings
+        if settings.websocket_compression_level is None:
+            return None
+        options = {"compression_level": settings.websocket_compression_level}
+        if settings.websocket_compression_mem_level is not None:
+            options["mem_level"] = settings.websocket_compression_mem_level
+        return options
+
+    # The connection
+
+    async def open(self, *args: str, **kwargs: str) -> None:
+        self._protocol = self.ws_connection
+        self.set_nodelay(True)
+        self.services.sockets.add(self)
+        self.services.collector.activity()
+        self.outbox = StreamOutbox(
+            self._stream(),
+            limit=self.services.settings.outbox_limit,
+            close=self._close_slow,
+            frames_of=self._deflated_frames(),
+        )
+        try:
+            attachment = await self._enter(self.outbox)
+        except NotTheirs as problem:
+            self.close(POLICY_VIOLATION, _fitting(str(problem)))
+            return
+        except (SessionGone, OwnerGone, BusDown) as problem:
+            self.close(SERVICE_RESTART, _fitting(str(problem)))
+            return
+        except Exception:
+            log.exception("creating a session of %s failed", self.host.url)
+            self.close(INTERNAL_ERROR, "the app failed to create a session")
+            return
+        if self.ws_connection is None or self.ws_connection.is_closing():
+            attachment.leave()  # it went away while the app's code ran
+            return
+        self.attachment = attachment
+        self.outbox.send(messages.ack())
+
+    async def _enter(self, outbox: StreamOutbox) -> Attachment:
+        token = self._verified()
+        application = self.host.application
+        return await self.services.door.enter(
+            self.host,
+            token.session_id,
+            lambda: origin_of(self.request, token, self.services.settings, application, self.user_name),
+            outbox,
+            self._offered,
+            from_browser=self.request.headers.get("Origin") is not None,
+        )
+
+    def _verified(self) -> Token:
+        if self._token is None:
+            raise AssertionError("prepare has verified the token or refused the request")
+        return self._token
+
+    def _stream(self) -> IOStream:
+        if self.ws_connection is None or self.ws_connection.stream is None:
+            raise AssertionError("only called while the websocket is open")
+        return self.ws_connection.stream
+
+    def _deflated_frames(self) -> Any:
+        """How to pick the compressed form of a run, or None if the peer did not offer permessage-deflate."""
+        settings = self.services.settings
+        level = settings.websocket_compression_level
+        if level is None or getattr(self.ws_connection, "_compressor", None) is None:
+            return None
+        memory = settings.websocket_compression_mem_level
+        return lambda run: run.deflated(level, memory)
+
+    def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        self.services.collector.activity()
+        try:
+            assembled = self._assembler.feed(message)
+            self._fragments.append(message)
+            if assembled is None:
+                self._acknowledge_now()
+                return None
+            fragments, self._fragments = tuple(self._fragments), []
+            if self.attachment is None:
+                return None  # closing: the session could not be had
+            return self._guarded(self.attachment.receive(assembled, fragments))
+        except ProtocolError as problem:
+            self._refuse(problem)
+        except SessionGone:
+            self.close(SERVICE_RESTART, "the session is gone")
+        return None
+
+    def _acknowledge_now(self) -> None:
+        """Spare a client with Nagle's algorithm on, such as Bokeh's own, 40 ms for each fragment it sends.
+
+        It holds the next fragment back until this one is acknowledged, and the kernel, having nothing to send, delays
+        that. Linux forgets the option with every acknowledgement, so it is set for each.
+        """
+        connected = self._stream().socket
+        if _QUICKACK is not None and connected is not None:
+            with suppress(OSError):  # a unix socket has no such option
+                connected.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def _guarded(self, work: Awaitable[None] | None) -> Awaitable[None] | None:
+        return None if work is None else self._finish_work(work)
+
+    async def _finish_work(self, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except ProtocolError as problem:
+            self._refuse(problem)
+        except SessionGone:
+            self.close(SERVICE_RESTART, "the session is gone")
+
+    def _refuse(self, problem: ProtocolError) -> None:
+        session = short_id(self._token.session_id) if self._token is not None else "none"
+        log.warning("websocket of session %s broke the protocol: %s", session, problem)
+        if self.outbox is not None:
+            self.outbox.stop()
+        self.close(problem.close_code, _fitting(str(problem)))
+
+    def _close_slow(self, code: int, reason: str) -> None:
+        """Close a viewer whose socket is full: it will hardly answer, so it gets little time to."""
+        self._sent_away = True
+        self.close(code, _fitting(reason))
+        connection = self.ws_connection
+        if connection is not None:
+            asyncio.get_running_loop().call_later(_CLOSE_PATIENCE, connection._abort)
+
+    def _is_lost(self) -> bool:
+        """Whether the peer went without a close frame, or was sent away to come back."""
+        said_goodbye = getattr(self._protocol, "client_terminated", False)
+        return self._sent_away or not said_goodbye
+
+    def on_close(self) -> None:
+        self.services.sockets.remove(self)
+        if self.outbox is not None:
+            self.outbox.stop()
+        if self.attachment is not None:
+            self.attachment.leave(lost=self._is_lost())
+        log.debug("websocket closed: code=%s reason=%r", self.close_code, self.close_reason)
+
+
+_CLOSE_PATIENCE = 1.0
+"""Seconds between the close frame to a slow viewer and the end of its connection."""
+
+
+def _fitting(reason: str) -> str:
+    return reason.encode()[:_CLOSE_REASON_LIMIT].decode("utf-8", "ignore")
