@@ -1,0 +1,38 @@
+"""The names of keys and channels."""
+
+from __future__ import annotations
+
+import pytest
+
+from aperture.bus.names import Names, is_namespace
+
+
+def test_everything_carries_the_namespace() -> None:
+    """Two installations in one Redis never meet."""
+    one, other = Names("one"), Names("other")
+    for attribute in ("workers", "epoch", "born", "seasoned"):
+        assert getattr(one, attribute).startswith("aperture:one:")
+        assert getattr(one, attribute) != getattr(other, attribute)
+    for method in ("channel", "inbox", "session", "stream", "kept", "journal"):
+        assert getattr(one, method)("x").startswith("aperture:one:")
+        assert getattr(one, method)("x") != getattr(other, method)("x")
+
+
+def test_no_two_purposes_share_a_name() -> None:
+    """A session that is called like a worker is still a session."""
+    names = Names("n")
+    made = [names.channel("x"), names.inbox("x"), names.session("x"), names.stream("x")]
+    made += [names.kept("x"), names.journal("x")]
+    assert len({*made, names.workers, names.epoch, names.born, names.seasoned}) == 10
+
+
+@pytest.mark.parametrize("text", ["", "a:b", "a b", "a{b}", "x" * 65, "ä", "a\n"])
+def test_what_would_break_a_key_is_no_namespace(text: str) -> None:
+    """A colon would let one namespace reach into another, braces would move keys within a cluster."""
+    assert not is_namespace(text)
+
+
+@pytest.mark.parametrize("text", ["default", "prod-1", "a.b_c", "X" * 64])
+def test_ordinary_names_are_namespaces(text: str) -> None:
+    """What people call their installations."""
+    assert is_namespace(text)

@@ -1,0 +1,212 @@
+"""Messages that Redis never delivered, and messages that nobody should have sent: noticed, repaired, or dropped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import msgpack
+import pytest
+from support.cluster import NAMESPACE, Cluster, Follower, patches_of, places_of, session_of, steady_viewer
+from support.patience import run, wait_until
+from support.proxy_deaf import DeafWire
+from support.redis import RedisServer
+from support.wire import Viewer, page_token
+
+from aperture.bus.names import Names
+from aperture.worker.relay.places import place_of
+
+APP = "/relayed"
+SERVICE_RESTART = 1012
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """Two nodes of one worker; Redis cuts a subscriber off that is 64 KB behind for a second."""
+    limit = {"client-output-buffer-limit": "pubsub 64kb 64kb 1"}
+    with RedisServer(limit) as server, Cluster("relayed.py", workers=1, server=server) as cluster:
+        yield cluster
+
+
+def subscribers(cluster: Cluster) -> int:
+    """How many connections of Redis subscribe to something."""
+    with cluster.redis() as client:
+        return len(client.client_list(_type="pubsub"))
+
+
+async def freeze_until_cut_off(cluster: Cluster, pid: int, mover: Viewer, sizes: list[int]) -> None:
+    """Stop the edge's worker while texts of these sizes are published, until Redis has cut it off."""
+    before = subscribers(cluster)
+    node = next(node for node in cluster.nodes if pid in node.worker_pids())
+    node.kill(pid, signal.SIGSTOP)
+    try:
+        for number, size in enumerate(sizes, 1):
+            assert (await mover.set("seen", "text", f"{number} " + "x" * size)).msgtype == "OK"
+        await asyncio.to_thread(wait_until, lambda: subscribers(cluster) < before, 20, "Redis has cut off nobody")
+    finally:
+        node.kill(pid, signal.SIGCONT)
+
+
+def test_a_subscriber_that_was_cut_off_misses_nothing(cluster: Cluster) -> None:
+    """What it missed is in the stream: its viewer stays open and receives each patch once and in order."""
+    count = 300
+
+    async def scenario() -> None:
+        token = page_token(cluster.app_url(APP))
+        owner = cluster.owner(session_of(token))
+        other = cluster.other(owner.node)
+        (edge,) = other.worker_pids()
+        async with (
+            steady_viewer(owner.node.ws_url(APP), token) as mover,
+            steady_viewer(other.ws_url(APP), token) as watcher,
+        ):
+            assert (await mover.set("slider", "value", 1)).msgtype == "OK"
+            await watcher.wait_for_value("seen", "text", "1")
+            await freeze_until_cut_off(cluster, edge, mover, [10_000] * count)
+            assert (await mover.set("seen", "text", "last")).msgtype == "OK"
+            await watcher.wait_for_value("seen", "text", "last")
+            assert places_of(watcher) == [(owner.epoch, number) for number in range(1, count + 3)]
+            # And the way back works, too.
+            assert (await watcher.set("slider", "value", 9)).msgtype == "OK"
+            await mover.wait_for_value("seen", "text", "9")
+
+    run(scenario())
+
+
+def test_a_subscriber_that_missed_more_than_is_kept_starts_again(cluster: Cluster) -> None:
+    """More than the stream holds: its viewer is closed with 1012, comes back, and has the right document."""
+
+    async def scenario() -> None:
+        token = page_token(cluster.app_url(APP))
+        owner = cluster.owner(session_of(token))
+        other = cluster.other(owner.node)
+        (edge,) = other.worker_pids()
+        follower = Follower(other.ws_url(APP), token)
+        following = asyncio.create_task(follower.follow(lambda viewer: viewer.value("seen", "text") == "last"))
+        async with steady_viewer(owner.node.ws_url(APP), token) as mover:
+            await asyncio.to_thread(wait_until, lambda: cluster.owner(session_of(token)).row["edges"] == 1)
+            await freeze_until_cut_off(cluster, edge, mover, [1_500_000] * 20)
+            assert (await mover.set("seen", "text", "last")).msgtype == "OK"
+            await following
+        assert follower.closes == [SERVICE_RESTART]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("deaf", ["owner", "edge"])
+def test_a_subscription_that_is_open_but_dead_is_noticed_and_repaired(deaf: str) -> None:
+    """Under moves from both sides: all are answered, and in the end every viewer has every patch once and in order."""
+
+    async def move(viewer: Viewer, name: str, attr: str, stop: asyncio.Event) -> int:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            assert (await viewer.set(name, attr, count)).msgtype == "OK"
+            await asyncio.sleep(0.01)
+        return count
+
+    async def scenario(cluster: Cluster, wires: list[DeafWire]) -> None:
+        token = page_token(cluster.app_url(APP))
+        owner = cluster.owner(session_of(token))
+        other = cluster.other(owner.node)
+        chosen = {"owner": owner.node, "edge": other}[deaf]
+        stop = asyncio.Event()
+        async with (
+            steady_viewer(owner.node.ws_url(APP), token) as here,
+            steady_viewer(other.ws_url(APP), token) as there,
+        ):
+            moving = [
+                asyncio.create_task(move(here, "slider", "value", stop)),
+                asyncio.create_task(move(there, "plot", "width", stop)),
+            ]
+            await asyncio.sleep(0.3)
+            assert wires[cluster.nodes.index(chosen)].deafen_subscribers() > 0
+            await asyncio.to_thread(chosen.wait_for_log, r"the connection to Redis at \S+ is lost \(messages\)")
+            await asyncio.sleep(0.3)
+            stop.set()
+            last, width = await asyncio.gather(*moving)
+            assert (await here.set("slider", "value", last + 1)).msgtype == "OK"
+            await there.wait_for_value("seen", "text", str(last + 1))
+            await here.wait_for_value("plot", "width", width)
+            received = [set(places_of(viewer)) for viewer in (here, there)]
+            for viewer in (here, there):
+                numbers = [number for _, number in places_of(viewer)]
+                assert numbers == sorted(set(numbers)), "doubled, or out of order"
+            # A change without a callback does not come back to whoever made it.
+            everything = {(owner.epoch, number) for number in range(1, last + width + 2)}
+            assert received[0] == everything
+            assert len(received[1]) == last + 1
+            assert received[1] <= everything
+
+    with RedisServer() as server, ExitStack() as stack:
+        wires = [stack.enter_context(DeafWire(server.socket_path)) for _ in range(2)]
+        urls = [wire.url for wire in wires]
+        with Cluster("relayed.py", workers=1, server=server, redis_urls=urls) as cluster:
+            run(scenario(cluster, wires))
+
+
+def hostile_payloads() -> list[bytes]:
+    """Random bytes, msgpack that is no envelope, envelopes of wrong types, depths that kill parsers, huge sizes."""
+    wrong: list[object] = [
+        None,
+        5,
+        "text",
+        [],
+        {},
+        [0],
+        [99, 1],
+        [-1],
+        [0, "epoch", 1, []],
+        [0, 1, 2, [["frames", {}]]],
+    ]
+    wrong += [[2, 1, "code", 3], [5, "s", "e", "c", -1, []], [7] + [None] * 7, [True, 1, 1], [3, {}, {}, {}, {}, {}]]
+    wrong += [[1, 2**64 - 1, 2**64 - 1], [8, "s", "c", 1.5, 2]]
+    packed = [msgpack.packb(value) for value in wrong]
+    noise = [os.urandom(size) for size in (0, 1, 2, 10, 1000, 100_000)]
+    return [*noise, *packed, b"\x91" * 100_000, b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"x" * 70_000_000]
+
+
+def test_hostile_messages_on_the_bus_are_dropped(cluster: Cluster) -> None:
+    """On the session's channel and both inboxes: each kind is logged once per worker, and the session goes on."""
+
+    def flood() -> int:
+        names = Names(NAMESPACE)
+        published = 0
+        with cluster.redis() as client:
+            # Redis cuts off whoever does not swallow the largest one in a second; here that is not what is tested.
+            client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
+            channels = client.pubsub_channels(names.channel("*")) + client.pubsub_channels(names.inbox("*"))
+            assert names.channel(place_of(APP, session)).encode() in channels
+            assert len(channels) == 3
+            for channel in channels:
+                for payload in hostile_payloads():
+                    published += client.publish(channel, payload)
+        return published
+
+    async def scenario() -> None:
+        owner = cluster.owner(session)
+        other = cluster.other(owner.node)
+        pids = cluster.worker_pids()
+        async with (
+            steady_viewer(owner.node.ws_url(APP), token) as here,
+            steady_viewer(other.ws_url(APP), token) as there,
+        ):
+            await asyncio.to_thread(flood)
+            assert (await here.set("slider", "value", 3)).msgtype == "OK"
+            await there.wait_for_value("seen", "text", "3")
+            assert (await there.set("slider", "value", 4)).msgtype == "OK"
+            await here.wait_for_value("seen", "text", "4")
+            for viewer in (here, there):
+                assert [number for _, number in places_of(viewer)] == [1, 2]
+                assert len(patches_of(viewer)) == 2
+        assert cluster.worker_pids() == pids
+
+    token = page_token(cluster.app_url(APP))
+    session = session_of(token)
+    run(scenario())
+    assert cluster.log().count("dropped a message that is none of ours (an inbox") == 2
+    assert cluster.log().count("dropped a message that is none of ours (a session's channel") == 1
+    assert "Traceback" not in cluster.log()

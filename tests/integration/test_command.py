@@ -1,0 +1,94 @@
+"""`aperture serve` as a process: how it ends when it cannot start, and what `--dev` does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from support.fetch import fetch
+from support.node import Node
+from support.patience import wait_until
+
+from aperture.errors import ExitCode
+
+TITLE = "from bokeh.io import curdoc\ncurdoc().title = {!r}\n"
+
+
+def title(node: Node) -> str:
+    """The title of the page, or nothing while the node is not there."""
+    try:
+        found = re.search(r"<title>(.*?)</title>", fetch(node.app_url("/app")).text)
+    except OSError:
+        return ""
+    return found.group(1) if found else ""
+
+
+def write(path: Path, source: str) -> Path:
+    """Replace a file's text in one step, as editors do."""
+    draft = path.with_suffix(".draft")
+    draft.write_text(source)
+    draft.replace(path)
+    return path
+
+
+def test_a_taken_port_ends_the_start_with_its_own_code(tmp_path: Path) -> None:
+    """The log names the port, and nothing is left behind."""
+    app = write(tmp_path / "app.py", TITLE.format("one"))
+    with Node(app) as first, Node(app, options=["--port", str(first.port)], wait=False) as second:
+        assert second.wait() == ExitCode.CANNOT_BIND
+        assert f":{first.port}" in second.log()
+
+
+def test_an_app_whose_imports_fail_ends_the_start_with_its_traceback(tmp_path: Path) -> None:
+    """A worker that cannot boot stops the node instead of being started for ever."""
+    app = write(tmp_path / "app.py", "import nothing_of_that_name\n")
+    with Node(app, options=["--num-procs", "2"], wait=False) as node:
+        assert node.wait() == ExitCode.APP_BROKEN
+        assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in node.log()
+
+
+def test_options_may_come_from_the_environment(tmp_path: Path) -> None:
+    """The command line still wins: the node's port is the one that was free."""
+    app = write(tmp_path / "app.py", TITLE.format("one"))
+    with Node(app, env={"APERTURE_PREFIX": "deep/down", "APERTURE_PORT": "1", "APERTURE_NUM_PROCS": "2"}) as node:
+        assert node.app_urls == [f"{node.url}/deep/down/app"]
+        assert fetch(node.app_urls[0]).status == 200
+        assert len(node.workers()) == 2
+
+
+def test_show_opens_each_app_once_however_many_workers_there_are(tmp_path: Path) -> None:
+    """In the browser that BOKEH_BROWSER names."""
+    app = write(tmp_path / "app.py", TITLE.format("one"))
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser.sh"
+    browser.write_text(f'#!/bin/sh\necho "$1" >> {opened}\n')
+    browser.chmod(0o755)
+    env = {"BOKEH_BROWSER": f"{browser} %s"}
+    with Node(app, options=["--show", "--num-procs", "3"], env=env) as node:
+        wait_until(lambda: opened.exists() and opened.read_text(), why="no browser was opened")
+        assert opened.read_text().splitlines() == [f"{node.url}/app"]
+
+
+def test_dev_serves_the_app_as_it_is_after_a_change(tmp_path: Path) -> None:
+    """By the same process, which whoever watches over it still finds."""
+    app = write(tmp_path / "app.py", TITLE.format("one"))
+    with Node(app, options=["--dev"]) as node:
+        assert title(node) == "one"
+        write(app, TITLE.format("two"))
+        node.url = node.wait_for_log(r"app running at: (\S+)/app", count=2)[1].group(1)
+        assert title(node) == "two"
+        assert node.process.poll() is None
+
+
+def test_dev_waits_for_the_next_change_when_the_app_is_broken(tmp_path: Path) -> None:
+    """Whether it does not compile or fails to import; the node does not end."""
+    app = write(tmp_path / "app.py", "def (:\n")
+    with Node(app, options=["--dev"], wait=False) as node:
+        node.wait_for_log("waiting for a change")
+        write(app, "import nothing_of_that_name\n")
+        node.wait_for_log("waiting for a change", count=2)
+        write(app, TITLE.format("mended"))
+        node.url = node.wait_for_log(r"app running at: (\S+)/app")[0].group(1)
+        assert title(node) == "mended"
+        assert "SyntaxError" in node.log()
+        assert "ModuleNotFoundError" in node.log()

@@ -1,0 +1,142 @@
+"""Viewers that misbehave: they stop reading, leave in crowds, or come and go while others work."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from urllib.parse import urlsplit
+
+import pytest
+from support.fetch import fetch
+from support.node import Node
+from support.patience import run, seconds, wait_until
+from support.wire import Viewer, page_token
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Node]:
+    options = ["--unused-session-lifetime", "300", "--check-unused-sessions", "200"]
+    with Node("broadcast.py", options=options) as node:
+        yield node
+
+
+class StalledViewer:
+    """A websocket that pulls the document and then never reads again, with as small a buffer as the kernel allows."""
+
+    def __init__(self, url: str, token: str) -> None:
+        where = urlsplit(url)
+        self.socket = socket.socket()
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self.socket.settimeout(seconds(20))
+        self.socket.connect((where.hostname, where.port))
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket.sendall(
+            f"GET {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+            f"Sec-WebSocket-Protocol: bokeh, {token}\r\n\r\n".encode()
+        )
+        self._read_until(b'"ACK"')
+        for text in (b'{"msgid":"1","msgtype":"PULL-DOC-REQ"}', b"{}", b"{}"):
+            self.socket.sendall(_masked(text))
+        self._read_until(b"PULL-DOC-REPLY")
+
+    def _read_until(self, mark: bytes) -> None:
+        seen = b""
+        while mark not in seen:
+            more = self.socket.recv(4096)
+            assert more, f"closed after {seen!r}"
+            seen += more
+
+    def read_rest(self) -> bytes:
+        """All that is still in the socket, up to its end."""
+        parts = []
+        with self.socket, suppress(ConnectionResetError):
+            while part := self.socket.recv(65536):
+                parts.append(part)
+        return b"".join(parts)
+
+
+def _masked(text: bytes) -> bytes:
+    assert len(text) < 126
+    return struct.pack("!BB4s", 0x81, 0x80 | len(text), b"\0\0\0\0") + text
+
+
+def _memory(node: Node) -> int:
+    rss: int = node.workers()[0]["rss_bytes"]
+    return rss
+
+
+def test_a_viewer_that_stops_reading_is_closed_and_holds_back_nobody(node: Node) -> None:
+    """1,000 patches of 20 KB reach everybody who reads; the one who does not is closed with 1013 at its bound."""
+    rounds = 1000
+
+    async def scenario() -> tuple[bytes, int]:
+        token = page_token(node.app_url("/broadcast"))
+        url = node.ws_url("/broadcast")
+        async with Viewer.open(url, token) as mover, Viewer.open(url, token) as watcher:
+            await mover.pull()
+            await watcher.pull()
+            stalled = await asyncio.to_thread(StalledViewer, url, token)
+            before = _memory(node)
+            watching = asyncio.create_task(watcher.wait_for_value("seen", "text", str(rounds)))
+            for value in range(1, rounds + 1):
+                reply = await mover.set("slider", "value", value)
+                assert reply.msgtype == "OK"
+            await watching
+            grown = _memory(node) - before
+            patches = [m for m in watcher.received if m.msgtype == "PATCH-DOC"]
+            assert len(patches) == rounds
+            return await asyncio.to_thread(stalled.read_rest), grown
+
+    rest, grown = run(scenario(), 120)
+    assert len(rest) < rounds * 20_000, "nothing was held back, so the test shows nothing"
+    assert "is closed; it may come back" in node.log()
+    assert grown < 16 * 1024 * 1024, f"memory grew by {grown} bytes for one stalled viewer"
+
+
+def test_one_message_above_the_bound_passes_through_an_empty_outbox(node: Node) -> None:
+    """A viewer that reads gets a patch of 3 MB although its outbox holds 1 MB."""
+
+    async def scenario() -> None:
+        token = page_token(node.app_url("/broadcast"))
+        async with (
+            Viewer.open(node.ws_url("/broadcast"), token) as mover,
+            Viewer.open(node.ws_url("/broadcast"), token) as watcher,
+        ):
+            await mover.pull()
+            await watcher.pull()
+            reply = await mover.set("filler", "text", "y" * 3_000_000)
+            assert reply.msgtype == "OK"
+            await watcher.wait_for_value("filler", "text", "y" * 3_000_000)
+
+    run(scenario())
+
+
+def test_three_hundred_tabs_closed_at_once_leave_the_server_answering() -> None:
+    """While 300 sessions are discarded, pages are served as before, and all sessions and their memory go."""
+    tabs = 300
+    lifetime = round(seconds(8000))
+    options = ["--unused-session-lifetime", str(lifetime), "--check-unused-sessions", "200"]
+
+    async def scenario(node: Node) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(tabs):
+                token = await asyncio.to_thread(page_token, node.app_url("/broadcast"))
+                viewer = await stack.enter_async_context(Viewer.open(node.ws_url("/broadcast"), token))
+                await viewer.pull()
+            closing = {row["id"] for row in node.sessions()}
+            assert len(closing) == tabs
+        pages = 0
+        while closing & {row["id"] for row in node.sessions()}:
+            assert (await asyncio.to_thread(fetch, node.app_url("/broadcast"))).status == 200
+            pages += 1
+        assert pages > 0
+
+    with Node("broadcast.py", options=options) as node:
+        run(scenario(node), 120)
+        wait_until(lambda: not node.sessions(), 20, "sessions were left behind")

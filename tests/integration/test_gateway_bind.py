@@ -1,0 +1,76 @@
+"""Listening sockets: which addresses, which port, and what happens when they are taken."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+import pytest
+
+from aperture.gateway.bind import bind_listeners, unlink_socket_file
+from aperture.settings import Settings
+
+
+def close(*groups: list[socket.socket]) -> None:
+    """Close everything that was bound."""
+    for group in groups:
+        for listener in group:
+            listener.close()
+
+
+def has_ipv6() -> bool:
+    """Whether this machine can listen on IPv6."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True
+
+
+def test_without_an_address_both_families_listen_on_one_port() -> None:
+    """Port 0 is the same free port for IPv4 and IPv6."""
+    listeners, admin = bind_listeners(Settings(port=0, admin_port=None))
+    try:
+        assert admin == []
+        assert len({listener.getsockname()[1] for listener in listeners}) == 1
+        families = {listener.family for listener in listeners}
+        assert families == ({socket.AF_INET, socket.AF_INET6} if has_ipv6() else {socket.AF_INET})
+        assert all(listener.gettimeout() == 0 for listener in listeners)
+    finally:
+        close(listeners)
+
+
+def test_a_taken_port_is_an_os_error_that_names_it_and_leaves_nothing_open() -> None:
+    """The command line reports errno and text."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=str(port)) as caught:
+            bind_listeners(Settings(port=0, address="127.0.0.1", admin_port=port))
+        assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_a_unix_socket_of_a_living_server_is_refused_and_a_dead_ones_replaced(tmp_path: Path) -> None:
+    """Nobody's place is taken while it is used."""
+    settings = Settings(unix_socket=str(tmp_path / "s"), admin_port=None)
+    first, _ = bind_listeners(settings)
+    with pytest.raises(OSError) as caught:
+        bind_listeners(settings)
+    assert caught.value.errno == errno.EADDRINUSE
+    close(first)
+    second, _ = bind_listeners(settings)
+    close(second)
+    unlink_socket_file(settings)
+    unlink_socket_file(settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_socket_is_never_deleted(tmp_path: Path) -> None:
+    """A slip in an option must not cost a file."""
+    precious = tmp_path / "precious"
+    precious.write_text("x")
+    with pytest.raises(OSError) as caught:
+        bind_listeners(Settings(unix_socket=str(precious), admin_port=None))
+    assert caught.value.errno == errno.EEXIST
+    assert precious.read_text() == "x"

@@ -1,0 +1,119 @@
+"""A deploy under load: nodes stopped and started one after the other, workers replaced one by one, and nothing lost.
+
+Durability is `async` here: what is handed over in good order must not lose even the last moment.
+`SURVIVAL_FULL=1` runs the full numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.cluster import Cluster, session_of
+from support.node import Node
+from support.patience import run, seconds, wait_until
+from support.survivor import Figures, Survivor
+from support.wire import page_token
+
+FULL = bool(os.environ.get("SURVIVAL_FULL"))
+SESSIONS = 100 if FULL else 16
+AT_ONCE = 8
+BETWEEN = 2.0
+"""Seconds between two parts of a deploy, in which every page must be able to come back."""
+
+APP = "/relayed"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    options = ["--durability", "async"]
+    with Cluster("relayed.py", options=options, env={"APP_RUNS": str(tmp_path / "runs")}) as cluster:
+        yield cluster
+
+
+async def under_load(cluster: Cluster, deploy: Callable[[Figures], Awaitable[None]]) -> tuple[Figures, set[str]]:
+    """Deploy while people move sliders; what happened to them, and their sessions."""
+    figures = Figures()
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def open_page() -> Survivor:
+        async with turn:
+            return Survivor(cluster.ws_url(APP), await asyncio.to_thread(page_token, cluster.app_url(APP)), figures)
+
+    survivors = await asyncio.gather(*(open_page() for _ in range(SESSIONS)))
+    async with asyncio.TaskGroup() as living:
+        for survivor in survivors:
+            living.create_task(survivor.live())
+        for survivor in survivors:
+            await survivor.connected.wait()
+        await deploy(figures)
+        await asyncio.sleep(seconds(1))
+        for survivor in survivors:
+            survivor.stop()
+    return figures, {session_of(survivor.token) for survivor in survivors}
+
+
+def restart(node: Node) -> None:
+    """Stop a node as an orchestrator does, and start its successor at the same address."""
+    port = node.port
+    assert node.stop() == 0
+    node.log_reader.close()
+    node._options += ["--port", str(port)]
+    node.start()
+    node.await_ready()
+    wait_until(lambda: len(node.workers()) == 2, 30, "a worker is missing")
+
+
+def runs_of(path: Path) -> Counter[str]:
+    return Counter(line.split()[1] for line in path.read_text().splitlines())
+
+
+def assert_nothing_lost(cluster: Cluster, figures: Figures, sessions: set[str], runs: Counter[str]) -> None:
+    assert figures.lost == []
+    assert len(figures.back_after) >= SESSIONS / 2, "hardly a session was moved"
+    assert set(runs) == sessions, "the app's code ran for somebody else"
+    for session_id in sessions:
+        assert runs[session_id] <= cluster.owner(session_id).epoch
+    assert "starts afresh" not in cluster.log()
+    assert "not written down in time" not in cluster.log()
+
+
+def test_a_rolling_restart_of_the_nodes_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """SIGTERM to one node after the other, behind a proxy that takes turns."""
+
+    async def deploy(figures: Figures) -> None:
+        for node in cluster.nodes:
+            figures.kills.append(time.monotonic())
+            await asyncio.to_thread(restart, node)
+            await asyncio.sleep(seconds(BETWEEN))
+
+    figures, sessions = run(under_load(cluster, deploy), 180)
+    print(f"\nrolling restart, {SESSIONS} sessions: {figures}")
+    assert_nothing_lost(cluster, figures, sessions, runs_of(tmp_path / "runs"))
+
+
+def test_replacing_the_workers_of_a_node_loses_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    """SIGHUP: one worker after the other ends and has a successor; the other node does not notice."""
+
+    async def deploy(figures: Figures) -> None:
+        for node in cluster.nodes:
+            before = set(node.worker_pids())
+            figures.kills.append(time.monotonic())
+            node.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(
+                wait_until,
+                lambda node=node, before=before: len(node.workers()) == 2 and not before & set(node.worker_pids()),
+                60,
+                "SIGHUP did not replace the workers",
+            )
+            await asyncio.sleep(seconds(BETWEEN))
+
+    figures, sessions = run(under_load(cluster, deploy), 180)
+    print(f"\nreplaced workers, {SESSIONS} sessions: {figures}")
+    assert_nothing_lost(cluster, figures, sessions, runs_of(tmp_path / "runs"))

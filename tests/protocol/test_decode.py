@@ -1,0 +1,364 @@
+"""Decoding: events ready to be applied, models looked up and not scanned, and a hostile peer gets only an error."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from bokeh.core.serialization import Buffer as BokehBuffer
+from bokeh.core.serialization import DeserializationError, Deserializer, Serialized
+from bokeh.document import Document
+from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent
+from bokeh.events import ButtonClick
+from bokeh.model import Model
+from bokeh.models import Button, Column, ColumnDataSource, Div, RangeSlider, Slider
+from bokeh.protocol import Protocol
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support.events import Viewers
+
+from aperture.errors import ProtocolError, UnknownReference
+from aperture.protocol import decode
+from aperture.protocol.codec import decode_document, decode_patch, join_events
+from aperture.protocol.messages import Message
+
+
+class Session:
+    """A document that patches are applied to."""
+
+    def __init__(self) -> None:
+        self.slider = Slider(start=0, end=10, value=1)
+        self.interval = RangeSlider(start=0, end=10, value=(1, 2))
+        self.source = ColumnDataSource(data={"x": [1, 2], "y": [3, 4]})
+        self.button = Button()
+        self.parent = Column(children=[self.slider, self.interval, self.button])
+        for name in ("slider", "interval", "source", "button", "parent"):
+            getattr(self, name)._id = name
+        self.doc = Document()
+        self.doc.add_root(self.parent)
+        self.doc.add_root(self.source)
+        self.looked_up: list[str] = []
+        self.created: list[Model] = []
+
+    def find(self, model_id: str) -> Model | None:
+        self.looked_up.append(model_id)
+        return self.doc.models.get_by_id(model_id)  # type: ignore[arg-type]
+
+    def decode(self, content: Any, buffers: dict[str, bytes] | None = None) -> list[dict[str, Any]] | None:
+        message = Message("1", "PATCH-DOC", None, content, buffers or {})
+        return decode_patch(
+            message, find=self.find, seen=self.doc.models.seen, setter=None, created=self.created.append
+        )
+
+    def apply(self, *events: Any, buffers: dict[str, bytes] | None = None) -> None:
+        for event in self.decode({"events": list(events)}, buffers) or ():
+            DocumentPatchedEvent.handle_event(self.doc, event, None)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def session() -> Session:
+    return Session()
+
+
+def change(model: str, attr: str, new: Any) -> dict[str, Any]:
+    return {"kind": "ModelChanged", "model": {"id": model}, "attr": attr, "new": new}
+
+
+def test_a_scalar_is_set_by_one_lookup(session: Session) -> None:
+    """A slider's value costs one question to the document."""
+    session.apply(change("slider", "value", 7))
+    assert session.slider.value == 7
+    assert session.looked_up == ["slider"]
+
+
+@pytest.mark.parametrize(
+    ("event", "check"),
+    [
+        (change("interval", "value", [3, 4]), lambda it: it.interval.value == (3, 4)),
+        (change("slider", "tags", [{"type": "number", "value": "nan"}]), lambda it: np.isnan(it.slider.tags[0])),
+        (change("slider", "tags", [{"type": "map", "entries": [["a", 1]]}]), lambda it: it.slider.tags == [{"a": 1}]),
+        (change("slider", "title", None), lambda it: it.slider.title is None),
+        (change("slider", "tags", [{"id": "source"}]), lambda it: it.slider.tags == [it.source]),
+        ({"kind": "TitleChanged", "title": "new"}, lambda it: it.doc.title == "new"),
+        ({"kind": "RootRemoved", "model": {"id": "source"}}, lambda it: it.doc.roots == [it.parent]),
+        ({"kind": "RootAdded", "model": {"type": "object", "name": "Div", "id": "new"}},
+         lambda it: it.doc.roots[-1].id == "new"),
+        (
+            {"kind": "ColumnsStreamed", "model": {"id": "source"}, "attr": "data", "rollover": 2,
+             "data": {"type": "map", "entries": [["x", [5]], ["y", [6]]]}},
+            lambda it: it.source.data == {"x": [2, 5], "y": [4, 6]},
+        ),
+        (
+            {"kind": "ColumnsPatched", "model": {"id": "source"}, "attr": "data",
+             "patches": {"type": "map", "entries": [["x", [[0, 9]]]]}},
+            lambda it: it.source.data["x"] == [9, 2],
+        ),
+        (
+            {"kind": "ColumnDataChanged", "model": {"id": "source"}, "attr": "data", "cols": None,
+             "data": {"type": "map", "entries": [["x", [5]]]}},
+            lambda it: it.source.data == {"x": [5]},
+        ),
+    ],
+    ids=lambda found: found.get("kind") if isinstance(found, dict) else "",
+)  # fmt: skip
+def test_every_kind_of_event_applies(session: Session, event: dict[str, Any], check: Any) -> None:
+    """What BokehJS sends changes the document as Bokeh's own decoding would."""
+    session.apply(event)
+    assert check(session)
+
+
+def test_messages_become_bokeh_events(session: Session) -> None:
+    """A click arrives as the event object that callbacks expect."""
+    heard: list[Any] = []
+    session.doc.on_message("bokeh_event", heard.append)
+    values = {"type": "map", "entries": [["model", {"id": "button"}]]}
+    event = {"type": "event", "name": "button_click", "values": values}
+    session.apply({"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": event})
+    assert isinstance(heard[0], ButtonClick)
+    assert heard[0].model is session.button
+
+
+def array_rep(data: Any, dtype: str = "float64", shape: Any = (2,), order: str = "little") -> dict[str, Any]:
+    return {"type": "ndarray", "array": {"type": "bytes", "data": data}, "shape": shape, "dtype": dtype, "order": order}
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+@pytest.mark.parametrize("inline", [False, True])
+def test_arrays_arrive_beside_or_inside_the_content(session: Session, inline: bool, order: str) -> None:
+    """Buffers by id and base64 of gzip are both read, in either byte order, and the array can be written to."""
+    raw = np.array([1.5, 2.5], dtype="<f8" if order == "little" else ">f8").tobytes()
+    data = base64.b64encode(gzip.compress(raw)).decode() if inline else {"id": "0"}
+    columns = {"type": "map", "entries": [["x", array_rep(data, order=order)]]}
+    session.apply(change("source", "data", columns), buffers={"0": raw})
+    np.testing.assert_array_equal(session.source.data["x"], [1.5, 2.5])
+    assert session.source.data["x"].flags.writeable
+
+
+def test_new_models_are_made_and_reported(session: Session) -> None:
+    """A model that nobody knew is instantiated with its attributes, and its children are too."""
+    inner = {"type": "object", "name": "Div", "id": "inner", "attributes": {"text": "hi"}}
+    outer = {"type": "object", "name": "Column", "id": "outer", "attributes": {"children": [inner, {"id": "slider"}]}}
+    session.apply(change("parent", "children", [outer, {"id": "inner"}]))
+    made = session.parent.children[0]
+    assert isinstance(made, Column)
+    assert made.children == [session.parent.children[1], session.slider]
+    assert [model.id for model in session.created] == ["inner", "outer"]
+
+
+def test_a_known_model_in_full_is_recognised_and_skipped(session: Session) -> None:
+    """After a re-pull BokehJS sends the document back: nothing in it is decoded, warned about, or changed."""
+    full = {
+        "type": "object",
+        "name": "Slider",
+        "id": "slider",
+        "attributes": {"value": 5, "tags": [{"id": "never seen"}]},
+    }
+    graph = {"type": "object", "name": "Column", "id": "parent", "attributes": {"children": [full]}}
+    session.apply({"kind": "RootAdded", "model": graph})
+    assert session.slider.value == 1
+    assert session.looked_up == ["parent"]
+    assert session.created == []
+
+
+def test_a_patch_that_crossed_a_removal_is_dropped_whole(session: Session) -> None:
+    """A model that was once here makes the patch void, and what it would have created is forgotten."""
+    session.parent.children = [session.interval]
+    new = {"type": "object", "name": "Div", "id": "new"}
+    assert session.decode({"events": [change("interval", "tags", [new]), change("slider", "value", 5)]}) is None
+    assert session.created == []
+
+
+@pytest.mark.parametrize("new", [5, [{"id": "nobody"}]])
+def test_a_model_that_never_was_is_an_unknown_reference(session: Session, new: Any) -> None:
+    """Named as the target or in a value, it is the peer's mistake."""
+    model = "nobody" if new == 5 else "slider"
+    with pytest.raises(UnknownReference, match="nobody"):
+        session.decode({"events": [change(model, "tags", new)]})
+
+
+@pytest.mark.parametrize(
+    "content", [None, [], {}, 5, {"events": None}, {"events": {}}, {"events": [5]}, {"events": [[]]}]
+)
+def test_content_that_is_no_patch_is_a_protocol_error(session: Session, content: Any) -> None:
+    """Without a list of events there is nothing to answer."""
+    with pytest.raises(ProtocolError):
+        session.decode(content)
+
+
+def deep(depth: int) -> Any:
+    nested: Any = []
+    for _ in range(depth):
+        nested = [nested]
+    return nested
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {},
+        {"kind": None},
+        {"kind": "Nonsense"},
+        {"kind": ["ModelChanged"]},
+        {"kind": "ModelChanged"},
+        {**change("slider", "value", 5), "document": 1},
+        {**change("slider", "value", 5), "setter": 1},
+        {**change("slider", "value", 5), "callback_invoker": 1},
+        {**change("slider", "value", 5), "model": None},
+        {**change("slider", "value", 5), "model": "slider"},
+        {**change("slider", "value", 5), "model": {"id": 5}},
+        {**change("slider", "value", 5), "model": {"id": ["slider"]}},
+        {**change("slider", "value", 5), "model": {"type": "ref"}},
+        {**change("slider", "value", 5), "attr": 5},
+        {**change("slider", "value", 5), "attr": {"id": "slider"}},
+        {"kind": "TitleChanged", "title": None},
+        {"kind": "MessageSent", "msg_type": 5, "msg_data": 1},
+        {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": {"type": "event"}},
+        {"kind": "MessageSent", "msg_type": "bokeh_event", "msg_data": {"type": "event", "name": "pan", "values": 5}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": "NoSuchModel", "id": "x"}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": "Slider", "id": 5}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": "Slider"}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": "Slider", "id": "x", "attributes": {"value": "no"}}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": "Slider", "id": "x", "attributes": 5}},
+        {"kind": "RootAdded", "model": {"type": "object", "name": ["Slider"], "id": "x"}},
+        change("slider", "tags", {"type": "nonsense"}),
+        change("slider", "tags", {"type": ["list"]}),
+        change("slider", "tags", {"type": "symbol", "name": "x"}),
+        change("slider", "tags", {"type": "number"}),
+        change("slider", "tags", {"type": "number", "value": "x"}),
+        change("slider", "tags", {"type": "map", "entries": [[]]}),
+        change("slider", "tags", {"type": "map", "entries": [[[], 1]]}),
+        change("slider", "tags", {"type": "set", "entries": [[]]}),
+        change("slider", "tags", {"type": "slice"}),
+        change("slider", "tags", {"type": "bytes"}),
+        change("slider", "tags", {"type": "bytes", "data": {"id": "missing"}}),
+        change("slider", "tags", {"type": "bytes", "data": {"id": []}}),
+        change("slider", "tags", {"type": "bytes", "data": "not base64 of gzip"}),
+        change("slider", "tags", {"type": "bytes", "data": base64.b64encode(gzip.compress(b"x" * 99)[:-9]).decode()}),
+        change("slider", "tags", array_rep({"id": "0"}, dtype="object")),
+        change("slider", "tags", array_rep({"id": "0"}, dtype="V999999999")),
+        change("slider", "tags", array_rep({"id": "0"}, dtype=["float64"])),
+        change("slider", "tags", array_rep({"id": "0"}, shape=[3, 7])),
+        change("slider", "tags", array_rep({"id": "0"}, shape=5)),
+        change("slider", "tags", {"type": "typed_array", "array": [1], "order": "little", "dtype": "uint64"}),
+        change("slider", "tags", deep(2000)),
+    ],
+)
+def test_a_malformed_event_is_a_value_error(session: Session, event: Any) -> None:
+    """The session goes on; the peer gets an error reply with the reason. Nothing but a ValueError comes out."""
+    with pytest.raises(ValueError):
+        session.decode({"events": [change("interval", "value", [1, 2]), event]}, {"0": b"\0" * 16})
+    assert session.created == []
+
+
+def test_inline_data_cannot_grow_without_bound(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would inflate beyond the limit is refused."""
+    monkeypatch.setattr(decode, "MAX_INLINE", 1000)
+    for size, refused in ((1000, False), (1001, True)):
+        data = base64.b64encode(gzip.compress(b"\0" * size)).decode()
+        event = change("slider", "tags", [{"type": "bytes", "data": data}])
+        if refused:
+            with pytest.raises(DeserializationError):
+                session.decode({"events": [event]})
+        else:
+            assert session.decode({"events": [event]})
+
+
+_reps = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["slider", "Slider", "0", "x", ""]),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(
+            st.sampled_from(
+                ["type", "id", "kind", "model", "attr", "new", "data", "name", "attributes", "entries", "value",
+                 "array", "dtype"]
+            ),
+            inner | st.sampled_from(
+                ["ref", "number", "array", "set", "map", "bytes", "slice", "typed_array", "ndarray", "object", "event",
+                 "value",
+                 "field", "expr", "symbol", "ModelChanged", "float64"]
+            ),
+            max_size=5,
+        ),
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_reps)
+@pytest.mark.filterwarnings("ignore")
+def test_nothing_else_ever_escapes(rep: Any) -> None:
+    """Arbitrary content is decoded, or refused with one of three kinds of error."""
+    session = Session()
+    for content in (rep, {"events": rep}, {"events": [rep]}, {"events": [change("slider", "tags", rep)]}):
+        try:
+            session.decode(content, {"0": b"\0" * 16})
+        except (ProtocolError, UnknownReference, ValueError):
+            pass
+        try:
+            decode_document({"doc": {"roots": [rep], "title": "", "config": rep}}, {})
+        except (ProtocolError, ValueError):
+            pass
+
+
+@settings(deadline=None)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-100, 100) | st.floats() | st.text(max_size=3) | st.binary(max_size=3),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_values_decode_as_bokeh_decodes_them(value: Any) -> None:
+    """The same content gives the same value through Bokeh's decoder and through ours."""
+    session = Session()
+    event = ModelChangedEvent(session.doc, session.slider, "tags", [value])
+    text, buffers = join_events([Viewers(session.doc.models).encode(event)])
+    content = json.loads(text)
+    beside = [BokehBuffer(buffer.id, bytes(buffer.data)) for buffer in buffers]
+    stock = Deserializer(list(session.doc.models)).deserialize(Serialized(content, beside))["events"]
+    assert repr(session.decode(content, {buffer.id: bytes(buffer.data) for buffer in buffers})) == repr(stock)
+
+
+def test_a_pushed_document_replaces_another(session: Session) -> None:
+    """What Bokeh's client pushes becomes the document, arrays and all."""
+    source = Document(title="pushed")
+    source.add_root(ColumnDataSource(data={"x": np.arange(3.0)}))
+    source.add_root(Column(children=[Div(text="d")]))
+    created = Protocol().create("PUSH-DOC", source)
+    content = json.loads(created.content_json)
+    buffers = {buffer.id: buffer.to_bytes() for buffer in created.buffers}
+    session.doc.replace_with_json(decode_document(content, buffers))  # type: ignore[arg-type]
+    assert session.doc.title == "pushed"
+    assert {model.id for model in session.doc.models} == {model.id for model in source.models}
+    np.testing.assert_array_equal(session.doc.roots[0].data["x"], np.arange(3.0))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        {},
+        {"doc": None},
+        {"doc": {}},
+        {"doc": {"roots": [], "title": "t"}},
+        {"doc": {"roots": [], "title": 5, "config": {"type": "object", "name": "DocumentConfig", "id": "c"}}},
+        {"doc": {"roots": [5], "title": "", "config": {"type": "object", "name": "DocumentConfig", "id": "c"}}},
+        {"doc": {"roots": {"a": 1}, "title": "", "config": {"type": "object", "name": "DocumentConfig", "id": "c"}}},
+        {"doc": {"roots": [], "title": "", "config": {"type": "object", "name": "Slider", "id": "c"}}},
+    ],
+)
+def test_content_that_is_no_document_is_a_protocol_error(content: Any) -> None:
+    """A push without what a document needs is refused before anything is replaced."""
+    with pytest.raises(ProtocolError):
+        decode_document(content, {})
+
+
+def test_a_pushed_document_that_refers_to_nothing_is_refused() -> None:
+    """A dangling reference is a value that cannot be decoded."""
+    with pytest.raises(ValueError, match="nobody"):
+        decode_document({"doc": {"roots": [{"id": "nobody"}], "title": "", "config": None}}, {})

@@ -1,0 +1,140 @@
+"""The two ends of the relay by themselves: a bus that notes what it is given, and takes it when the test says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from aperture.bus.envelope import Envelope, Joined, Patches, Relayed, Reply
+from aperture.errors import BusDown, Fenced
+from aperture.protocol import messages
+from aperture.protocol.frames import FrameRun
+from aperture.worker.relay.places import place_of
+
+__all__ = ["ME", "OWNER", "PLACE", "EdgePostbox", "Outbox", "OwnerPostbox", "joined", "patches", "reply", "run_of"]
+
+PLACE = place_of("/app", "session-id")
+OWNER = "node/0/owner"
+ME = "node/1/me"
+EPOCH = 7
+
+
+def run_of(text: str) -> FrameRun:
+    """Frames that can be told from others."""
+    return messages.ok(text)
+
+
+class OwnerPostbox:
+    """What an audience gives to the bus."""
+
+    me = OWNER
+
+    def __init__(self) -> None:
+        self.appended: list[Patches] = []
+        self.told: list[tuple[str, Envelope]] = []
+        self.announced: list[Envelope] = []
+        self.order: list[str] = []
+        self.open = asyncio.Event()
+        self.open.set()
+        self.down = False
+        self.fenced = False
+        self.problem: Exception | None = None
+
+    async def _take(self, kind: str) -> None:
+        if self.down:
+            raise BusDown("down")
+        if self.problem is not None:
+            raise self.problem
+        await self.open.wait()
+        self.order.append(kind)
+
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+        assert place == PLACE
+        if self.fenced:
+            raise Fenced("another's")
+        await self._take(f"patches {first}-{last}")
+        envelope = Envelope.unpack(payload)
+        assert isinstance(envelope, Patches)
+        assert (envelope.epoch, envelope.first, envelope.last) == (epoch, first, last)
+        self.appended.append(envelope)
+
+    async def tell(self, worker: str, envelope: Envelope) -> None:
+        await self._take(type(envelope).__name__)
+        self.told.append((worker, envelope))
+
+    async def announce(self, place: str, envelope: Envelope) -> None:
+        await self._take(type(envelope).__name__)
+        self.announced.append(envelope)
+
+    def told_of(self, kind: type[Envelope]) -> list[Envelope]:
+        return [envelope for _, envelope in self.told if type(envelope) is kind]
+
+
+class EdgePostbox:
+    """What an edge gives to the bus, and the stream that it reads."""
+
+    me = ME
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Envelope]] = []
+        self.stream: list[bytes] | None = []
+        self.reads: list[int] = []
+        self.receivers = 1
+        self.down = False
+        self.readable = asyncio.Event()
+        self.readable.set()
+
+    async def send(self, worker: str, envelope: Envelope) -> int:
+        if self.down:
+            raise BusDown("down")
+        self.sent.append((worker, envelope))
+        return self.receivers
+
+    async def read(self, place: str, after: int) -> list[bytes] | None:
+        if self.down:
+            raise BusDown("down")
+        self.reads.append(after)
+        stream = self.stream
+        await self.readable.wait()
+        return stream
+
+    def sent_of(self, kind: type[Envelope]) -> list[Envelope]:
+        return [envelope for _, envelope in self.sent if type(envelope) is kind]
+
+
+@dataclass
+class Outbox:
+    """What one connection is written."""
+
+    def __post_init__(self) -> None:
+        self.runs: list[bytes] = []
+        self.closed: tuple[int, str] | None = None
+
+    def send(self, run: FrameRun) -> None:
+        self.runs.append(run.plain)
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = self.closed or (code, reason)
+
+
+def joined(connection: str, sequence: int = 0, *, received: int = 0, answered: int = 0, epoch: int = EPOCH) -> Joined:
+    return Joined(PLACE, OWNER, connection, epoch, sequence, received, answered)
+
+
+def reply(connection: str, number: int, text: bytes, *, after: int = 0, live: bool = True, epoch: int = EPOCH) -> Reply:
+    return Reply(PLACE, epoch, connection, number, after, text, live)
+
+
+def patches(
+    first: int,
+    *texts: bytes,
+    epoch: int = EPOCH,
+    variants: Mapping[str, bytes] | None = None,
+    answers: Mapping[str, int] | None = None,
+) -> bytes:
+    """A publication of patches, one for each text; the variants are the last one's."""
+    relayed = [Relayed(text, {}, {}) for text in texts]
+    if variants is not None:
+        relayed[-1] = Relayed(texts[-1], dict(variants), dict(answers or {}))
+    return Patches(epoch, first, tuple(relayed)).pack()

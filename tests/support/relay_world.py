@@ -1,0 +1,367 @@
+"""Workers with real clusters, stores and sessions on one made-up Redis, and clients that behave like BokehJS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import warnings
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from bokeh.application import Application
+from bokeh.application.handlers import FunctionHandler
+from bokeh.document import Document
+from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
+from bokeh.protocol import Protocol
+from bokeh.protocol.message import Message as BokehMessage
+from support.peers import messages_of, state_of
+from support.relay_bus import FakeBus, FakeRedis
+
+from aperture.errors import BusDown, OwnerGone, ProtocolError, SessionGone
+from aperture.protocol.fragments import Assembler
+from aperture.protocol.frames import FrameRun
+from aperture.protocol.messages import Message
+from aperture.registry.registry import Registry, WorkerName
+from aperture.worker.document import ids
+from aperture.worker.document.contention import Contention
+from aperture.worker.door import Door
+from aperture.worker.http.resources import PageResources
+from aperture.worker.relay.cluster import Cluster
+from aperture.worker.relay.inbox import Inbox
+from aperture.worker.session import inbound
+from aperture.worker.session.attachment import Attachment
+from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.session.host import AppHost, Origin
+from aperture.worker.session.session import Session
+from aperture.worker.session.store import SessionStore
+from aperture.worker.session.viewer import Viewer
+
+__all__ = ["Client", "Worker", "World", "world_of"]
+
+APP = "/app"
+SESSION = "a-session-of-some-length"
+
+_MAX_MESSAGE = 20 * 1024 * 1024
+_protocol = Protocol()
+
+
+class _Host(AppHost):
+    """One whose sessions tell the loop's time."""
+
+    async def create(
+        self, session_id: str, origin: Origin, finish: Callable[[Session], Awaitable[None]] | None = None
+    ) -> Session:
+        session = await super().create(session_id, origin, finish)
+        session._contention = Contention(asyncio.get_running_loop().time)
+        return session
+
+
+class Worker:
+    """One worker, and its cluster's neighbourhood."""
+
+    max_message_size = _MAX_MESSAGE
+
+    def __init__(self, world: World, node: str, index: int) -> None:
+        self.bus = FakeBus(world.redis)
+        self.registry = Registry(self.bus, WorkerName(node, index, "life"))
+        self.cluster = Cluster(self.bus, self.registry, self)
+        self.cluster._inbox = Inbox(self._receive)
+        self.host = _Host(APP, world.application, logout_url=None, issue_token=lambda name: f"token of {name}")
+        self.store = SessionStore({APP: self.host}, self.cluster, GarbageCollector(), unused_lifetime=15)
+        self.door = Door(self.store, self.cluster, PageResources("", None), self.cluster)
+        self.told: list[str] = []
+        self._world = world
+
+    @property
+    def name(self) -> str:
+        return self.registry.me
+
+    @property
+    def session(self) -> Session | None:
+        return self.host.sessions_by_id.get(SESSION)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing of any session elsewhere, and nothing under way, is left here."""
+        cluster = self.cluster
+        left = (cluster._edges, cluster._entering, cluster._calls, cluster._tasks, cluster._inbox._tasks)
+        return not any(left) and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+
+    def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:
+        self._world.handled[message.msgid] += 1
+        return inbound.receive(session, viewer, message)
+
+    # Neighbourhood
+
+    def find_session(self, app: str, session_id: str) -> Session | None:
+        return self.host.sessions_by_id.get(session_id)
+
+    def sessions(self) -> list[Session]:
+        return list(self.store)
+
+    async def drop_session(self, session: Session) -> None:
+        await self.store.drop(session, 1012, "the session has moved")
+
+    def render(self, session: Session, kind: str, arguments: dict[str, str]) -> str:
+        return f"{kind} of {session.id}"
+
+    async def announce(self, session_id: str) -> None:
+        self.told.append(f"+{session_id}")
+
+    def retract(self, session_id: str) -> None:
+        self.told.append(f"-{session_id}")
+
+
+class World:
+    """Redis and the workers on it.
+
+    Args:
+        modify: fills a session's document.
+        workers: how many; on two nodes in turn.
+    """
+
+    def __init__(self, modify: Callable[[Document], None], workers: int = 3, redis: FakeRedis | None = None) -> None:
+        ids.install()
+        self.redis = redis or FakeRedis()
+        self.created = 0
+        self.handled: Counter[str] = Counter()
+        """Messages from elsewhere that were acted on, by their ids."""
+
+        def counted(document: Document) -> None:
+            self.created += 1
+            modify(document)
+
+        self.application = Application(FunctionHandler(counted))
+        self.workers = [Worker(self, f"node-{index % 2}", index) for index in range(workers)]
+
+    async def start(self) -> None:
+        for worker in self.workers:
+            await worker.cluster.start(wait=False)
+        await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        for worker in self.workers:
+            await worker.cluster.stop()
+
+    @property
+    def has_session(self) -> bool:
+        return any(worker.session is not None for worker in self.workers)
+
+    @property
+    def owner(self) -> Worker:
+        """The worker with the highest claim, if there is any."""
+        owners = [worker for worker in self.workers if worker.session is not None]
+        return max(owners, key=lambda worker: worker.session.epoch if worker.session else 0)
+
+    @property
+    def session(self) -> Session:
+        session = self.owner.session
+        assert session is not None
+        return session
+
+    def client(self, worker: int = 0, *, returning: bool = True) -> Client:
+        return Client(self, self.workers[worker], returning=returning)
+
+
+@contextmanager
+def world_of(modify: Callable[[Document], None], workers: int = 3, redis: FakeRedis | None = None) -> Iterator[World]:
+    """A world in the running loop, whose time leases go by. To be started."""
+    clock = SimpleNamespace(monotonic=asyncio.get_running_loop().time)
+    with mock.patch("aperture.registry.registry.time", clock):
+        yield World(modify, workers, redis)
+
+
+class _Mailbox:
+    """A connection's outbox."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.closed: tuple[int, str] | None = None
+
+    def send(self, run: FrameRun) -> None:
+        if self.closed is None:
+            for message in messages_of(run):
+                self._client.take(message)
+
+    def close(self, code: int, reason: str) -> None:
+        if self.closed is None:
+            self.closed = (code, reason)
+            self._client.on_closed()
+
+
+class Client:
+    """A browser tab, which pulls the document, and comes back when it is closed.
+
+    Args:
+        world: that it lives in.
+        worker: that it connects to first.
+        returning: whether it comes back.
+    """
+
+    def __init__(self, world: World, worker: Worker, *, returning: bool = True) -> None:
+        self.world = world
+        self.worker = worker
+        self.document: Document | None = None
+        self.mailbox = _Mailbox(self)
+        self.types: list[str] = []
+        self.sequences: list[tuple[int, int]] = []
+        """Of the patches of this connection: epoch and sequence number."""
+        self.closes: list[tuple[int, str]] = []
+        self.answered: Counter[str] = Counter()
+        """Replies by the message that they answer."""
+        self.sent: list[str] = []
+        """Messages of this connection."""
+        self.attachment: Attachment | None = None
+        self._token = f"token {id(self)}"
+        self._returning = returning
+        self._queue: asyncio.Queue[BokehMessage[Any]] = asyncio.Queue()
+        self._pump: asyncio.Task[None] | None = None
+        self._applying = False
+        self._over = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    # Connecting
+
+    async def connect(self) -> None:
+        """Open the connection, and ask for the document."""
+        while not self._over:
+            self.mailbox = mailbox = _Mailbox(self)
+            self.sent, self.sequences, self.document = [], [], None
+            self._queue = asyncio.Queue()
+            try:
+                worker = self.worker
+                attachment = await worker.door.enter(
+                    worker.host, SESSION, lambda: Origin(None, {}), mailbox, self._token, from_browser=False
+                )
+            except (OwnerGone, BusDown, SessionGone):
+                await asyncio.sleep(1)
+                continue
+            if mailbox.closed or self._over:
+                attachment.leave()
+                await asyncio.sleep(0.1)
+                continue
+            self.attachment = attachment
+            self._pump = asyncio.ensure_future(self._run(attachment, mailbox, self._queue))
+            self.pull()
+            return
+
+    async def _run(self, attachment: Attachment, mailbox: _Mailbox, queue: asyncio.Queue[BokehMessage[Any]]) -> None:
+        """What the websocket's handler does: one message after the other."""
+        assembler = Assembler(_MAX_MESSAGE)
+        while True:
+            message = await queue.get()
+            try:
+                fragments = _fragments(message)
+                for fragment in fragments:
+                    assembled = assembler.feed(fragment)
+                assert assembled is not None
+                work = attachment.receive(assembled, fragments)
+                if work is not None:
+                    await work
+            except ProtocolError as problem:
+                mailbox.close(problem.close_code, str(problem))
+            except SessionGone:
+                mailbox.close(1012, "gone")
+
+    def on_closed(self) -> None:
+        """The server has closed the connection."""
+        assert self.mailbox.closed is not None
+        self.closes.append(self.mailbox.closed)
+        self.document = None
+        self._end_connection()
+        if self._returning and not self._over:
+            self._spawn(self._come_back())
+
+    async def _come_back(self) -> None:
+        await asyncio.sleep(0.05)
+        await self.connect()
+
+    def move_to(self, worker: Worker) -> None:
+        """Lose the connection, and come back by another worker."""
+        self.worker = worker
+        if self.mailbox.closed is None and self.attachment is not None:
+            self.mailbox.close(1006, "lost")
+
+    def leave(self) -> None:
+        """Go away for good."""
+        self._over = True
+        self.document = None
+        self.mailbox.closed = self.mailbox.closed or (1000, "")
+        self._end_connection()
+
+    def _end_connection(self) -> None:
+        attachment, self.attachment = self.attachment, None
+        if attachment is not None:
+            # on_close comes a turn later, as Tornado's does
+            asyncio.get_running_loop().call_soon(attachment.leave)
+        if self._pump is not None:
+            self._pump.cancel()
+            self._pump = None
+
+    # To the session
+
+    def send(self, message: BokehMessage[Any]) -> None:
+        self.sent.append(message.header["msgid"])
+        self._queue.put_nowait(message)
+
+    def pull(self) -> None:
+        self.send(_protocol.create("PULL-DOC-REQ"))
+
+    def push(self, document: Document) -> None:
+        self.send(_protocol.create("PUSH-DOC", document))
+
+    def change(self, act: Callable[[Document], object]) -> None:
+        """Change this client's document, and send the change. Nothing happens while it has none."""
+        if self.document is not None and self.attachment is not None:
+            act(self.document)
+
+    def _on_change(self, event: DocumentChangedEvent) -> None:
+        if not self._applying and event.setter is not self and isinstance(event, DocumentPatchedEvent):
+            self.send(_protocol.create("PATCH-DOC", [event]))
+
+    # From the session
+
+    def take(self, message: BokehMessage[Any]) -> None:
+        """Apply a message as Bokeh's own client does."""
+        self.types.append(message.msgtype)
+        reply_to = message.header.get("reqid")
+        if reply_to is not None:
+            self.answered[reply_to] += 1
+        self._applying = True
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "reference already known")
+                self._apply(message)
+        finally:
+            self._applying = False
+
+    def _apply(self, message: BokehMessage[Any]) -> None:
+        if message.msgtype == "PULL-DOC-REPLY":
+            self.document = Document()
+            message.push_to_document(self.document)  # type: ignore[attr-defined]
+            self.document.on_change(self._on_change)
+        elif message.msgtype == "PATCH-DOC":
+            assert self.document is not None, "a patch before the document"
+            self.sequences.append((message.metadata["epoch"], message.metadata["seq"]))
+            message.apply_to_document(self.document, setter=self)  # type: ignore[attr-defined]
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether this client's document is the owner's."""
+        return self.document is not None and state_of(self.document) == state_of(self.world.session.document)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _fragments(message: BokehMessage[Any]) -> tuple[str | bytes, ...]:
+    fragments: list[str | bytes] = [message.header_json, message.metadata_json, message.content_json]
+    for buffer in message.buffers:
+        fragments += [json.dumps(buffer.ref), buffer.to_bytes()]
+    return tuple(fragments)

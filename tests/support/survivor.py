@@ -1,0 +1,136 @@
+"""People with a page of `apps/relayed.py` open, who move its slider all the time and come back when they are cut off.
+
+They follow BokehJS's rules to the letter: the same URL and token, up to five attempts after 0, 2, 4, 8 and 16 seconds,
+begun anew when the document has been pulled. What they were told is safe, they look for when they are back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import dataclass, field
+
+from support.patience import seconds
+from support.wire import ConnectionEnded, Viewer
+from tornado.httpclient import HTTPClientError
+from tornado.websocket import WebSocketClosedError
+
+__all__ = ["DELAYS", "Figures", "Survivor"]
+
+DELAYS = (0, 2, 4, 8, 16)
+"""Seconds before each attempt of BokehJS to reconnect; after the last it asks the user."""
+
+ROUND_TRIP = 60
+"""Seconds after which an answer will not come any more."""
+
+PACE = 0.5 if os.environ.get("SURVIVAL_FULL") else 0.05
+"""Seconds between an answer and the next move; a hundred that are as fast as sixteen keep a machine from all else."""
+
+
+@dataclass(slots=True)
+class Figures:
+    """What happened to all survivors together. Times are in seconds."""
+
+    kills: list[float] = field(default_factory=list)
+    """When a worker was taken away."""
+    back_after: list[float] = field(default_factory=list)
+    """From that to the next working round trip, of each session that was cut off."""
+    lost: list[float] = field(default_factory=list)
+    """How long before the kill the oldest acknowledged change came that was lost, for each time that one was."""
+    moves: int = 0
+
+    def __str__(self) -> str:
+        back = sorted(self.back_after) or [0.0]
+        p50, p99 = back[len(back) // 2], back[min(len(back) - 1, len(back) * 99 // 100)]
+        worst = max(self.lost, default=0.0)
+        return (
+            f"{len(self.kills)} kills, {self.moves} moves, {len(self.back_after)} returns: back after p50 {p50:.3f} s, "
+            f"p99 {p99:.3f} s, at most {back[-1]:.3f} s; {len(self.lost)} lost acknowledged changes, "
+            f"the oldest {worst * 1000:.0f} ms before the kill"
+        )
+
+
+class Survivor:
+    """One page.
+
+    Args:
+        ws_url: of its websocket.
+        token: of the page.
+        figures: where it counts.
+    """
+
+    def __init__(self, ws_url: str, token: str, figures: Figures) -> None:
+        self.token = token
+        self.connected = asyncio.Event()
+        self._url = ws_url
+        self._figures = figures
+        self._sent = 0
+        self._acknowledged: list[tuple[float, int]] = [(0.0, 0)]
+        self._cut: float | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End after the next round trip that works."""
+        self._stopped = True
+
+    async def live(self) -> None:
+        """Move the slider until stopped.
+
+        Raises:
+            AssertionError: BokehJS would have given up, or the session is not what it was.
+        """
+        attempt, reasons = 0, []
+        while not self._stopped or self._cut is not None:
+            assert attempt < len(DELAYS), f"the page gives up: {reasons}"
+            if self._cut is not None:
+                await asyncio.sleep(DELAYS[attempt])
+            attempt += 1
+            try:
+                async with Viewer.open(self._url, self.token) as viewer:
+                    await viewer.pull()
+                    attempt = 0
+                    self._look(viewer)
+                    self.connected.set()
+                    await self._move_on(viewer)
+            except ConnectionEnded as ended:
+                reasons.append(f"closed with {ended.code}")
+            except (HTTPClientError, WebSocketClosedError, OSError) as refused:
+                reasons.append(repr(refused))
+            else:
+                continue
+            if self._cut is None:
+                self._cut = time.monotonic()
+
+    def _look(self, viewer: Viewer) -> None:
+        """Compare the document that was pulled with what is known of it."""
+        value = viewer.value("slider", "value")
+        assert viewer.value("seen", "text") == str(value), "a change is there without what its callback did"
+        assert viewer.value("source", "data")["y"][1] == value
+        assert value <= self._sent, "a change is there that nobody made"
+        lost = [when for when, acknowledged in self._acknowledged if acknowledged > value]
+        if lost and self._cut is not None:
+            # The connection may end long after the kill: an edge has to find out about it.
+            kills = [kill for kill in self._figures.kills if lost[0] <= kill <= self._cut]
+            self._figures.lost.append(min(kills, default=lost[0]) - lost[0])
+        self._acknowledged = [(time.monotonic(), value)]
+
+    async def _move_on(self, viewer: Viewer) -> None:
+        while not self._stopped or self._cut is not None:
+            self._sent += 1
+            async with asyncio.timeout(seconds(ROUND_TRIP)):
+                answer = await viewer.set("slider", "value", self._sent)
+                assert answer.msgtype == "OK", answer.content
+                acknowledged = time.monotonic()
+                await viewer.wait_for_value("seen", "text", str(self._sent))
+            self._acknowledged.append((acknowledged, self._sent))
+            self._figures.moves += 1
+            if self._cut is not None:
+                self._count_return(self._cut)
+                self._cut = None
+            await asyncio.sleep(PACE)
+
+    def _count_return(self, cut: float) -> None:
+        kills = self._figures.kills
+        cause = next((kill for kill in reversed(kills) if kill <= cut), cut)
+        self._figures.back_after.append(time.monotonic() - cause)

@@ -1,0 +1,86 @@
+"""What the documentation names exists: files, constants, options and the ends of links."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from aperture.gateway.options import OPTIONS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
+FLAGS = {option.flag for option in OPTIONS}
+
+FOLDERS = ("bench", "deploy", "docs", "examples", "gateway", "requirements", "shared", "tests", "worker")
+"""A path in backticks that begins with one of these is one of the repository."""
+
+OF_OTHERS = {
+    *("--appendonly", "--bind", "--requirepass", "--save"),  # redis-server
+    *("--check", "--strict"),  # ruff, mypy
+    *("--list", "--quick", "--row"),  # bench/run.py
+}
+"""Options of other programs that pages name."""
+
+_CODE = re.compile(r"`([^`\n]+)`")
+_PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*")
+_CONSTANT_IN = re.compile(r"((?:`[A-Z_]+`(?:, )?)+) in `([\w/]+\.py)`")
+_OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"(?m)^#+ (.+)$")
+
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page: Path) -> set[str]:
+    """The names under which a page's headings can be linked to."""
+    headings = _HEADING.findall(text_of(page))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def paths_in(page: Path) -> set[str]:
+    """What stands in backticks and looks like a file or folder of the repository."""
+    return {code for code in _CODE.findall(text_of(page)) if _PATH.fullmatch(code)}
+
+
+def test_paths_are_found() -> None:
+    """The other tests here would hold of nothing at all."""
+    assert {"gateway/cli.py", "worker/relay/edge.py"} <= paths_in(ROOT / "docs" / "architecture.md")
+
+
+@pages
+def test_every_path_exists(page: Path) -> None:
+    """A page that sends its reader to a file that was moved is worse than none."""
+    assert {path for path in paths_in(page) if not (ROOT / path).exists()} == set()
+
+
+@pages
+def test_every_constant_is_in_the_file_that_is_named(page: Path) -> None:
+    """`NAME` in `file.py` is a promise, too."""
+    for names, file in _CONSTANT_IN.findall(text_of(page)):
+        source = text_of(ROOT / file)
+        assert not {name for name in _CODE.findall(names) if not re.search(rf"(?m)^{name}\b", source)}, file
+
+
+@pages
+def test_every_option_exists(page: Path) -> None:
+    """No page speaks of an option that was renamed, or was never there."""
+    assert set(_OPTION.findall(text_of(page))) - FLAGS - OF_OTHERS == set()
+
+
+@pages
+def test_every_relative_link_resolves(page: Path) -> None:
+    """To a file that is there, and to a heading that it has."""
+    for link in _LINK.findall(text_of(page)):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link

@@ -1,0 +1,122 @@
+"""Who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {"shared": "aperture", "gateway": "aperture.gateway", "worker": "aperture.worker"}
+
+IO_MODULES = frozenset(
+    {
+        "asyncio",
+        "concurrent",
+        "http",
+        "multiprocessing",
+        "os",
+        "redis",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "socketserver",
+        "ssl",
+        "subprocess",
+        "threading",
+        "tornado",
+        "urllib.request",
+        "uvloop",
+    }
+)
+REPLACED = ("bokeh.server", "bokeh.protocol", "bokeh.client")
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module of the package by its name, with its file."""
+    for folder, package in FOLDERS.items():
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            yield ".".join([package, *(part for part in parts if part != "__init__")]), file
+
+
+def imports(file: Path) -> set[str]:
+    """Every module that the file names in an import, at whatever depth; `from a import b` counts as `a` and `a.b`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: a relative import"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def within(imported: str, package: str) -> bool:
+    return imported == package or imported.startswith(package + ".")
+
+
+MODULES = dict(modules())
+named = pytest.mark.parametrize("name", MODULES)
+
+
+def offenders(name: str, *packages: str) -> set[str]:
+    return {found for found in imports(MODULES[name]) if any(within(found, package) for package in packages)}
+
+
+def test_the_walk_finds_the_package() -> None:
+    """The other tests here would hold of nothing at all."""
+    assert {"aperture", "aperture.gateway.cli", "aperture.worker", "aperture.protocol.frames"} <= MODULES.keys()
+
+
+@named
+def test_folders_are_never_imported_by_their_bare_names(name: str) -> None:
+    """`import gateway` would load a second copy of the same code."""
+    assert not offenders(name, "gateway", "worker", "shared")
+
+
+@named
+def test_what_this_project_replaces_is_not_imported(name: str) -> None:
+    """Stock Bokeh's server, protocol and client are peers in tests and nothing else."""
+    assert not offenders(name, *REPLACED)
+
+
+@named
+def test_gateway_and_worker_do_not_know_each_other(name: str) -> None:
+    """Only the command line hands the worker's main function to the supervisor."""
+    if within(name, "aperture.gateway") and name != "aperture.gateway.cli":
+        assert not offenders(name, "aperture.worker")
+    if within(name, "aperture.worker"):
+        assert not offenders(name, "aperture.gateway")
+
+
+@named
+def test_shared_code_knows_neither_gateway_nor_worker(name: str) -> None:
+    """What both sides import cannot depend on either; `python -m aperture` is the command itself."""
+    if within(name, "aperture.gateway") or within(name, "aperture.worker") or name == "aperture.__main__":
+        return
+    assert not offenders(name, "aperture.gateway", "aperture.worker")
+
+
+@named
+def test_protocol_does_no_io(name: str) -> None:
+    """Bytes in, events and bytes out: no socket, loop, thread or file is within reach."""
+    if within(name, "aperture.protocol"):
+        assert not offenders(name, *IO_MODULES)
+
+
+@named
+def test_sessions_do_not_know_websockets(name: str) -> None:
+    """A session writes to the interface of an outbox, so that an edge can be one as well."""
+    if within(name, "aperture.worker.session"):
+        assert not offenders(name, "aperture.worker.ws", "aperture.worker.http", "tornado.websocket", "tornado.web")
+
+
+@named
+def test_every_module_says_why_it_exists(name: str) -> None:
+    """The first statement of a module is its docstring."""
+    assert ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8")))

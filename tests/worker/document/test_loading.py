@@ -1,0 +1,151 @@
+"""What must load before a worker serves, and the document that an app fills."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bokeh.application import Application
+from bokeh.application.handlers import DirectoryHandler, FunctionHandler, ScriptHandler
+from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
+from bokeh.document import Document
+
+from aperture.errors import AppLoadError
+from aperture.worker.document.changes import OrderedCallbacks
+from aperture.worker.document.loading import (
+    check_imports,
+    failure_of,
+    new_document,
+    use_our_lifecycle,
+)
+
+
+def script(folder: Path, source: str, name: str = "app.py") -> Application:
+    file = folder / name
+    file.write_text(source)
+    return Application(ScriptHandler(filename=str(file)))
+
+
+def test_a_new_document_keeps_the_order_of_its_changes() -> None:
+    """Its callbacks are ours, and it is otherwise like any other."""
+    document = new_document()
+    assert isinstance(document.callbacks, OrderedCallbacks)
+    assert document.roots == Document().roots
+    seen: list[object] = []
+    document.on_message("bokeh_event", seen.append)
+
+
+def test_a_missing_module_stops_the_start(tmp_path: Path) -> None:
+    """With the app's route and its own traceback, down to the line."""
+    app = script(tmp_path, "import math\n\n\nimport no_such_module_anywhere\n")
+    with pytest.raises(AppLoadError) as caught:
+        check_imports({"/app": app})
+    assert caught.value.path == "/app"
+    assert "no_such_module_anywhere" in caught.value.detail
+    assert "app.py" in caught.value.detail
+    assert "line 4" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from math import sqrt\n",
+        "from math import *\n",
+        "try:\n    import no_such_module_anywhere\nexcept ImportError:\n    pass\n",
+        "def later():\n    import no_such_module_anywhere\n",
+        "if False:\n    import no_such_module_anywhere\n",
+        "from __future__ import annotations\nimport math\n",
+    ],
+)
+def test_only_what_is_imported_in_any_case_is_imported(tmp_path: Path, source: str) -> None:
+    """Imports inside functions, conditions and try blocks may well be meant to fail."""
+    check_imports({"/app": script(tmp_path, source)})
+
+
+def test_nothing_but_imports_is_run(tmp_path: Path) -> None:
+    """The app's code is for its sessions."""
+    check_imports({"/app": script(tmp_path, "import math\nraise SystemExit('it ran')\n")})
+
+
+def test_modules_beside_the_app_are_found(tmp_path: Path) -> None:
+    """As when the app itself runs; the search path is as before afterwards, also after a failure."""
+    (tmp_path / "beside_the_app_4711.py").write_text("VALUE = 1\n")
+    before = list(sys.path)
+    try:
+        check_imports({"/app": script(tmp_path, "import beside_the_app_4711\n")})
+        assert "beside_the_app_4711" in sys.modules
+        with pytest.raises(AppLoadError):
+            check_imports({"/app": script(tmp_path, "import no_such_module_anywhere\n", "other.py")})
+        assert sys.path == before
+    finally:
+        sys.modules.pop("beside_the_app_4711", None)
+
+
+def test_directory_apps_are_checked_too(tmp_path: Path) -> None:
+    """Their code is in main.py."""
+    folder = tmp_path / "dashboard"
+    folder.mkdir()
+    (folder / "main.py").write_text("import no_such_module_anywhere\n")
+    with pytest.raises(AppLoadError, match="no_such_module_anywhere"):
+        check_imports({"/dashboard": Application(DirectoryHandler(filename=str(folder)))})
+
+
+def test_apps_without_source_and_with_broken_source_are_passed_over(tmp_path: Path) -> None:
+    """A function needs no import, and a syntax error is the handler's to report."""
+    check_imports({"/f": Application(FunctionHandler(lambda document: None))})
+    broken = script(tmp_path, "def (:\n")
+    check_imports({"/broken": broken})
+    failure = failure_of(broken)
+    assert failure is not None
+    assert "SyntaxError" in failure
+
+
+def test_a_healthy_app_has_no_failure(tmp_path: Path) -> None:
+    """Nothing is made up."""
+    assert failure_of(script(tmp_path, "import math\n")) is None
+
+
+def test_bokehs_own_lifecycle_is_replaced_once() -> None:
+    """Bokeh's collects all garbage after each session; ours calls the same callbacks."""
+    application = Application(FunctionHandler(lambda document: None), DocumentLifecycleHandler())
+    use_our_lifecycle(application)
+    use_our_lifecycle(application)
+    kinds = [type(handler).__name__ for handler in application.handlers]
+    assert kinds == ["FunctionHandler", "SessionDestroyedHandler"]
+
+
+class Context:
+    """A session context as far as the handler reads it."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+
+def lifecycle() -> Any:
+    application = Application(FunctionHandler(lambda document: None))
+    use_our_lifecycle(application)
+    return application.handlers[-1]
+
+
+def test_all_destroyed_callbacks_are_called_though_one_fails() -> None:
+    """With the context, once; what went wrong is told together."""
+    document = new_document()
+    called: list[object] = []
+
+    def note(session_context: object) -> None:
+        called.append(session_context)
+
+    def fail(session_context: object) -> None:
+        raise ValueError("no good")
+
+    document.on_session_destroyed(fail)
+    document.on_session_destroyed(note)
+    context = Context(document)
+    with pytest.raises(ExceptionGroup) as caught:
+        lifecycle()._on_session_destroyed(context)
+    assert [str(problem) for problem in caught.value.exceptions] == ["no good"]
+    assert called == [context]
+    lifecycle()._on_session_destroyed(context)
+    assert called == [context]

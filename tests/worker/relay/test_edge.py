@@ -1,0 +1,407 @@
+"""Edges: what reaches their connections, in which order, and what becomes of holes, silence and strangers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.clock import in_fake_time
+from support.relay_posts import ME, OWNER, PLACE, EdgePostbox, Outbox, joined, patches, reply
+
+from aperture.bus.envelope import FromClient, Hostile, Join, Leave, Probe, SessionEnded
+from aperture.errors import ProtocolError
+from aperture.protocol.messages import Message
+from aperture.worker.relay import edge as module
+from aperture.worker.relay.edge import EdgeSession, EdgeViewer
+
+RESTART = 1012
+
+
+class Edge:
+    """An edge of one session, and all that it touches."""
+
+    def __init__(self) -> None:
+        self.post = EdgePostbox()
+        self.hostile = Hostile()
+        self.ended = 0
+        self.session = EdgeSession(PLACE, OWNER, self.post, hostile=self.hostile, ended=self._on_ended)
+
+    def _on_ended(self, session: EdgeSession) -> None:
+        self.ended += 1
+
+    def enter(self) -> tuple[EdgeViewer, Outbox]:
+        outbox = Outbox()
+        viewer = EdgeViewer(self.session, outbox, "token", inline=False)
+        self.session.enter(viewer)
+        return viewer, outbox
+
+    def live(self, sequence: int = 0) -> tuple[EdgeViewer, Outbox]:
+        """A connection that has pulled the document."""
+        viewer, outbox = self.enter()
+        self.session.take_joined(joined(viewer.connection, sequence))
+        say(viewer, "PULL-DOC-REQ")
+        self.session.take_reply(reply(viewer.connection, 1, b"document", after=sequence))
+        return viewer, outbox
+
+
+def say(viewer: EdgeViewer, kind: str = "PATCH-DOC", fragment: str = "fragment") -> None:
+    message: Any = Message("id", kind, {}, b"{}", [])
+    assert viewer.receive(message, (fragment,)) is None
+
+
+async def turn() -> None:
+    """Long enough for tasks, too short for timers that matter."""
+    await asyncio.sleep(0.001)
+
+
+@in_fake_time
+async def test_patches_are_written_once_and_in_order() -> None:
+    """Published twice, because nobody knew whether it had been, is written once."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.session.deliver(patches(1, b"one", b"two"))
+    edge.session.deliver(patches(1, b"one", b"two"))
+    edge.session.deliver(patches(2, b"two", b"three"))
+    assert outbox.runs == [b"document", b"one", b"two", b"three"]
+
+
+@in_fake_time
+async def test_a_connection_gets_patches_after_its_document() -> None:
+    """Before, it could make nothing of them."""
+    edge = Edge()
+    edge.live()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    edge.session.deliver(patches(1, b"one"))
+    say(viewer, "PULL-DOC-REQ")
+    edge.session.take_reply(reply(viewer.connection, 1, b"document", after=1))
+    edge.session.deliver(patches(2, b"two"))
+    assert outbox.runs == [b"document", b"two"]
+
+
+@in_fake_time
+async def test_a_variant_goes_instead_and_answers() -> None:
+    """The sender of a change gets the results and its answer in one write, and no echo."""
+    edge = Edge()
+    sender, outbox = edge.live()
+    _, other = edge.live()
+    say(sender)
+    edge.session.deliver(patches(1, b"all", variants={sender.connection: b"own"}, answers={sender.connection: 2}))
+    assert (outbox.runs[1:], other.runs[1:]) == ([b"own"], [b"all"])
+    assert not sender.unanswered
+    edge.session.take_reply(reply(sender.connection, 2, b"again", after=1))
+    assert outbox.runs[1:] == [b"own"]
+
+
+@in_fake_time
+async def test_a_variant_without_an_answer_answers_nothing() -> None:
+    """What an app held and let go later came from a message that was answered long ago."""
+    edge = Edge()
+    viewer, outbox = edge.live()
+    say(viewer)
+    edge.session.deliver(patches(1, b"all", variants={viewer.connection: b""}))
+    assert [message.number for message in viewer.unanswered] == [2]
+    assert outbox.runs == [b"document"]
+
+
+@in_fake_time
+async def test_a_hole_is_filled_from_the_stream() -> None:
+    """All of it, before what came behind it; and answers keep their place."""
+    edge = Edge()
+    viewer, outbox = edge.live()
+    edge.post.stream = [patches(1, b"one"), patches(2, b"two"), patches(3, b"three")]
+    say(viewer)
+    edge.session.deliver(patches(3, b"three"))
+    edge.session.take_reply(reply(viewer.connection, 2, b"answer", after=3))
+    edge.session.deliver(patches(4, b"four"))
+    await turn()
+    assert outbox.runs == [b"document", b"one", b"two", b"three", b"answer", b"four"]
+    assert edge.post.reads == [0]
+
+
+@in_fake_time
+async def test_a_document_that_waits_for_a_hole_misses_nothing() -> None:
+    """Patches that came behind the document while the hole was being filled are not in it."""
+    edge = Edge()
+    edge.live()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    say(viewer, "PULL-DOC-REQ")
+    edge.post.stream = [patches(1, b"one")]
+    edge.session.take_reply(reply(viewer.connection, 1, b"document", after=1))
+    edge.session.deliver(patches(2, b"two"))
+    await turn()
+    assert outbox.runs == [b"document", b"two"]
+
+
+@in_fake_time
+async def test_what_came_after_the_stream_was_read_is_read_again() -> None:
+    """A second hole behind the first is no reason to close anybody."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.readable.clear()
+    edge.post.stream = [patches(1, b"one", b"two")]
+    edge.session.deliver(patches(2, b"two"))
+    await turn()
+    edge.post.stream = [patches(3, b"three"), patches(4, b"four")]
+    edge.session.deliver(patches(4, b"four"))
+    edge.post.readable.set()
+    await turn()
+    assert outbox.runs == [b"document", b"one", b"two", b"three", b"four"]
+
+
+@in_fake_time
+async def test_what_is_gone_from_the_stream_closes() -> None:
+    """The browsers come back at once, and pull afresh."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.stream = None
+    edge.session.deliver(patches(3, b"three"))
+    await turn()
+    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.runs == [b"document"]
+    assert edge.ended == 1
+
+
+@in_fake_time
+async def test_a_bus_that_stays_away_closes() -> None:
+    """Nobody looks at an old document for ever."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.down = True
+    edge.session.deliver(patches(2, b"two"))
+    await asyncio.sleep(module.REPAIR_TIME - 1)
+    assert outbox.closed is None
+    await asyncio.sleep(2)
+    assert outbox.closed is not None
+
+
+@in_fake_time
+async def test_too_much_behind_a_hole_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is bounded."""
+    monkeypatch.setattr(module, "HELD_BYTES", 100)
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.readable.clear()
+    edge.session.deliver(patches(2, b"x" * 60))
+    assert outbox.closed is None
+    edge.session.deliver(patches(3, b"x" * 60))
+    assert outbox.closed is not None
+
+
+@in_fake_time
+async def test_a_probe_shows_what_is_missing() -> None:
+    """The last patch of a while may be the one that is lost."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.stream = [patches(1, b"one")]
+    edge.session.deliver(Probe(7, 1).pack())
+    await turn()
+    assert outbox.runs == [b"document", b"one"]
+    edge.session.deliver(Probe(7, 1).pack())
+    await turn()
+    assert edge.post.reads == [0]
+
+
+@pytest.mark.parametrize("payload", [patches(1, b"one", epoch=8), Probe(8, 0).pack()])
+def test_another_epoch_is_another_document(payload: bytes) -> None:
+    """A newer owner's patches do not fit what is shown here."""
+
+    @in_fake_time
+    async def test() -> None:
+        edge = Edge()
+        _, outbox = edge.live()
+        edge.session.deliver(payload)
+        assert outbox.closed is not None
+
+    test()
+
+
+@in_fake_time
+async def test_an_old_owner_is_not_heeded() -> None:
+    """Neither its patches nor its goodbye."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.session.deliver(patches(1, b"one", epoch=6))
+    edge.session.deliver(SessionEnded(6, 1011, "old").pack())
+    assert (outbox.runs, outbox.closed) == ([b"document"], None)
+
+
+@in_fake_time
+async def test_the_owner_ends_the_session() -> None:
+    """With its own code."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.session.deliver(SessionEnded(7, 1011, "a reason").pack())
+    assert outbox.closed == (1011, "a reason")
+
+
+@in_fake_time
+async def test_strangers_are_counted_and_dropped() -> None:
+    """On the channel and in the stream."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.session.deliver(b"\xc1junk")
+    edge.post.stream = [b"\xc1junk", patches(1, b"one")]
+    edge.session.deliver(Probe(7, 1).pack())
+    await turn()
+    assert edge.hostile.counts == {"a session's channel": 1, "a session's stream": 1}
+    assert outbox.runs == [b"document", b"one"]
+
+
+@in_fake_time
+async def test_messages_are_numbered_and_sent_again_if_the_owner_lacks_them() -> None:
+    """It says what it has had; the last one that it answered is sent again for its answer."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    for _ in range(4):
+        say(viewer)
+    await turn()
+    numbers = [message.number for message in edge.post.sent_of(FromClient)]  # type: ignore[attr-defined]
+    assert numbers == [1, 2, 3, 4, 5]
+    edge.post.sent.clear()
+    edge.session.take_joined(joined(viewer.connection, received=3, answered=2))
+    await turn()
+    assert [m.number for m in edge.post.sent_of(FromClient)] == [2, 4, 5]  # type: ignore[attr-defined]
+
+
+@in_fake_time
+async def test_messages_say_what_their_sender_can_have_seen() -> None:
+    """However late they are handled, what was sent meanwhile overtakes them."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    edge.session.deliver(patches(1, b"one", b"two"))
+    say(viewer)
+    await turn()
+    assert [m.seen for m in edge.post.sent_of(FromClient)] == [0, 2]  # type: ignore[attr-defined]
+
+
+@in_fake_time
+async def test_nobody_who_listens_is_asked_again() -> None:
+    """Until somebody does, or the registry is asked who has the session."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    edge.post.receivers = 0
+    say(viewer)
+    await asyncio.sleep(module.SEND_AGAIN * 2.5)
+    joins = len(edge.post.sent_of(Join))
+    assert joins == 3
+    edge.post.receivers = 1
+    await asyncio.sleep(10)
+    assert len(edge.post.sent_of(Join)) == joins + 1
+
+
+@in_fake_time
+async def test_what_stays_unanswered_is_asked_about() -> None:
+    """It may never have come, with nothing behind it to show that."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    say(viewer)
+    await asyncio.sleep(module.UNANSWERED_TIME / 2)
+    edge.session.ask_about_unanswered()
+    await turn()
+    assert len(edge.post.sent_of(Join)) == 1
+    await asyncio.sleep(module.UNANSWERED_TIME)
+    edge.session.ask_about_unanswered()
+    await turn()
+    assert len(edge.post.sent_of(Join)) == 2
+
+
+@in_fake_time
+async def test_a_document_that_comes_late_is_not_shown() -> None:
+    """The patches since were not kept for it."""
+    edge = Edge()
+    edge.live()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    say(viewer, "PULL-DOC-REQ")
+    edge.session.deliver(patches(1, b"one"))
+    edge.session.take_reply(reply(viewer.connection, 1, b"document", after=0))
+    assert (outbox.runs, outbox.closed) == ([], (RESTART, "out of step"))
+
+
+@in_fake_time
+async def test_an_answer_that_is_waited_for_is_not_skipped() -> None:
+    """A client that waits for its document would wait for ever; one that sent a patch waits for nothing."""
+    edge = Edge()
+    viewer, outbox = edge.live()
+    say(viewer, "PATCH-DOC")
+    say(viewer, "PATCH-DOC")
+    edge.session.take_reply(reply(viewer.connection, 3, b"ok"))
+    assert (outbox.runs[1:], outbox.closed) == ([b"ok"], None)
+    say(viewer, "PULL-DOC-REQ")
+    say(viewer, "PATCH-DOC")
+    edge.session.take_reply(reply(viewer.connection, 5, b"ok"))
+    assert outbox.closed is not None
+
+
+@in_fake_time
+async def test_an_owner_that_has_forgotten_a_connection() -> None:
+    """It took this worker for dead: their counts of messages would never meet again."""
+    edge = Edge()
+    _, outbox = edge.live()
+    viewer = next(iter(edge.session.viewers.values()))
+    edge.session.take_joined(joined(viewer.connection))
+    assert outbox.closed is not None
+
+
+@in_fake_time
+async def test_a_connection_that_is_gone_is_reported_until_the_bus_takes_it() -> None:
+    """Or the owner would keep the session, and publish, for nobody; and when asked about it, once more."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    edge.post.down = True
+    viewer.leave()
+    viewer.leave()
+    assert edge.ended == 1
+    await asyncio.sleep(3)
+    edge.post.down = False
+    await asyncio.sleep(3)
+    assert edge.post.sent_of(Leave) == [Leave(PLACE, ME, viewer.connection)]
+    edge.session.take_joined(joined(viewer.connection))
+    await turn()
+    assert len(edge.post.sent_of(Leave)) == 2
+
+
+@in_fake_time
+async def test_a_refusal_before_joining_leaves_the_socket_open() -> None:
+    """Whoever lets the connection in looks for the owner once more; later, the browser has to."""
+    edge = Edge()
+    viewer, outbox = edge.enter()
+    edge.session.refuse(viewer.connection, RESTART, "not here")
+    assert viewer.joined.cancelled()
+    assert outbox.closed is None
+    viewer, outbox = edge.live()
+    edge.session.refuse(viewer.connection, RESTART, "not here")
+    assert outbox.closed == (RESTART, "not here")
+
+
+@in_fake_time
+async def test_too_much_that_is_unanswered_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a code that says to try again later, in bytes as in messages."""
+    monkeypatch.setattr(module, "UNANSWERED_MESSAGES", 3)
+    edge = Edge()
+    viewer, _ = edge.live()
+    for _ in range(3):
+        say(viewer)
+    with pytest.raises(ProtocolError) as problem:
+        say(viewer)
+    assert problem.value.close_code == 1013
+    monkeypatch.setattr(module, "UNANSWERED_BYTES", 100)
+    other, _ = edge.live()
+    with pytest.raises(ProtocolError):
+        say(other, fragment="x" * 101)
+
+
+@in_fake_time
+async def test_a_closed_connection_sends_nothing_more() -> None:
+    """What its browser sent before it learned of that is nobody's."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    edge.session.close_all()
+    await turn()
+    edge.post.sent.clear()
+    say(viewer)
+    await turn()
+    assert edge.post.sent == []

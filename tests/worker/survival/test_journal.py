@@ -1,0 +1,304 @@
+"""A session's journal: nothing is missing from it, nothing waits without a bound, nothing is acknowledged too early."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from bokeh.document import Document
+from bokeh.layouts import column
+from bokeh.models import Div, Slider
+from support.kept_memory import MemoryStore, settled
+from support.peers import Peer, in_loop, make_session, state_of
+
+from aperture.errors import BusDown, Fenced
+from aperture.worker.document import ids
+from aperture.worker.document.ids import IdSequence
+from aperture.worker.document.loading import new_document
+from aperture.worker.document.state import lay_over, replay
+from aperture.worker.session.session import Session
+from aperture.worker.survival import journal as journal_module
+from aperture.worker.survival.journal import SessionJournal
+
+PLACE = "/app\tsession"
+
+
+@pytest.fixture(autouse=True)
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What gathers or is tried again is so at the loop's next turn."""
+    monkeypatch.setattr(journal_module, "GATHER", 0)
+    monkeypatch.setattr(journal_module, "RETRY", 0)
+
+
+def made() -> Document:
+    """The app's document, as the session makes it anywhere."""
+    ids.install()
+    with IdSequence("session").active():
+        document = new_document()
+        document.add_root(column(Slider(name="slider", start=0, end=1000, value=0), Div(name="text", text="")))
+    return document
+
+
+def journalled(store: MemoryStore, *, at_once: bool = False) -> tuple[Session, SessionJournal]:
+    session = make_session(document=made())
+    journal = SessionJournal(session, PLACE, b"origin", store, at_once=at_once)
+    session.journal = journal
+    return session, journal
+
+
+async def move(session: Session, value: int) -> None:
+    slider: Any = session.document.get_model_by_name("slider")
+    await session.with_document_locked(lambda: setattr(slider, "value", value))
+
+
+async def say(session: Session, text: str) -> None:
+    div: Any = session.document.get_model_by_name("text")
+    await session.with_document_locked(lambda: setattr(div, "text", text))
+
+
+async def assert_kept(store: MemoryStore, session: Session) -> None:
+    """What is kept gives the session's document again."""
+    kept = await store.load(PLACE)
+    assert kept is not None
+    rebuilt = made()
+    lay_over(rebuilt, kept.snapshot)
+    for entry in kept.entries:
+        replay(rebuilt, entry)
+    assert state_of(rebuilt) == state_of(session.document)
+
+
+@in_loop
+async def test_a_session_is_kept_from_its_beginning() -> None:
+    """One that nobody has changed yet can be built again as well."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    assert store.calls == ["begin"]
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_changes_that_come_together_go_to_redis_in_one_call() -> None:
+    """And all of them are there."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    for value in range(20):
+        await move(session, value + 1)
+    await settled()
+    assert store.calls == ["begin", "add"]
+    assert len(store.places[PLACE].entries) == 20
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_changes_made_while_a_call_is_under_way_are_in_the_next() -> None:
+    """The beginning too takes its time, and what happens meanwhile is not lost."""
+    store = MemoryStore()
+    store.gate.clear()
+    session, _ = journalled(store)
+    await settled(lambda: store.calls)
+    await move(session, 1)
+    store.gate.set()
+    await settled()
+    store.gate.clear()
+    await move(session, 2)
+    await settled(lambda: store.calls.count("add") == 2)
+    await move(session, 3)
+    store.gate.set()
+    await settled()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_long_journal_becomes_a_snapshot() -> None:
+    """So that neither Redis nor the one who builds it again has more to do the longer a session lives."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    for number in range(9):
+        await say(session, str(number) * (journal_module.JOURNAL_LIMIT // 4))
+        await settled()
+    assert 1 <= store.calls.count("snapshot") <= 3
+    assert sum(map(len, store.places[PLACE].entries)) <= journal_module.JOURNAL_LIMIT
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_while_redis_is_away_nothing_waits_without_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And when it is back the session is kept as it is then."""
+    monkeypatch.setattr(journal_module, "PENDING_LIMIT", 10_000)
+    store = MemoryStore()
+    session, journal = journalled(store)
+    await settled()
+    store.problem = BusDown("away")
+    most = 0
+    for number in range(100):
+        await say(session, str(number) * 1000)
+        await asyncio.sleep(0)
+        most = max(most, sum(len(entry) for _, entry in journal._pending))
+    assert most <= 10_000
+    store.problem = None
+    await settled()
+    assert store.calls[-1] in ("begin", "add")
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_what_overflows_during_the_beginning_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was dropped is in no snapshot, so another one is made; and no answer is given before."""
+    monkeypatch.setattr(journal_module, "PENDING_LIMIT", 1000)
+    store = MemoryStore()
+    store.gate.clear()
+    session, journal = journalled(store, at_once=True)
+    answers: list[str] = []
+    await settled(lambda: store.calls)
+    await say(session, "x" * 2000)
+    journal.when_safe(lambda: answers.append(store.places[PLACE].snapshot.decode("latin-1")))
+    store.gate.set()
+    await settled()
+    await assert_kept(store, session)
+    assert len(answers) == 1
+    assert "x" * 2000 in answers[0]
+
+
+@in_loop
+async def test_what_redis_has_lost_is_kept_anew() -> None:
+    """The next change does not continue anything, so the journal begins again."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    store.places.clear()
+    await move(session, 5)
+    await settled()
+    assert store.calls[:4] == ["begin", "add", "begin", "add"][: len(store.calls)]
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_change_that_cannot_be_encoded_leaves_no_hole(caplog: pytest.LogCaptureFixture) -> None:
+    """It has a number but no entry; the session goes on being kept with what is changed afterwards."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+
+    def spoil() -> None:
+        div: Any = session.document.get_model_by_name("text")
+        div.tags = [object()]
+
+    await move(session, 1)
+    await session.with_document_locked(spoil)
+    await session.with_document_locked(lambda: setattr(session.document.get_model_by_name("text"), "tags", ["good"]))
+    await move(session, 2)
+    await settled()
+    await move(session, 3)
+    await settled()
+    await assert_kept(store, session)
+    assert "cannot be kept" not in caplog.text
+
+
+@in_loop
+async def test_answers_wait_until_what_they_answer_is_safe() -> None:
+    """In their order; without `ack` none of them waits."""
+    store = MemoryStore()
+    session, journal = journalled(store, at_once=True)
+    await settled()
+    answers: list[int] = []
+    journal.when_safe(lambda: answers.append(0))
+    assert answers == [0]
+    store.gate.clear()
+    for number in (1, 2):
+        await move(session, number)
+        journal.when_safe(lambda number=number: answers.append(number))  # type: ignore[misc]
+        await settled()
+    assert answers == [0]
+    store.gate.set()
+    await settled()
+    assert answers == [0, 1, 2]
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_viewer_hears_ok_after_its_change_is_safe() -> None:
+    """And other viewers see the change at once."""
+    store = MemoryStore()
+    session, _ = journalled(store, at_once=True)
+    await settled()
+    mover, watcher = Peer.pulled(session), Peer.pulled(session)
+    slider: Any = mover.document.get_model_by_name("slider")
+    store.gate.clear()
+    mover.change(lambda: setattr(slider, "value", 7))
+    await settled()
+    assert watcher.read() == ["PATCH-DOC"]
+    assert mover.read() == []
+    store.gate.set()
+    await settled()
+    assert mover.read() == ["OK"]
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_session_that_another_worker_has_is_written_no_more() -> None:
+    """And nobody is told that a change is safe that the other does not have."""
+    store = MemoryStore()
+    session, journal = journalled(store, at_once=True)
+    await settled()
+    answers: list[int] = []
+    store.problem = Fenced("another's")
+    await move(session, 1)
+    journal.when_safe(lambda: answers.append(1))
+    await settled()
+    store.problem = None
+    before = list(store.calls)
+    await move(session, 2)
+    journal.when_safe(lambda: answers.append(2))
+    await settled()
+    assert store.calls == before
+    assert answers == []
+    journal.close()
+    journal.close()
+
+
+@in_loop
+async def test_a_document_that_is_too_large_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """That is logged once, nobody waits for it, and what was kept before is gone: it would be of another time."""
+    store = MemoryStore(max_snapshot=20_000)
+    session, journal = journalled(store, at_once=True)
+    answers: list[int] = []
+    await settled()
+    with caplog.at_level(logging.WARNING):
+        for number in range(6):
+            await say(session, str(number) * journal_module.JOURNAL_LIMIT)
+            journal.when_safe(lambda number=number: answers.append(number))  # type: ignore[misc]
+            await settled()
+    assert answers == list(range(6))
+    assert [record.message for record in caplog.records].count("session session is too large to be kept") == 1
+    assert PLACE not in store.places
+
+
+@in_loop
+async def test_a_flush_writes_what_is_pending_though_nobody_may_change_the_session() -> None:
+    """As at the end of a worker: the session rests, and its document can still be read."""
+    store = MemoryStore()
+    store.gate.clear()
+    session, journal = journalled(store)
+    await settled(lambda: store.calls)
+    await move(session, 1)
+    await session.freeze()
+    store.gate.set()
+    await journal.flush()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_flush_keeps_anew_what_redis_has_lost() -> None:
+    """The end of a worker is no time to find that out and give up."""
+    store = MemoryStore()
+    session, journal = journalled(store)
+    await settled()
+    store.places.clear()
+    await move(session, 1)
+    await session.freeze()
+    await journal.flush()
+    await assert_kept(store, session)
