@@ -1,0 +1,285 @@
+"""From results to something to look at: lines on the terminal, JSON, a picture, the table of the README.
+
+python bench/report.py      renews the picture and the README's table from bench/results/latest.json
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from picture import draw
+from rows.row import Result, Target
+
+__all__ = ["draw", "heading", "line", "verdict", "write_json"]
+
+HERE = Path(__file__).parent
+LATEST = HERE / "results" / "latest.json"
+README = HERE.parent / "README.md"
+BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
+
+README_ROWS = (
+    "encode-slider-50",
+    "encode-slider-5000",
+    "encode-stream-lists-50",
+    "encode-stream-numpy-50",
+    "apply-slider-5000",
+    "deliver-1",
+    "deliver-100",
+    "deliver-1000",
+    "deliver-28k-50",
+    "trip-1-p50",
+    "trip-200-p99",
+    "trips",
+    "first-100k-lists",
+    "first-100k-numpy",
+    "sessions",
+    "memory-session",
+    "memory-connection",
+    "stall",
+)
+
+CLUSTER_ROWS = (
+    "hop-1-p50",
+    "hop-20-p50",
+    "hop-20-p99",
+    "owner-cpu-0",
+    "owner-cpu-1",
+    "owner-cpu-10",
+    "owner-cpu-100",
+    "redis-commands-0",
+    "redis-commands-1",
+    "keep-deliver-1-async",
+    "keep-deliver-100-async",
+    "keep-trips-async",
+    "keep-deliver-1-ack",
+    "keep-deliver-100-ack",
+    "keep-trips-ack",
+    "keep-memory",
+    "keep-memory-moved",
+)
+"""Both sides are ours, so that they have a table of their own."""
+
+_WIDTHS = "{:<47}{:>12}{:>12}{:>10}  {:<22}{:>12}{:>10}"
+
+
+def heading() -> str:
+    return _WIDTHS.format("row", "stock", "ours", "ratio", "target", "limit", "distance")
+
+
+def line(result: Result) -> str:
+    """One result for the terminal; targets that are missed are marked."""
+    stock, ours, limit = result.medians
+    row, unit = result.row, result.row.unit
+    text = _WIDTHS.format(
+        result.row.title,
+        amount(stock, unit),
+        amount(ours, unit),
+        times(result.ratio),
+        target_text(result.row.target, unit),
+        amount(limit, unit),
+        times(result.distance),
+    )
+    sides = "" if row.ours == "ours" else f"{row.stock} | {row.ours}" if result.stock else row.ours
+    return "  ".join([text, *filter(None, (sides, result.note))]).rstrip()
+
+
+def amount(value: float | None, unit: str) -> str:
+    """A value with its unit, in three digits or so."""
+    if value is None:
+        return "-"
+    if unit == "us" and value >= 10_000:
+        value, unit = value / 1000, "ms"
+    if unit == "ms" and value >= 10_000:
+        value, unit = value / 1000, "s"
+    digits = 0 if value >= 100 else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f}{unit if unit.startswith('/') else ' ' + unit}"
+
+
+def times(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.{0 if value >= 100 else 1 if value >= 10 else 2}f}x"
+
+
+def target_text(target: Target, unit: str) -> str:
+    parts = []
+    if target.faster is not None:
+        parts.append(f">= {target.faster:g}x")
+    if target.at_most is not None:
+        parts.append(f"<= {target.at_most:g} {unit}")
+    if target.of_limit is not None:
+        parts.append(f"limit/{1 / target.of_limit:.0f}")
+    if target.growth is not None:
+        name, most = target.growth
+        parts.append(f"<= {most:g}x at {name.rpartition('-')[2]}")
+    if target.adds is not None:
+        parts.append(f"<= {target.adds:g} {unit} more")
+    return ", ".join(parts)
+
+
+def misses(result: Result, others: Iterable[Result]) -> list[str]:
+    """Which of a row's targets it does not meet, in words."""
+    target, ours = result.row.target, result.medians[1]
+    missed = []
+    if target.faster is not None and result.ratio is not None and result.ratio < target.faster:
+        missed.append(f"{times(result.ratio)} instead of {target.faster:g}x")
+    if target.at_most is not None and ours > target.at_most:
+        missed.append(f"{amount(ours, result.row.unit)} instead of {target.at_most:g}")
+    if target.of_limit is not None and result.distance is not None and result.distance > 1 / target.of_limit:
+        missed.append(f"1/{result.distance:.1f} of the limit instead of 1/{1 / target.of_limit:.0f}")
+    if target.adds is not None and result.added is not None and result.added > target.adds:
+        missed.append(f"{amount(result.added, result.row.unit)} more instead of {target.adds:g}")
+    if target.growth is not None:
+        missed.extend(_growth_missed(target.growth, ours, others))
+    return missed
+
+
+def _growth_missed(growth: tuple[str, float], ours: float, others: Iterable[Result]) -> Iterator[str]:
+    name, most = growth
+    for other in others:
+        if other.row.name == name and ours > most * other.medians[1]:
+            yield f"{ours / other.medians[1]:.2f} times {name} instead of {most:g}"
+
+
+def verdict(results: Sequence[Result]) -> str:
+    """What was asked for and is not there."""
+    asked = [result for result in results if result.row.target != Target()]
+    lines = [
+        f"missed: {result.row.title}: {', '.join(missed)}" for result in asked if (missed := misses(result, results))
+    ]
+    return "\n".join([*lines, f"{len(asked) - len(lines)} of {len(asked)} targets met"])
+
+
+# JSON
+
+
+def machine() -> dict[str, Any]:
+    """What somebody needs to know to compare; nothing that tells which machine it was."""
+    return {
+        "cpus": os.cpu_count(),
+        "cpu": _cpu_model(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("bokeh", "bokeh-aperture", "tornado", "uvloop", "numpy", "orjson")
+        },
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _cpu_model() -> str:
+    for text in Path("/proc/cpuinfo").read_text().splitlines():
+        if text.startswith("model name"):
+            return text.partition(":")[2].strip()
+    return platform.processor()
+
+
+def write_json(results: Sequence[Result], path: Path, *, keep: bool = False) -> None:
+    """Write the results down.
+
+    Args:
+        results: of this run.
+        path: the file.
+        keep: leave rows in the file that this run did not measure.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    measured = {result.row.name: _row_json(result, results) for result in results}
+    old = json.loads(path.read_text())["rows"] if keep and path.exists() else []
+    rows = [measured.pop(row["name"], row) for row in old]
+    path.write_text(json.dumps({"machine": machine(), "rows": [*rows, *measured.values()]}, indent=1) + "\n")
+
+
+def _row_json(result: Result, results: Sequence[Result]) -> dict[str, Any]:
+    stock, ours, limit = result.medians
+    row = asdict(result.row)
+    return {
+        **{key: row[key] for key in ("name", "title", "unit", "target")},
+        "stock": {
+            "what": result.row.stock,
+            "median": _short(stock),
+            "samples": [_short(value) for value in result.stock],
+        },
+        "ours": {"what": result.row.ours, "median": _short(ours), "samples": [_short(value) for value in result.ours]},
+        "limit": {
+            "what": result.row.limit,
+            "median": _short(limit),
+            "samples": [_short(value) for value in result.limit],
+        },
+        "ratio": _short(result.ratio),
+        "distance": _short(result.distance),
+        "missed": misses(result, results),
+        "note": result.note,
+    }
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")
+
+
+# README
+
+
+def table(path: Path) -> str:
+    """The README's rows, in Markdown."""
+    recorded = json.loads(path.read_text())
+    rows = {row["name"]: row for row in recorded["rows"]}
+    about, versions = recorded["machine"], recorded["machine"]["versions"]
+    measured = (
+        f"Measured on {about['date']}: {about['cpus']} cores ({about['cpu']}), Python {about['python']}, "
+        f"Bokeh {versions['bokeh']}, loopback; medians."
+    )
+    lines = [_markdown(rows[name]) for name in README_ROWS if name in rows]
+    own = [_markdown_own(rows[name]) for name in CLUSTER_ROWS if name in rows]
+    return "\n".join(
+        [
+            "| | stock | ours | ratio | asked for |",
+            "|---|---|---|---|---|",
+            *lines,
+            "",
+            "Two nodes that share a Redis, and sessions kept in it; Aperture on both sides:",
+            "",
+            "| | without | with | ratio | asked for |",
+            "|---|---|---|---|---|",
+            *own,
+            "",
+            measured,
+        ]
+    )
+
+
+def _markdown_own(row: dict[str, Any]) -> str:
+    """A row whose sides are both ours; each says what it is."""
+    unit, target = row["unit"], target_text(Target(**row["target"]), row["unit"])
+    missed = " (missed)" if row["missed"] else ""
+    stock, ours = row["stock"], row["ours"]
+    without = "" if stock["median"] is None else f"{stock['what']}: {amount(stock['median'], unit)}"
+    ratio = "" if row["ratio"] is None else times(row["ratio"])
+    return (
+        f"| {row['title']} | {without} | {ours['what']}: {amount(ours['median'], unit)} | {ratio} | {target}{missed} |"
+    )
+
+
+def _markdown(row: dict[str, Any]) -> str:
+    unit, target = row["unit"], target_text(Target(**row["target"]), row["unit"])
+    missed = " (missed)" if row["missed"] else ""
+    stock, ours = amount(row["stock"]["median"], unit), amount(row["ours"]["median"], unit)
+    return f"| {row['title']} | {stock} | {ours} | {times(row['ratio'])} | {target}{missed} |"
+
+
+def renew_readme() -> None:
+    """Put the table into the README, where it has a place for it."""
+    before, begin, rest = README.read_text().partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        README.write_text(f"{before}{BEGIN}\n{table(LATEST)}\n{END}{after}")
+
+
+if __name__ == "__main__":
+    LATEST.with_suffix(".svg").write_text(draw(LATEST))
+    renew_readme()

@@ -1,0 +1,106 @@
+"""Measure Aperture beside stock Bokeh, in one run and by turns, and write down what came out.
+
+    python bench/run.py [--row NAME ...] [--repeat N] [--quick] [--list] [--json PATH] [--renew]
+
+A complete run renews `bench/results/`; a partial one only prints, unless `--json` says where to, or `--renew` that its
+rows shall take the place of those in `bench/results/`, say of one that something else on the machine disturbed: what
+the limit's samples show.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+import report
+from rows import cluster, codec, delivery, roundtrip, sessions, survival, workers
+from rows.row import Group, Plan, Result, Row
+
+RESULTS = Path(__file__).parent / "results"
+GROUPS: Sequence[Group] = (
+    codec.GROUP,
+    delivery.GROUP,
+    roundtrip.GROUP,
+    sessions.GROUP,
+    workers.GROUP,
+    cluster.GROUP,
+    survival.GROUP,
+)
+
+
+def every_row() -> list[Row]:
+    return [row for group in GROUPS for row in group.rows]
+
+
+def chosen(patterns: Sequence[str] | None) -> frozenset[str]:
+    """The names of rows that one of the patterns matches: a name, its beginning, or a shell pattern."""
+    if not patterns:
+        return frozenset(row.name for row in every_row())
+    found: set[str] = set()
+    for pattern in patterns:
+        names = {row.name for row in every_row() if fnmatch(row.name, pattern)}
+        names = names or {row.name for row in every_row() if row.name.startswith(pattern)}
+        if not names:
+            raise SystemExit(f"there is no row {pattern!r}; --list shows them all")
+        found |= names
+    return frozenset(found)
+
+
+def measure(plan: Plan) -> list[Result]:
+    """All results, each printed when it is there."""
+    print(report.heading())
+    results = []
+    for group in GROUPS:
+        if not plan.rows.isdisjoint(row.name for row in group.rows):
+            for result in group.measure(plan):
+                results.append(result)
+                print(report.line(result), flush=True)
+    return results
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", action="append", help="only this row, or the rows that begin so; may be repeated")
+    parser.add_argument("--repeat", type=int, default=0, help="turns of each server (default 3, with --quick 2)")
+    parser.add_argument("--quick", action="store_true", help="short turns, for a look")
+    parser.add_argument("--list", action="store_true", help="list the rows and measure nothing")
+    parser.add_argument("--json", type=Path, help="write the results there, too")
+    parser.add_argument("--renew", action="store_true", help="put the measured rows into bench/results/")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    if options.list:
+        print("\n".join(f"{row.name:<26}{row.title} [{row.unit}]" for row in every_row()))
+        return
+    signal.signal(signal.SIGTERM, _end)
+    started = time.monotonic()
+    plan = Plan(chosen(options.row), options.repeat or (2 if options.quick else 3), options.quick)
+    results = measure(plan)
+    print("\n" + report.verdict(results))
+    print(f"{time.monotonic() - started:.0f} s")
+    if options.json:
+        report.write_json(results, options.json)
+    if options.renew or not (options.row or options.quick):
+        latest = RESULTS / "latest.json"
+        report.write_json(results, latest, keep=options.renew)
+        (RESULTS / "latest.svg").write_text(report.draw(latest))
+
+
+def _end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
+    sys.exit(128 + signum)  # unwinds, so that every server and load generator is ended
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
