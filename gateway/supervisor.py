@@ -87,6 +87,8 @@ class Supervisor:
         on_ready: called in the supervisor when the node serves for the first time, with the admin port.
         poll: called every half second; the node stops in good order when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
+        adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
+            process 1 of a container; they are reaped then.
 
     Raises:
         ConfigurationError: this platform cannot fork, or the certificate cannot be used.
@@ -103,6 +105,7 @@ class Supervisor:
         on_ready: Callable[[int | None], None] = lambda admin_port: None,
         poll: Callable[[], bool] | None = None,
         bus_server: EmbeddedServer | None = None,
+        adopts_orphans: bool = False,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ConfigurationError("aperture serve needs fork(), which this platform lacks; use Linux or macOS")
@@ -117,6 +120,7 @@ class Supervisor:
         self._poll = poll
         self._poll_at = 0.0
         self._bus_server = bus_server
+        self._adopts_orphans = adopts_orphans
         self._redis = Child("redis")
         self._gateway = Child("gateway")
         self._workers = [_Worker(index) for index in range(settings.num_procs)]
@@ -287,6 +291,20 @@ class Supervisor:
             self._bury_gateway(returncode)
         if (returncode := self._redis.reap()) is not None and self._outcome is None:
             self._schedule(self._redis, returncode)
+        if self._adopts_orphans:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Let go of the dead that were left to us: a program that an app's code started and did not wait for.
+
+        Looks first and takes then. A child of our own that has died since `handle_chld` looked ends the round: its
+        own SIGCHLD is on its way.
+        """
+        own = {child.pid for child in self._children()}
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, look)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, 0)
 
     def handle_term(self) -> None:
         """Stop in good order; at once when asked a second time."""

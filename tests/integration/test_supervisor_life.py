@@ -170,3 +170,15 @@ def test_a_poll_that_says_so_ends_the_node() -> None:
     with echo_node(1, mode="until polled") as node:
         assert node.ask()["session"] is None
         assert node.wait() == ExitCode.OK
+
+
+def test_orphans_that_become_its_own_are_reaped() -> None:
+    """As process 1 of a container it leaves no zombies of others, and takes none of them for a child of its own."""
+    with echo_node(2, mode="adopts") as node:
+        workers = node.workers()
+        for _ in range(20):
+            node.ask("/orphan")
+        wait_until(lambda: len(node.descendants()) == 4, why=f"processes are left: {node.descendants()}")
+        assert node.workers() == workers
+        os.kill(workers[0], signal.SIGKILL)
+        wait_until(lambda: node.workers().get(0, workers[0]) != workers[0], why="the worker was not started again")

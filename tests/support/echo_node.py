@@ -62,7 +62,8 @@ class Plan:
 
     `mode` is how its workers behave: "serve"; "broken" (cannot boot, says so); "dies" (killed before it boots);
     "breaks later" (generations above 0 cannot boot); "stubborn" (ignores SIGTERM); "slow boot"; "until polled" (the
-    supervisor's poll ends the node after a few seconds).
+    supervisor's poll ends the node after a few seconds); "adopts" (orphans become the supervisor's children, as those of
+    a container do, and `/orphan` leaves it one).
     """
 
     workers: int = 2
@@ -151,6 +152,8 @@ class EchoWorker:
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         if head.path == "/stuck":
             time.sleep(float(head.query or "1"))
+        if head.path == "/orphan":
+            subprocess.run(["/bin/sh", "-c", "sleep 0.1 &"], check=True)
         if head.path == "/crash":
             os.kill(os.getpid(), signal.SIGKILL)
         if head.path == "/big":
@@ -217,13 +220,31 @@ def run_node(plan: Plan) -> int:
     def ready(admin_port: int | None) -> None:
         print(json.dumps({"admin": admin_port, "port": port}), flush=True)
 
+    if plan.mode == "adopts":
+        become_subreaper()
     polls = iter(range(6))
     poll = (lambda: next(polls) == 5) if plan.mode == "until polled" else None
     worker_main = partial(echo_worker_main, mode=plan.mode)
     supervisor = Supervisor(
-        settings, listeners, admin, worker_main, partial(gateway_main, settings=settings), on_ready=ready, poll=poll
+        settings,
+        listeners,
+        admin,
+        worker_main,
+        partial(gateway_main, settings=settings),
+        on_ready=ready,
+        poll=poll,
+        adopts_orphans=plan.mode == "adopts",
     )
     return supervisor.run()
+
+
+def become_subreaper() -> None:
+    """From here on orphans among this process's descendants are its own, as they are those of process 1 elsewhere."""
+    import ctypes
+
+    pr_set_child_subreaper = 36
+    if ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 class Connection:
