@@ -57,6 +57,8 @@ SAME_REQUEST = 0.5
 """Seconds within which a second signal is taken for an echo of the first: `timeout` signals the process and its group,
 a shell and a terminal may do the same."""
 
+PROCESS_ONE = 1
+
 SIGNALS = ("SIGCHLD", "SIGTERM", "SIGINT", "SIGHUP")
 
 
@@ -88,7 +90,7 @@ class Supervisor:
         poll: called every half second; the node stops in good order when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
         adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
-            process 1 of a container; they are reaped then.
+            process 1 of a container; they are reaped then. By default, whether this is process 1.
 
     Raises:
         ConfigurationError: this platform cannot fork, or the certificate cannot be used.
@@ -105,7 +107,7 @@ class Supervisor:
         on_ready: Callable[[int | None], None] = lambda admin_port: None,
         poll: Callable[[], bool] | None = None,
         bus_server: EmbeddedServer | None = None,
-        adopts_orphans: bool = False,
+        adopts_orphans: bool | None = None,
     ) -> None:
         if not hasattr(os, "fork"):
             raise ConfigurationError("aperture serve needs fork(), which this platform lacks; use Linux or macOS")
@@ -120,7 +122,7 @@ class Supervisor:
         self._poll = poll
         self._poll_at = 0.0
         self._bus_server = bus_server
-        self._adopts_orphans = adopts_orphans
+        self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
         self._redis = Child("redis")
         self._gateway = Child("gateway")
         self._workers = [_Worker(index) for index in range(settings.num_procs)]

@@ -62,8 +62,8 @@ class Plan:
 
     `mode` is how its workers behave: "serve"; "broken" (cannot boot, says so); "dies" (killed before it boots);
     "breaks later" (generations above 0 cannot boot); "stubborn" (ignores SIGTERM); "slow boot"; "until polled" (the
-    supervisor's poll ends the node after a few seconds); "adopts" (orphans become the supervisor's children, as those of
-    a container do, and `/orphan` leaves it one).
+    supervisor's poll ends the node after a few seconds); "adopts" (orphans become the supervisor's children, as
+    those of a container do, and `/orphan` leaves it one).
     """
 
     workers: int = 2
