@@ -23,9 +23,9 @@ from bokeh.protocol import receiver as bokeh_receiver
 from bokeh.protocol.message import Message
 from support.patience import run
 
+from aperture.document.ids import IdSequence
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
-from aperture.worker.document.ids import IdSequence
 from aperture.worker.document.loading import new_document
 from aperture.worker.session.inbound import receive
 from aperture.worker.session.session import Session

@@ -21,12 +21,12 @@ from bokeh.protocol.message import Message as BokehMessage
 from support.peers import messages_of, state_of
 from support.relay_bus import FakeBus, FakeRedis
 
+from aperture.document import ids
 from aperture.errors import BusDown, OwnerGone, ProtocolError, SessionGone
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.registry.registry import Registry, WorkerName
-from aperture.worker.document import ids
 from aperture.worker.document.contention import Contention
 from aperture.worker.door import Door
 from aperture.worker.http.resources import PageResources

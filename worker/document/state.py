@@ -25,10 +25,10 @@ from bokeh.document import Document
 from bokeh.model import Model
 
 from aperture.app_state import session_state, unpack_value
+from aperture.document.applying import apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
 from aperture.protocol.decode import ValueDecoder
-from aperture.worker.document.applying import apply_event
 
 __all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot"]
 

@@ -14,9 +14,9 @@ from bokeh.document import Document
 from tornado.ioloop import IOLoop
 
 from aperture.app_state import session_state
+from aperture.document.ids import IdSequence
 from aperture.errors import AppLoadError, StateMismatch
 from aperture.log import short_id
-from aperture.worker.document.ids import IdSequence
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest

@@ -15,13 +15,13 @@ from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
 
 from aperture import __version__
+from aperture.document.applying import apply_event
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
 from aperture.protocol import messages
 from aperture.protocol.codec import decode_document, decode_patch, encode_document
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
-from aperture.worker.document.applying import apply_event
 from aperture.worker.session.session import Session
 from aperture.worker.session.viewer import Viewer
 

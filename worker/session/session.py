@@ -24,13 +24,13 @@ from bokeh.events import ConnectionLost
 from tornado.ioloop import IOLoop
 
 from aperture.app_state import session_state
+from aperture.document.ids import IdSequence
 from aperture.errors import NotLocked, SessionGone
 from aperture.log import short_id
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.codec import EventEncoder
 from aperture.worker.document.changes import Batch, OrderedCallbacks, final_change
 from aperture.worker.document.contention import Contention, Key
-from aperture.worker.document.ids import IdSequence
 from aperture.worker.session.corrections import Corrections
 from aperture.worker.session.fanout import send_batch
 from aperture.worker.session.lock import DocumentLock

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from support.node import EXAMPLES
 from support.peers import state_of
 
+from aperture.document import ids
+from aperture.document.ids import IdSequence
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import EventEncoder, join_events
-from aperture.worker.document import ids
 from aperture.worker.document.changes import OrderedCallbacks
-from aperture.worker.document.ids import IdSequence
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.state import fingerprint, lay_over, pack_patch, replay, snapshot
 

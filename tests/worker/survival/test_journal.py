@@ -13,9 +13,9 @@ from bokeh.models import Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, make_session, state_of
 
+from aperture.document import ids
+from aperture.document.ids import IdSequence
 from aperture.errors import BusDown, Fenced
-from aperture.worker.document import ids
-from aperture.worker.document.ids import IdSequence
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.state import lay_over, replay
 from aperture.worker.session.session import Session

@@ -16,8 +16,8 @@ from bokeh.models import Button, Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
 
+from aperture.document import ids
 from aperture.errors import BusDown
-from aperture.worker.document import ids
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement

@@ -22,8 +22,8 @@ from support.peers import Peer, in_loop
 
 from aperture import session_state
 from aperture.app_state import pack_value
+from aperture.document import ids
 from aperture.errors import BusDown, NotLocked, StateMismatch
-from aperture.worker.document import ids
 from aperture.worker.document.state import kept_values, pack_patch
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.peers import in_loop
 
-from aperture.worker.document import ids
-from aperture.worker.document.ids import IdSequence
+from aperture.document import ids
+from aperture.document.ids import IdSequence
 
 MODULES = (bokeh.util.serialization, bokeh.model.model, bokeh.document.document)
 

@@ -1,0 +1,1 @@
+"""A client of Bokeh sessions that works anywhere: blocking, or inside a running event loop."""
