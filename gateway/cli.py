@@ -1,20 +1,16 @@
-"""The command `aperture`, and the only place that knows both gateway and worker.
+"""The command `aperture`, and with `aperture.server` the only place that knows both gateway and worker.
 
-It reads the plan, loads the apps, binds the sockets, imports what all workers need, and hands everything to the
-supervisor, which forks. Nothing here starts a thread or a loop. Imports are inside the functions, so that `--help`
-answers at once.
+It reads the plan, loads the apps, and hands them to `aperture.gateway.node`, whose supervisor forks. Nothing here
+starts a thread or a loop. Imports are inside the functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import errno
 import logging
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -24,13 +20,13 @@ from typing import TYPE_CHECKING
 import aperture
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.drain import drain, drain_parser
+from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.options import serve_parser
-from aperture.settings import Durability, Settings
+from aperture.settings import Settings
 
 if TYPE_CHECKING:
     from bokeh.application.application import Application
 
-    from aperture.bus.embedded import EmbeddedServer
     from aperture.gateway.plan import ServePlan
 
 __all__ = ["app_urls", "load_applications", "main", "run"]
@@ -144,39 +140,21 @@ def _command_parser() -> argparse.ArgumentParser:
 def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
     """Load, bind, import, fork. Runs in the process that becomes the supervisor."""
     applications = load_applications(plan.files, plan.app_arguments)
-    # Containers may share a host name, and each of their supervisors is process 1.
-    node = f"{socket.gethostname()}-{secrets.token_hex(4)}"
-    settings = dataclasses.replace(plan.settings, node=node)
     try:
-        listeners, admin_listeners = _bind(settings)
+        sockets = NodeSockets.open(plan.settings)
     except OSError as problem:
-        _complain(_bind_complaint(settings, problem))
+        _complain(_bind_complaint(plan.settings, problem))
         return ExitCode.CANNOT_BIND
-    settings = _with_bound_port(settings, listeners)
-    settings, bus_server = _with_bus(settings)
-    from aperture.gateway.preload import preload
-
-    preload(plan.files)
-    from aperture.gateway.main import gateway_main
-    from aperture.gateway.supervisor import Supervisor
     from aperture.worker.main import worker_main
 
-    supervisor = Supervisor(
-        settings,
-        listeners,
-        admin_listeners,
-        partial(
-            worker_main,
-            settings=settings,
-            applications=applications,
-            load=partial(load_applications, plan.files, plan.app_arguments),
-        ),
-        partial(gateway_main, settings=settings),
-        on_ready=partial(_announce, plan, settings, sorted(applications)),
-        poll=poll,
-        bus_server=bus_server,
+    run_worker = partial(
+        worker_main, applications=applications, load=partial(load_applications, plan.files, plan.app_arguments)
     )
-    return supervisor.run()
+
+    def announce(settings: Settings, admin_port: int | None) -> None:
+        _announce(plan, settings, sorted(applications), admin_port)
+
+    return make_supervisor(sockets, run_worker, files=plan.files, on_ready=announce, poll=poll).run()
 
 
 def _develop(plan: ServePlan) -> int:
@@ -216,39 +194,11 @@ def _load_bokeh_config(path: str) -> None:
     bokeh_settings.load_config(path)
 
 
-def _bind(settings: Settings) -> tuple[list[socket.socket], list[socket.socket]]:
-    from aperture.gateway.bind import bind_listeners
-
-    return bind_listeners(settings)
-
-
 def _bind_complaint(settings: Settings, problem: OSError) -> str:
     reason = problem.strerror or str(problem)
     if problem.errno == errno.EADDRINUSE and settings.admin_port and f":{settings.admin_port})" in reason:
         return f"cannot listen: {reason}; --admin-port gives the admin endpoints another port, or none"
     return f"cannot listen: {reason}"
-
-
-def _with_bound_port(settings: Settings, listeners: Sequence[socket.socket]) -> Settings:
-    """With `--port 0` the kernel has chosen, and the origin that browsers send names what it chose."""
-    if settings.unix_socket is not None or settings.port != 0:
-        return settings
-    return dataclasses.replace(settings, port=listeners[0].getsockname()[1])
-
-
-def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:
-    """A Redis of the node's own, if it was given none and has workers that need one to talk to each other."""
-    alone = settings.num_procs == 1 and settings.durability is Durability.NONE
-    if settings.redis_url is not None or alone:
-        return settings, None
-    from aperture.bus.embedded import EmbeddedServer
-
-    server = EmbeddedServer.choose()
-    if server is None:
-        log.warning("without redis-server each session stays on one worker, however many look at it; install it")
-        return settings, None
-    # It has no password, and a worker that starts while it is being started again waits for it.
-    return dataclasses.replace(settings, redis_url=server.url, redis_password=None, redis_wait=True), server
 
 
 def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_port: int | None) -> None:

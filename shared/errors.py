@@ -162,7 +162,7 @@ class KeepingBroken(BusError):
     """
 
 
-class ConfigurationError(ApertureError):
+class ConfigurationError(ApertureError, ValueError):
     """The options contradict each other, or name something that is not there."""
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -13,23 +12,16 @@ from collections.abc import Callable, Mapping
 import uvloop
 from bokeh.application import Application
 
-from aperture.bus.options import BusOptions
-from aperture.bus.redis import RedisBus
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
 from aperture.handoff import WorkerSeat
-from aperture.registry.keeper import LeaseKeeper
-from aperture.registry.keeping import Keeping
-from aperture.registry.registry import Registry, WorkerName
-from aperture.settings import Durability, Settings
+from aperture.settings import Settings
 from aperture.worker.adopt import StickyServer
-from aperture.worker.crowding import Crowding
+from aperture.worker.assembly import Assembly
 from aperture.worker.document.loading import check_imports
 from aperture.worker.link import GatewayLink
-from aperture.worker.neighbourhood import WorkerNeighbourhood
 from aperture.worker.pulse import every, resident_bytes
 from aperture.worker.relay.cluster import Cluster
-from aperture.worker.service import HAND_OVER_SHARE, WorkerService
-from aperture.worker.survival.survival import Survival
+from aperture.worker.service import WorkerService
 
 __all__ = ["worker_main"]
 
@@ -93,18 +85,8 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
         owns=lambda session_id: service.store.has(session_id),
         creates=lambda path: service.creates(path),
     )
-    neighbourhood = WorkerNeighbourhood(link)
-    cluster, survival = _cluster(seat, settings, neighbourhood)
-    service = WorkerService(
-        settings,
-        applications,
-        placement=link if cluster is None else cluster,
-        elsewhere=cluster,
-        survival=survival,
-        crowding=None if cluster is None else Crowding(settings.spread_viewers, link.say_crowded),
-        share_extensions=link.share_extensions,
-    )
-    neighbourhood.service = service
+    assembly = Assembly(settings, applications, index=seat.index, link=link)
+    service, cluster = assembly.service, assembly.cluster
     server = StickyServer(
         service.application,
         handing_back=link,
@@ -112,10 +94,8 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
         max_header_size=settings.max_head_size,
         idle_connection_timeout=_HTTP_IDLE_TIMEOUT,
     )
-    service.start()
-    if cluster is not None:
-        # One that takes a dead one's place comes back with the bus, if that is away as well.
-        await cluster.start(wait=settings.redis_wait or seat.generation > 0)
+    # One that takes a dead one's place comes back with the bus, if that is away as well.
+    await assembly.start(wait=settings.redis_wait or seat.generation > 0)
     link.open()
     await _report(link, service, cluster)
     reporting = every(_REPORT_INTERVAL, lambda: _report(link, service, cluster))
@@ -127,31 +107,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     reporting.cancel()
     retiring.cancel()
     link.stop_adopting()
-    grace = settings.shutdown_grace * _STOP_SHARE
-    await service.hand_over(grace)
-    if cluster is not None:
-        await cluster.withdraw()  # before the browsers are told to come back: they may, at once, to another worker
-    await service.stop(grace * (1 - HAND_OVER_SHARE))
-    if cluster is not None:
-        await cluster.stop()
-
-
-def _cluster(
-    seat: WorkerSeat, settings: Settings, neighbourhood: WorkerNeighbourhood
-) -> tuple[Cluster, Survival | None] | tuple[None, None]:
-    """This worker's part in the cluster, and what its sessions are kept by; nothing for a node that has no bus."""
-    if settings.redis_url is None:
-        return None, None
-    options = BusOptions.of(settings)
-    bus = RedisBus(options)
-    me = WorkerName(settings.node, seat.index, secrets.token_hex(8))
-    registry = Registry(bus, me, lease=settings.lease)
-    keeper = LeaseKeeper(lambda: RedisBus(options), registry, me, lease=settings.lease)
-    survival = None
-    if settings.durability is not Durability.NONE:
-        keeping = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
-        survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK)
-    return Cluster(bus, registry, neighbourhood, keeper, survival), survival
+    await assembly.stop(settings.shutdown_grace * _STOP_SHARE)
 
 
 def _stop_signal(seat: WorkerSeat) -> asyncio.Event:

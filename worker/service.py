@@ -45,7 +45,7 @@ _CLOSE_SHARE = 0.4
 class WorkerService:
     """The apps, sessions, routes and timers of one worker.
 
-    Everything runs on the event loop that is current when this is made.
+    Making one needs no event loop; everything else runs on the one that is running in `start`.
 
     Args:
         settings: of the node.
@@ -55,6 +55,7 @@ class WorkerService:
         survival: keeps sessions beyond this worker's life, if they are to outlive it.
         crowding: watches how many viewers come to each session, if others could take some.
         share_extensions: exchanges asset folders with other workers, if there are any.
+        collector: decides when garbage is collected.
 
     Raises:
         ConfigurationError: the auth module, an origin or the icon is not as it should be.
@@ -70,6 +71,7 @@ class WorkerService:
         survival: Survival | None = None,
         crowding: Crowding | None = None,
         share_extensions: ShareExtensions | None = None,
+        collector: GarbageCollector | None = None,
     ) -> None:
         ids.install()
         class_facts.install()
@@ -79,7 +81,7 @@ class WorkerService:
             url: AppHost(url, app, logout_url=_logout_url(settings, auth), issue_token=tokens.issue)
             for url, app in applications.items()
         }
-        self.collector = GarbageCollector()
+        self.collector = collector or GarbageCollector()
         self._survival = survival
         self.store = SessionStore(
             self.hosts,

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 
-__all__ = ["GarbageCollector"]
+__all__ = ["GarbageCollector", "LeftToPython"]
 
 log = logging.getLogger(__name__)
 
@@ -67,3 +67,17 @@ class GarbageCollector:
         gc.freeze()
         self._gone = 0
         log.debug("collected %d objects in %.0f ms", found, (self._clock() - started) * 1000)
+
+
+class LeftToPython(GarbageCollector):
+    """For a server in somebody's program, whose garbage is not ours to set aside or to collect.
+
+    What is set aside while it is garbage already, a notebook's large arrays perhaps, would stay for as long as somebody
+    looks at a session.
+    """
+
+    def session_created(self) -> None:
+        """Nothing is set aside."""
+
+    def is_due(self, connections: int) -> bool:
+        return False

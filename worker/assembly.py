@@ -1,0 +1,112 @@
+"""One worker and its part in the cluster, put together: for a forked worker, and for a server in somebody's program."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+
+from bokeh.application import Application
+
+from aperture.bus.options import BusOptions
+from aperture.bus.redis import RedisBus
+from aperture.registry.keeper import LeaseKeeper
+from aperture.registry.keeping import Keeping
+from aperture.registry.registry import Registry, WorkerName
+from aperture.settings import Durability, Settings
+from aperture.worker.crowding import Crowding
+from aperture.worker.link import GatewayLink
+from aperture.worker.neighbourhood import WorkerNeighbourhood
+from aperture.worker.relay.cluster import Cluster
+from aperture.worker.service import HAND_OVER_SHARE, WorkerService
+from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.session.placement import LocalPlacement
+from aperture.worker.survival.survival import Survival
+
+__all__ = ["Assembly"]
+
+
+class Assembly:
+    """The parts of one worker, and the order in which they start and stop.
+
+    Making one needs no event loop; everything else runs on the one that is running in `start`.
+
+    Args:
+        settings: of the node; with a `redis_url` the worker takes part in a cluster.
+        applications: Bokeh applications by route.
+        index: the worker's place in the node.
+        link: to the gateway; None where there is none.
+        collector: decides when garbage is collected, in a process that is not the worker's own.
+
+    Raises:
+        ConfigurationError: the auth module, an origin or the icon is not as it should be.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        applications: Mapping[str, Application],
+        *,
+        index: int = 0,
+        link: GatewayLink | None = None,
+        collector: GarbageCollector | None = None,
+    ) -> None:
+        neighbourhood = WorkerNeighbourhood(link)
+        self.cluster: Cluster | None
+        self.cluster, survival = _cluster(index, settings, neighbourhood)
+        crowded = None if self.cluster is None or link is None else Crowding(settings.spread_viewers, link.say_crowded)
+        self.service = WorkerService(
+            settings,
+            applications,
+            placement=self.cluster or link or LocalPlacement(),
+            elsewhere=self.cluster,
+            survival=survival,
+            crowding=crowded,
+            share_extensions=None if link is None else link.share_extensions,
+            collector=collector,
+        )
+        neighbourhood.service = self.service
+
+    async def start(self, *, wait: bool) -> None:
+        """Run the load hooks, start the timers, and enter the cluster.
+
+        Args:
+            wait: whether to go on, unready, while Redis cannot be reached.
+
+        Raises:
+            AppLoadError: an app's package cannot be loaded.
+            BusUnavailable: Redis cannot be reached, and `wait` is false.
+        """
+        self.service.start()
+        if self.cluster is not None:
+            await self.cluster.start(wait=wait)
+
+    async def stop(self, grace: float) -> None:
+        """Hand the sessions over, close their websockets, and leave the cluster.
+
+        Args:
+            grace: seconds that all of it may take.
+        """
+        await self.service.hand_over(grace)
+        if self.cluster is not None:
+            await self.cluster.withdraw()  # before the browsers are told to come back: they may, at once, elsewhere
+        await self.service.stop(grace * (1 - HAND_OVER_SHARE))
+        if self.cluster is not None:
+            await self.cluster.stop()
+
+
+def _cluster(
+    index: int, settings: Settings, neighbourhood: WorkerNeighbourhood
+) -> tuple[Cluster, Survival | None] | tuple[None, None]:
+    """This worker's part in the cluster, and what its sessions are kept by; nothing for a node that has no bus."""
+    if settings.redis_url is None:
+        return None, None
+    options = BusOptions.of(settings)
+    bus = RedisBus(options)
+    me = WorkerName(settings.node, index, secrets.token_hex(8))
+    registry = Registry(bus, me, lease=settings.lease)
+    keeper = LeaseKeeper(lambda: RedisBus(options), registry, me, lease=settings.lease)
+    survival = None
+    if settings.durability is not Durability.NONE:
+        keeping = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
+        survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK)
+    return Cluster(bus, registry, neighbourhood, keeper, survival), survival
