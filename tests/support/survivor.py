@@ -11,8 +11,9 @@ import os
 import time
 from dataclasses import dataclass, field
 
+from support.onlooker import Onlooker
 from support.patience import seconds
-from support.wire import ConnectionEnded, Viewer
+from support.wire import ConnectionEnded
 from tornado.httpclient import HTTPClientError
 from tornado.websocket import WebSocketClosedError
 
@@ -87,8 +88,8 @@ class Survivor:
                 await asyncio.sleep(DELAYS[attempt])
             attempt += 1
             try:
-                async with Viewer.open(self._url, self.token) as viewer:
-                    await viewer.pull()
+                async with Onlooker.open(self._url, self.token) as viewer:
+                    await viewer.look()
                     attempt = 0
                     self._look(viewer)
                     self.connected.set()
@@ -102,7 +103,7 @@ class Survivor:
             if self._cut is None:
                 self._cut = time.monotonic()
 
-    def _look(self, viewer: Viewer) -> None:
+    def _look(self, viewer: Onlooker) -> None:
         """Compare the document that was pulled with what is known of it."""
         value = viewer.value("slider", "value")
         assert viewer.value("seen", "text") == str(value), "a change is there without what its callback did"
@@ -115,7 +116,7 @@ class Survivor:
             self._figures.lost.append(min(kills, default=lost[0]) - lost[0])
         self._acknowledged = [(time.monotonic(), value)]
 
-    async def _move_on(self, viewer: Viewer) -> None:
+    async def _move_on(self, viewer: Onlooker) -> None:
         while not self._stopped or self._cut is not None:
             self._sent += 1
             async with asyncio.timeout(seconds(ROUND_TRIP)):

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from bokeh.core.serialization import Buffer, Serialized
 from bokeh.document import Document
@@ -94,7 +94,7 @@ class Viewer:
         *,
         ack: bool = True,
         subprotocols: Iterable[str] | None = None,
-    ) -> AsyncIterator[Viewer]:
+    ) -> AsyncIterator[Self]:
         """Connect, and wait for the server's ACK unless told otherwise.
 
         Raises:
