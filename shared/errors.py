@@ -13,6 +13,24 @@
     │   ├── TooLarge             its document is larger than may be kept
     │   ├── StateMismatch        what was kept of a session does not fit the document that its app makes now
     │   └── NotLocked            the document was changed without its lock
+    ├── ClientError              what was asked of a client's session was not done
+    │   ├── CannotConnect        no session was opened; the text says why
+    │   │   ├── BadAddress       no server can have such an address
+    │   │   ├── ServerUnreachable   nobody answers there
+    │   │   ├── NotAServer       something answers, and it is no Bokeh server
+    │   │   ├── NoSuchApp        a server, without an app at this path
+    │   │   └── Refused          the server does not let this client in
+    │   │       ├── OriginRefused    for the origin that it names
+    │   │       ├── NotLoggedIn      the app wants to know the user
+    │   │       └── TokenRefused     expired, wrongly signed, or malformed
+    │   ├── ServerGone           the connection was lost
+    │   ├── ServerSilent         no answer in time
+    │   │   └── LoopBlocked      no answer in time, perhaps because the caller keeps the server from running
+    │   ├── ServerGarbled        what the server sent breaks Bokeh's protocol; also a ProtocolError
+    │   ├── MessageTooLarge      a message is larger than one side takes
+    │   ├── RequestFailed        the server answered with an error
+    │   ├── Overloaded           more changes were made than can wait for the server
+    │   └── SessionClosed        the session has been closed by this side
     ├── BusError                 what needed Redis was not done
     │   ├── BusDown              the connection is down or was lost meanwhile; ask again later
     │   ├── BusUnavailable       no connection could be made; the text says why
@@ -31,23 +49,41 @@ from enum import IntEnum
 __all__ = [
     "ApertureError",
     "AppLoadError",
+    "BadAddress",
     "BusDown",
     "BusError",
     "BusUnavailable",
+    "CannotConnect",
+    "ClientError",
     "ConfigurationError",
     "ExitCode",
     "Fenced",
     "KeepingBroken",
+    "LoopBlocked",
+    "MessageTooLarge",
+    "NoSuchApp",
+    "NotAServer",
     "NotLocked",
+    "NotLoggedIn",
     "NotTheirs",
+    "OriginRefused",
+    "Overloaded",
     "OwnedElsewhere",
     "OwnerGone",
     "PeerError",
     "ProtocolError",
+    "Refused",
+    "RequestFailed",
+    "ServerGarbled",
+    "ServerGone",
+    "ServerSilent",
+    "ServerUnreachable",
+    "SessionClosed",
     "SessionError",
     "SessionGone",
     "StateMismatch",
     "TokenError",
+    "TokenRefused",
     "TooLarge",
     "UnknownReference",
 ]
@@ -137,6 +173,99 @@ class TooLarge(SessionError):
 
 class NotLocked(SessionError, RuntimeError):
     """The document was changed outside its lock."""
+
+
+class ClientError(ApertureError):
+    """What was asked of a client's session was not done."""
+
+
+class CannotConnect(ClientError, OSError):
+    """No session was opened; the text says why. An `OSError`, which is what Bokeh's client raises.
+
+    Args:
+        text: what is wrong.
+        status: the HTTP status that the server answered with, if it did.
+    """
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class BadAddress(CannotConnect, ValueError):
+    """The address is not of a form that a server's can have."""
+
+
+class ServerUnreachable(CannotConnect):
+    """Nobody answers at the address: no such host, a closed port, or a failed TLS handshake."""
+
+
+class NotAServer(CannotConnect):
+    """Something answers at the address that does not speak Bokeh's protocol."""
+
+
+class NoSuchApp(CannotConnect):
+    """The server has no app at the path of the address."""
+
+
+class Refused(CannotConnect):
+    """The server does not let this client in."""
+
+
+class OriginRefused(Refused):
+    """The server accepts no websockets from the origin that the client's headers name."""
+
+
+class NotLoggedIn(Refused):
+    """The server wants to know the user; headers or cookies must say it."""
+
+
+class TokenRefused(Refused):
+    """The client's token is expired, wrongly signed or malformed, or the session's id is."""
+
+
+class ServerGone(ClientError, ConnectionError, RuntimeError):
+    """The connection to the server was lost.
+
+    Args:
+        text: how, as far as this side can tell.
+        close_code: the websocket's, if there was one.
+    """
+
+    def __init__(self, text: str, close_code: int | None = None) -> None:
+        super().__init__(text)
+        self.close_code = close_code
+
+
+class ServerSilent(ClientError, TimeoutError):
+    """The server did not answer in time."""
+
+
+class LoopBlocked(ServerSilent):
+    """No answer in time to a blocking call that was made inside of a running event loop.
+
+    Nothing else runs on that loop meanwhile. If the server is to run on it, no answer can come.
+    """
+
+
+class ServerGarbled(ClientError, ProtocolError):
+    """What the server sent breaks Bokeh's protocol, or is a document that cannot be made here."""
+
+
+class MessageTooLarge(ClientError):
+    """A message is larger than this client, or the server, takes."""
+
+
+class RequestFailed(ClientError, RuntimeError):
+    """The server answered with an error; the text is the server's."""
+
+
+class Overloaded(ClientError, BufferError):
+    """More changes were made than can wait for the server. This one is not sent."""
+
+
+class SessionClosed(ClientError, RuntimeError):
+    """The session has been closed by this side."""
 
 
 class BusError(ApertureError):
