@@ -17,19 +17,21 @@ from pathlib import Path
 from support.patience import seconds, wait_until
 from support.redis import free_port
 
-__all__ = ["CONFIGURATION", "Nginx", "rendered"]
+__all__ = ["CONFIGURATION", "NODES", "Nginx", "rendered"]
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx" / "nginx.conf"
+NODES = CONFIGURATION.with_name("nodes.conf")
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 def rendered(configuration: str, port: int, upstreams: Sequence[str], directory: Path) -> str:
     """The shipped configuration, listening on a port of loopback, in front of these addresses."""
-    shipped = re.findall(r"(?m)^\s*server 127\.0\.0\.1:\d+( [^;]+)?;\n", configuration)
+    shipped = re.findall(r"(?m)^server 127\.0\.0\.1:\d+( [^;]+)?;$", NODES.read_text())
     assert len(shipped) == 2, "the shipped configuration names two nodes"
-    servers = "".join(f"        server {upstream}{shipped[0]};\n" for upstream in upstreams)
-    text = re.sub(r"(?m)(^\s*server 127\.0\.0\.1:\d+[^;]*;\n)+", lambda _: servers, configuration, count=1)
+    servers = "".join(f"server {upstream}{shipped[0]};\n" for upstream in upstreams)
+    text, included = re.subn(r"include nodes\.conf;", lambda _: servers, configuration)
+    assert included == 1
     text, listens = re.subn(r"listen \d+;", f"listen 127.0.0.1:{port};", text)
     assert listens == 1
     # Compiled in, these are directories that belong to the system's nginx.
