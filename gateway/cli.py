@@ -11,7 +11,6 @@ import errno
 import logging
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import aperture
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
+from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.options import serve_parser
@@ -37,8 +37,6 @@ _BOKEH_COMMANDS = ("build", "html", "info", "init", "json", "sampledata", "secre
 _DRAIN = "Replace the workers of a node on this machine one by one; their sessions go on in others."
 PROCESS_ONE = 1
 """The process id of a container's first process, to which the system is a bit different."""
-
-_OPEN_BROWSER = "import sys; from bokeh.util.browser import view; [view(url) for url in sys.argv[1:]]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -219,8 +217,7 @@ def _show(urls: Sequence[str]) -> None:
     from aperture.gateway.reload import is_reload
 
     if urls and not is_reload():
-        # A browser may keep its caller waiting, which the supervisor must not; it does not reap strangers either.
-        subprocess.run(["/bin/sh", "-c", '"$@" &', "sh", sys.executable, "-c", _OPEN_BROWSER, *urls], check=False)
+        open_pages(urls)
 
 
 def _url_host(address: str) -> str:

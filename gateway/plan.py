@@ -22,7 +22,7 @@ from aperture.gateway.options import BIGGEST_PORT, BY_NAME, LOG_LEVELS, OPTIONS,
 from aperture.gateway.sources import Sources, as_bool
 from aperture.settings import DEFAULT_PORT, Durability, SessionIds, Settings, Tls
 
-__all__ = ["ServePlan", "parse", "parser"]
+__all__ = ["ServePlan", "parse", "parser", "settings_of"]
 
 _MILLISECONDS = 1000.0
 
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | argparse.Namespace, environment: Mapping[st
     """
     given = vars(arguments if isinstance(arguments, argparse.Namespace) else parser().parse_args(arguments))
     sources = Sources(given, environment)
-    values = {option.name: sources.value(option) for option in OPTIONS}
+    values = _values(sources)
     files = _app_files(given["files"], expand=values["glob"])
     _refuse_contradictions(values, sources, files)
     return ServePlan(
@@ -83,6 +83,21 @@ def parse(arguments: Sequence[str] | argparse.Namespace, environment: Mapping[st
         log_file=values["log_file"],
         config_file=sources.config_file,
     )
+
+
+def settings_of(sources: Sources) -> Settings:
+    """The settings alone, for a server whose apps are no files.
+
+    Raises:
+        ConfigurationError: the options contradict each other or name something that is not there.
+    """
+    values = _values(sources)
+    _refuse_contradictions(values, sources, ())
+    return _settings(values, sources)
+
+
+def _values(sources: Sources) -> dict[str, Any]:
+    return {option.name: sources.value(option) for option in OPTIONS}
 
 
 def _app_files(named: Sequence[str], *, expand: bool) -> tuple[str, ...]:
@@ -222,7 +237,9 @@ def _signing(values: Mapping[str, Any], sources: Sources) -> tuple[SessionIds, b
         raise ConfigurationError(
             "signed session ids need a key in BOKEH_SECRET_KEY, the same on every node; `bokeh secret` makes one"
         )
-    return mode, str(key).encode() if key else None
+    if not key:
+        return mode, None
+    return mode, key if isinstance(key, bytes) else str(key).encode()
 
 
 def _tls(values: Mapping[str, Any], sources: Sources) -> Tls | None:

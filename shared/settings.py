@@ -25,15 +25,17 @@ class SessionIds(Enum):
     UNSIGNED = "unsigned"
     SIGNED = "signed"
     EXTERNAL_SIGNED = "external-signed"
+    EXTERNAL_UNSIGNED = "external-unsigned"
+    """Only from Python, as `generate_session_ids=False`; Bokeh's command line has no word for it either."""
 
     @property
     def signed(self) -> bool:
-        return self is not SessionIds.UNSIGNED
+        return self in (SessionIds.SIGNED, SessionIds.EXTERNAL_SIGNED)
 
     @property
     def generated(self) -> bool:
         """Whether this server makes ids for requests that bring none."""
-        return self is not SessionIds.EXTERNAL_SIGNED
+        return self in (SessionIds.SIGNED, SessionIds.UNSIGNED)
 
 
 class Durability(Enum):
@@ -154,3 +156,5 @@ class Settings:
 
     tornado_settings: Mapping[str, Any] = field(default_factory=dict)
     """Passed through to `tornado.web.Application`."""
+    http_server_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Passed through to `tornado.httpserver.HTTPServer`."""

@@ -7,6 +7,7 @@ here but handed back, socket and all, to be routed again.
 
 from __future__ import annotations
 
+import logging
 import socket
 import sys
 from collections.abc import Awaitable
@@ -24,11 +25,27 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
-__all__ = ["AdoptedStream", "HandBackRequest", "Peer", "StickyServer", "adopt_socket"]
+from aperture.settings import Settings
+
+__all__ = [
+    "AdoptedStream",
+    "HandBackRequest",
+    "ListeningServer",
+    "Peer",
+    "StickyServer",
+    "adopt_socket",
+    "http_options",
+]
+
+log = logging.getLogger(__name__)
 
 UNACKNOWLEDGED_LIMIT = 120_000
 """Milliseconds that sent bytes may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT). Without
 it a laptop that went to sleep holds its session for a quarter of an hour."""
+
+
+IDLE_TIMEOUT = 3600.0
+"""Seconds that a kept-alive connection may be idle, as in Tornado; proxies close theirs long before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +141,29 @@ class StickyServer(HTTPServer):
         if self._handing_back is None or not isinstance(stream, AdoptedStream):
             return delegate
         return _StickyDelegate(delegate, request_conn, stream, self._handing_back)
+
+
+class ListeningServer(HTTPServer):
+    """Tornado's HTTP server for a process that accepts its connections itself, with the same settings for each."""
+
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        try:
+            adopt_socket(connection)
+        except OSError as problem:
+            log.debug("a connection was gone as soon as it was accepted: %s", problem)
+            connection.close()
+            return
+        super()._handle_connection(connection, address)
+
+
+def http_options(settings: Settings) -> dict[str, Any]:
+    """What either server is made with."""
+    chosen = {
+        "xheaders": settings.use_xheaders,
+        "max_header_size": settings.max_head_size,
+        "idle_connection_timeout": IDLE_TIMEOUT,
+    }
+    return {**chosen, **settings.http_server_kwargs}
 
 
 class _StickyDelegate(HTTPMessageDelegate):

@@ -15,7 +15,7 @@ from bokeh.application import Application
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
 from aperture.handoff import WorkerSeat
 from aperture.settings import Settings
-from aperture.worker.adopt import StickyServer
+from aperture.worker.adopt import StickyServer, http_options
 from aperture.worker.assembly import Assembly
 from aperture.worker.document.loading import check_imports
 from aperture.worker.link import GatewayLink
@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 _REPORT_INTERVAL = 0.5
 """Seconds; the gateway passes over a worker that has not reported for four of these."""
-
-_HTTP_IDLE_TIMEOUT = 3600.0
-"""Seconds that a kept-alive connection may be idle, as in Tornado; proxies close theirs long before."""
 
 _RETIREMENT_INTERVAL = 1.0
 _AGE_SPREAD = 0.2
@@ -90,9 +87,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     server = StickyServer(
         service.application,
         handing_back=link,
-        xheaders=settings.use_xheaders,
-        max_header_size=settings.max_head_size,
-        idle_connection_timeout=_HTTP_IDLE_TIMEOUT,
+        **http_options(settings),
     )
     # One that takes a dead one's place comes back with the bus, if that is away as well.
     await assembly.start(wait=settings.redis_wait or seat.generation > 0)

@@ -159,10 +159,14 @@ class WorkerService:
         await self.services.sockets.close_all(timeout * _CLOSE_SHARE)
         with suppress(TimeoutError):
             await asyncio.wait_for(self.store.discard_all(), timeout * (1 - _CLOSE_SHARE))
+        self.unload()
+
+    def unload(self) -> None:
+        """Run the unload hooks, if the load hooks have run; harmless twice."""
         if self._loaded:
+            self._loaded = False
             for host in self.hosts.values():
                 host.unload()
-            self._loaded = False
 
     async def _collect_if_quiet(self) -> None:
         if self.collector.is_due(self.store.connections):
