@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 from bokeh.client import pull_session
@@ -18,39 +14,16 @@ from support.browser import BrowserTabs, Tab
 from support.cluster import Cluster
 from support.node import EXAMPLES
 from support.patience import run_aside
+from support.site import Site, site_at
 
 SLIDERS = EXAMPLES / "apps" / "sliders.py"
 PLOT_TITLE = "() => Bokeh.documents[0].get_model_by_name('plot').title.text"
 
 
-class _Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name is the base class's
-        pass
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Somebody else's web site, on an origin of its own, whose pages embed documents."""
-
-    folder: Path
-    port: int
-
-    def publish(self, name: str, script: str) -> str:
-        """Make a page with this script in it; returns its URL."""
-        icon = '<link rel="icon" href="data:,">'
-        (self.folder / f"{name}.html").write_text(
-            f"<!doctype html><html><head>{icon}</head><body>{script}</body></html>"
-        )
-        return f"http://localhost:{self.port}/{name}.html"
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("site")
-    with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield Site(folder, server.server_port)
-        server.shutdown()
+    with site_at(tmp_path_factory.mktemp("site")) as site:
+        yield site
 
 
 @pytest.fixture(scope="module")

@@ -19,20 +19,22 @@ AUTOLOAD = "/context/autoload.js?bokeh-autoload-element=here&bokeh-app-path=/con
 BOKEHJS_FILES = 5
 """The library, WebGL, widgets, tables and MathJax."""
 ELSEWHERE = {"Origin": "http://elsewhere.example"}
+STRANGER = {"Origin": "http://stranger.example"}
+ALLOWED = ["--allow-websocket-origin", "elsewhere.example"]
 
 
 @pytest.fixture(scope="module", params=BOTH, ids=kind_name)
 def node(request: pytest.FixtureRequest) -> Iterator[StockNode]:
     """Two apps, so that there is an index; ours on two workers."""
     options = ["--num-procs", "2"] if request.param is Node else []
-    with request.param(*APPS, options=options) as node:
+    with request.param(*APPS, options=[*options, *ALLOWED]) as node:
         yield node
 
 
 @pytest.fixture(scope="module")
 def ours() -> Iterator[Node]:
     """Two workers of ours, for what stock Bokeh does otherwise."""
-    with Node(*APPS, options=["--num-procs", "2"]) as node:
+    with Node(*APPS, options=["--num-procs", "2", *ALLOWED]) as node:
         yield node
 
 
@@ -165,7 +167,7 @@ def test_an_extensions_script_is_there_in_every_worker(kind: type[StockNode]) ->
 
 def test_autoload_is_for_pages_of_other_origins(node: StockNode) -> None:
     """The script may be read from any origin; with cookies the origin must be named, as browsers demand."""
-    answer = fetch(node.url + AUTOLOAD, headers=ELSEWHERE)
+    answer = fetch(node.url + AUTOLOAD, headers=STRANGER)
     assert answer.status == 200
     assert answer.headers["content-type"] == "application/javascript"
     assert answer.headers["access-control-allow-origin"] == "*"
@@ -182,6 +184,30 @@ def test_autoload_answers_a_preflight(node: StockNode) -> None:
     assert answer.headers["access-control-allow-origin"] == ELSEWHERE["Origin"]
     assert "GET" in answer.headers["access-control-allow-methods"]
     assert answer.headers["access-control-allow-headers"] == "*"
+
+
+def test_cookies_open_autoload_to_allowed_origins_only(ours: Node) -> None:
+    """Another site that could read it would have the session of whoever visits it; the log says what to do."""
+    for headers in (STRANGER, STRANGER | {"Cookie": "a=b"}):
+        answer = fetch(ours.url + AUTOLOAD, headers=headers)
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")
+    assert fetch(ours.url + AUTOLOAD, "OPTIONS", STRANGER).headers["access-control-allow-origin"] == "*"
+    ours.wait_for_log("kept a script from origin .*--allow-websocket-origin=stranger.example")
+
+
+def test_credentials_need_no_cookie(ours: Node) -> None:
+    """A first visit brings none, and the browser refuses a wildcard all the same."""
+    answer = fetch(ours.url + AUTOLOAD, headers=ELSEWHERE)
+    assert answer.headers["access-control-allow-origin"] == ELSEWHERE["Origin"]
+    assert answer.headers["access-control-allow-credentials"] == "true"
+    assert answer.headers["vary"] == "Origin"
+
+
+def test_a_preflight_is_told_the_headers_that_it_asks_for(ours: Node) -> None:
+    """By name: with credentials a wildcard stands for nothing, and for `Authorization` it never does."""
+    wanted = "authorization,bokeh-session-id"
+    answer = fetch(ours.url + AUTOLOAD, "OPTIONS", ELSEWHERE | {"Access-Control-Request-Headers": wanted})
+    assert answer.headers["access-control-allow-headers"] == wanted
 
 
 def test_autoload_needs_an_element(node: StockNode) -> None:
@@ -227,11 +253,11 @@ def test_pages_take_no_posts(node: StockNode) -> None:
 
 def test_head_says_that_a_page_is_there_and_makes_no_session(ours: Node) -> None:
     """Probes and link checkers use HEAD; each would otherwise leave a session behind."""
-    before = ours.sessions()
+    before = [row["id"] for row in ours.sessions()]
     answer = fetch(ours.app_url("/context"), "HEAD")
     assert (answer.status, answer.body) == (200, b"")
     assert answer.headers["content-type"].startswith("text/html")
-    assert ours.sessions() == before
+    assert [row["id"] for row in ours.sessions()] == before
     assert fetch(ours.url + "/", "HEAD").status == 200
     assert fetch(ours.url + "/favicon.ico", "HEAD").status == 200
     assert fetch(ours.url + "/static/js/bokeh.min.js", "HEAD").status == 200

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, sync_playwright
 from support.patience import seconds, wait_until
 
-__all__ = ["BrowserTabs", "Tab", "chromium", "tabs"]
+__all__ = ["VIEWPORT", "BrowserTabs", "Tab", "chromium", "tabs"]
 
 FLAGS = [
     "--no-sandbox",
@@ -187,6 +187,10 @@ class BrowserTabs:
         tab = Tab(self._context.new_page())
         self._tabs.append(tab)
         return tab.open(url) if url is not None else tab
+
+    def add_cookie(self, **cookie: Any) -> None:
+        """Give the profile a cookie, as Playwright describes one: name, value, url..."""
+        self._context.add_cookies([cookie])  # type: ignore[list-item]
 
     def assert_quiet(self) -> None:
         for tab in self._tabs:

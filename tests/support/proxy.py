@@ -17,7 +17,7 @@ from pathlib import Path
 from support.patience import seconds, wait_until
 from support.redis import free_port
 
-__all__ = ["CONFIGURATION", "NODES", "Nginx", "rendered"]
+__all__ = ["CONFIGURATION", "NODES", "Nginx", "rendered", "with_locations"]
 
 CONFIGURATION = Path(__file__).parents[2] / "deploy" / "nginx" / "nginx.conf"
 NODES = CONFIGURATION.with_name("nodes.conf")
@@ -34,24 +34,38 @@ def rendered(configuration: str, port: int, upstreams: Sequence[str], directory:
     assert included == 1
     text, listens = re.subn(r"listen \d+;", f"listen 127.0.0.1:{port};", text)
     assert listens == 1
-    # Compiled in, these are directories that belong to the system's nginx.
-    own = "".join(f"    {name}_temp_path {directory / name};\n" for name in _TEMPORARY)
-    return text.replace("http {\n", "http {\n" + own, 1)
+    return text.replace("http {\n", "http {\n" + _own_folders(directory), 1)
+
+
+def with_locations(locations: str, port: int, directory: Path) -> str:
+    """A configuration of a test's own: some `location` blocks on a port of loopback."""
+    server = f"server {{ listen 127.0.0.1:{port};\n{locations}\n}}"
+    return f"events {{}}\nhttp {{\naccess_log off;\n{_own_folders(directory)}{server}\n}}\n"
+
+
+def _own_folders(directory: Path) -> str:
+    """Compiled in, these are folders that belong to the system's nginx."""
+    return "".join(f"    {name}_temp_path {directory / name};\n" for name in _TEMPORARY)
 
 
 class Nginx:
-    """A reverse proxy over some `host:port` addresses, for the time of a `with` block."""
+    """A reverse proxy for the time of a `with` block.
 
-    def __init__(self, upstreams: Sequence[str]) -> None:
+    Args:
+        upstreams: `host:port` addresses of nodes, which it is in front of as the shipped configuration says.
+        locations: `location` blocks to serve instead of all that is shipped.
+    """
+
+    def __init__(self, upstreams: Sequence[str] = (), locations: str | None = None) -> None:
         self._upstreams = list(upstreams)
+        self._locations = locations
         self._directory = Path(tempfile.mkdtemp(prefix="nginx-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> Nginx:
-        text = rendered(CONFIGURATION.read_text(), self.port, self._upstreams, self._directory)
-        (self._directory / "nginx.conf").write_text(text)
+        (self._directory / "nginx.conf").write_text(self._text())
         own = f"daemon off; pid {self._directory}/pid; error_log {self._directory}/errors warn;"
         # Debian keeps it where only root's PATH looks.
         program = shutil.which("nginx") or "/usr/sbin/nginx"
@@ -77,6 +91,11 @@ class Nginx:
         """What nginx has complained about."""
         log = self._directory / "errors"
         return log.read_text() if log.exists() else ""
+
+    def _text(self) -> str:
+        if self._locations is not None:
+            return with_locations(self._locations, self.port, self._directory)
+        return rendered(CONFIGURATION.read_text(), self.port, self._upstreams, self._directory)
 
     def _listens(self) -> bool:
         assert self._process is not None

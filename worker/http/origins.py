@@ -1,7 +1,8 @@
-"""Which web origins may open a websocket."""
+"""Which web origins may open a websocket, and read what a visitor's cookies are shown to."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -26,6 +27,11 @@ class AllowedOrigins:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [_parsed(pattern) for pattern in patterns]
+
+    def now(self) -> AllowedOrigins:
+        """These, or those of `BOKEH_ALLOW_WS_ORIGIN`: Bokeh reads it at each check, and it replaces the option."""
+        from_environment = os.environ.get("BOKEH_ALLOW_WS_ORIGIN")
+        return AllowedOrigins(from_environment.split(",")) if from_environment else self
 
     def admits(self, origin: str) -> bool:
         """Whether a page of this origin (`scheme://host:port`, the Origin header) may connect."""

@@ -94,17 +94,31 @@ class AutoloadHandler(AppHandler):
     """`GET {app}/autoload.js`: what `bokeh.embed.server_document` and `server_session` put into other pages."""
 
     def set_default_headers(self) -> None:
+        """Fetch standard, section 3.3. A wildcard counts only for requests without credentials."""
+        self.set_header("Vary", "Origin")
         self.set_header("Access-Control-Allow-Origin", "*")
         self.set_header("Access-Control-Allow-Headers", "*")
         self.set_header("Access-Control-Allow-Credentials", "true")
 
     async def prepare(self) -> None:
         origin = self.request.headers.get("Origin")
-        if origin is not None and self.request.cookies:
-            # With credentials the wildcard is not allowed (Fetch standard, CORS protocol and credentials).
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Vary", "Origin")
+        if origin is not None:
+            self._answer_origin(origin)
         await super().prepare()
+
+    def _answer_origin(self, origin: str) -> None:
+        """Name the origin, so that its pages may read this with the visitor's cookies, unless it may not connect.
+
+        The script holds the token of a session that was made with those cookies. Bokeh shows it to any site.
+        """
+        if self.services.origins.now().admits(origin):
+            self.set_header("Access-Control-Allow-Origin", origin)
+        elif self.request.cookies:
+            log.error(
+                "kept a script from origin %r, which asked with cookies; to allow it use --allow-websocket-origin=%s",
+                origin[:200],
+                origin.partition("://")[2][:200] or "HOST:PORT",
+            )
 
     @authenticated
     async def get(self, *args: str, **kwargs: str) -> None:
@@ -126,10 +140,10 @@ class AutoloadHandler(AppHandler):
         """A browser's preflight; `server_session` causes one with its `Bokeh-Session-Id` header."""
         self.set_status(200)
         self.set_header("Access-Control-Allow-Methods", "PUT, GET, OPTIONS")
-        origin = self.request.headers.get("Origin")
-        if origin is not None:
-            self.set_header("Access-Control-Allow-Origin", origin)
-            self.set_header("Vary", "Origin")
+        wanted = self.request.headers.get("Access-Control-Request-Headers")
+        if wanted is not None:
+            # A wildcard names neither Authorization nor, with credentials, anything.
+            self.set_header("Access-Control-Allow-Headers", wanted)
 
 
 class MetadataHandler(AppHandler):

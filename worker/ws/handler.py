@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import time
 from collections.abc import Awaitable
@@ -29,7 +28,6 @@ from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
 from aperture.worker.http.admission import origin_of, verify
 from aperture.worker.http.auth import AuthenticatedHandler
-from aperture.worker.http.origins import AllowedOrigins
 from aperture.worker.services import Services
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.host import AppHost
@@ -92,12 +90,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             raise HTTPError(403, reason="Token is expired")
 
     def check_origin(self, origin: str) -> bool:
-        # Bokeh reads this variable at each check, and it replaces the option.
-        from_environment = os.environ.get("BOKEH_ALLOW_WS_ORIGIN")
-        allowed = self.services.origins
-        if from_environment:
-            allowed = AllowedOrigins(from_environment.split(","))
-        if allowed.admits(origin):
+        if self.services.origins.now().admits(origin):
             return True
         log.error(
             "refused a websocket from origin %r; to allow it use --allow-websocket-origin=%s",
