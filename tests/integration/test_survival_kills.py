@@ -15,15 +15,16 @@ from pathlib import Path
 
 import pytest
 from support.cluster import Cluster, session_of
-from support.patience import SCALE, run, seconds
+from support.patience import SCALE, run, wait_until
 from support.survivor import Figures, Survivor
 from support.wire import page_token
 
 FULL = bool(os.environ.get("SURVIVAL_FULL"))
 SESSIONS = 100 if FULL else 16
 KILLS = 50 if FULL else 6
-PAUSES = (0.3, 1.5)
-"""Seconds between two kills, at least and at most."""
+PAUSES = (2.0, 5.0) if FULL else (0.3, 1.5)
+"""Seconds between two kills, at least and at most. What is timed is the way back from one death; the short run is
+merciless instead, and kills workers on which others' sessions have not yet arrived."""
 
 LOSS = 0.1
 """Seconds that `async` may lose."""
@@ -31,6 +32,8 @@ SLACK = 0.4 * SCALE
 """Seconds that this test's own clock may be late by: it shares the machine with what it kills."""
 
 AT_ONCE = 8
+SHOWN = 8
+"""Characters of a session's id that `/sessions` shows."""
 APP = "/relayed"
 
 
@@ -63,6 +66,12 @@ async def kill_some(cluster: Cluster, figures: Figures) -> None:
             node.kill(chance.choice(pids))
 
 
+def all_listed(cluster: Cluster, survivors: list[Survivor], epochs: dict[str, int]) -> bool:
+    """Whether each session has an owner; notes how often it has been claimed."""
+    epochs.update((row["id"], row["epoch"]) for node in cluster.nodes for row in node.sessions())
+    return all(session_of(survivor.token)[:SHOWN] in epochs for survivor in survivors)
+
+
 @pytest.mark.parametrize("cluster", ["ack", "async"], indirect=True)
 def test_every_session_goes_on_however_its_workers_are_killed(
     cluster: Cluster, request: pytest.FixtureRequest, tmp_path: Path
@@ -80,10 +89,8 @@ def test_every_session_goes_on_however_its_workers_are_killed(
             for survivor in survivors:
                 await survivor.connected.wait()
             await kill_some(cluster, figures)
-            await asyncio.sleep(seconds(1))
             # While they are connected: those that nobody uses are discarded soon.
-            rows = [row for node in cluster.nodes for row in await asyncio.to_thread(node.sessions)]
-            epochs.update((row["id"], row["epoch"]) for row in rows)
+            await asyncio.to_thread(wait_until, lambda: all_listed(cluster, survivors, epochs), 60, "one is nowhere")
             for survivor in survivors:
                 survivor.stop()
         return survivors
@@ -99,5 +106,5 @@ def test_every_session_goes_on_however_its_workers_are_killed(
     for survivor in survivors:
         session_id = session_of(survivor.token)
         # Each claim is one run at most; a worker may be killed between the two.
-        assert runs[session_id] <= next(epoch for short, epoch in epochs.items() if session_id.startswith(short))
+        assert runs[session_id] <= epochs[session_id[:SHOWN]]
     assert "starts afresh" not in cluster.log()

@@ -17,6 +17,7 @@ from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.keeping import Keeper, KeptBefore
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
+from aperture.worker.session.turns import Turns
 
 __all__ = ["SessionStore"]
 
@@ -65,6 +66,7 @@ class SessionStore:
         self._unused_lifetime = unused_lifetime
         self._keeper = keeper
         self._creating: dict[tuple[str, str], asyncio.Future[Session]] = {}
+        self._turns = Turns()
         self._closed = False
 
     def __len__(self) -> int:
@@ -171,6 +173,7 @@ class SessionStore:
     async def _build(self, host: AppHost, session_id: str, origin: Origin, epoch: int, fresh: bool) -> Session:
         """Build a session: again, if another worker kept it, else anew."""
         kept = None if fresh or self._keeper is None else await self._keeper.find(host.url, session_id)
+        await self._turns.take()
         if kept is not None and self._keeper is not None:
             if kept.origin.user != origin.user:
                 raise NotTheirs("the session was another user's")

@@ -18,6 +18,7 @@ from aperture.log import short_id
 from aperture.worker.document.changes import Patch
 from aperture.worker.document.state import pack_patch, snapshot
 from aperture.worker.session.session import Session
+from aperture.worker.session.turns import Turns
 
 __all__ = ["JournalStore", "SessionJournal"]
 
@@ -54,15 +55,19 @@ class SessionJournal:
         place: its name on the bus.
         origin: what it was created from.
         store: where to.
+        turns: taken for each snapshot; shared by all journals of a worker.
         at_once: do not gather: somebody waits for each patch to be safe.
     """
 
-    def __init__(self, session: Session, place: str, origin: bytes, store: JournalStore, *, at_once: bool) -> None:
+    def __init__(
+        self, session: Session, place: str, origin: bytes, store: JournalStore, *, turns: Turns, at_once: bool
+    ) -> None:
         self.place = place
         self.acknowledges = at_once
         self._session = session
         self._origin = origin
         self._store = store
+        self._turns = turns
         self._begun = False
         self._pending: deque[tuple[int, bytes]] = deque()
         self._pending_bytes = 0
@@ -188,6 +193,7 @@ class SessionJournal:
 
     async def _snapshot(self) -> tuple[int, bytes]:
         session = self._session
+        await self._turns.take()
         return await session.read_locked(lambda: (session.sequence, snapshot(session.document)))
 
     def _give_up(self) -> None:

@@ -32,6 +32,7 @@ from aperture.worker.document.state import fits, kept_values, lay_over, replay
 from aperture.worker.relay.places import place_of
 from aperture.worker.session.host import Origin
 from aperture.worker.session.session import Session
+from aperture.worker.session.turns import Turns
 from aperture.worker.survival.journal import JournalStore, SessionJournal
 from aperture.worker.survival.origins import pack_origin, unpack_origin
 
@@ -106,6 +107,7 @@ class Survival:
         self._store = store
         self._acknowledge = acknowledge
         self._journals: dict[str, SessionJournal] = {}
+        self._turns = Turns()
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
     async def find(self, app: str, session_id: str) -> KeptSession | None:
@@ -152,7 +154,7 @@ class Survival:
         """
         place = place_of(session.app, session.id)
         packed = pack_origin(origin, made)
-        journal = SessionJournal(session, place, packed, self._store, at_once=self._acknowledge)
+        journal = SessionJournal(session, place, packed, self._store, turns=self._turns, at_once=self._acknowledge)
         self._journals[place] = journal
         session.journal = journal
 

@@ -20,6 +20,7 @@ from aperture.worker.document.loading import new_document
 from aperture.worker.document.state import lay_over, replay
 from aperture.worker.session.session import Session
 from aperture.worker.survival import journal as journal_module
+from aperture.worker.session.turns import Turns
 from aperture.worker.survival.journal import SessionJournal
 
 PLACE = "/app\tsession"
@@ -43,7 +44,7 @@ def made() -> Document:
 
 def journalled(store: MemoryStore, *, at_once: bool = False) -> tuple[Session, SessionJournal]:
     session = make_session(document=made())
-    journal = SessionJournal(session, PLACE, b"origin", store, at_once=at_once)
+    journal = SessionJournal(session, PLACE, b"origin", store, turns=Turns(), at_once=at_once)
     session.journal = journal
     return session, journal
 
