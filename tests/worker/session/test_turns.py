@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 from support.patience import run
 
@@ -49,7 +50,7 @@ def test_a_crowd_goes_one_by_one_with_others_in_between() -> None:
 
     seen = run(scenario())
     assert [name for name in seen if name != "-"] == list("abcd")
-    assert not any(one != "-" and other != "-" for one, other in zip(seen, seen[1:], strict=False)), seen
+    assert not any(one != "-" and other != "-" for one, other in itertools.pairwise(seen)), seen
 
 
 def test_who_was_cancelled_keeps_nobody_waiting() -> None:

@@ -19,8 +19,8 @@ from aperture.errors import BusDown, Fenced
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.state import lay_over, replay
 from aperture.worker.session.session import Session
-from aperture.worker.survival import journal as journal_module
 from aperture.worker.session.turns import Turns
+from aperture.worker.survival import journal as journal_module
 from aperture.worker.survival.journal import SessionJournal
 
 PLACE = "/app\tsession"
