@@ -17,6 +17,7 @@ from typing import NoReturn
 from aperture.errors import ExitCode
 from aperture.gateway.backoff import Backoff
 from aperture.gateway.mailbox import signals_blocked
+from aperture.log_scope import name_process
 
 __all__ = ["Child", "exit_code_of"]
 
@@ -61,6 +62,7 @@ class Child:
         with signals_blocked() as blocked:
             pid = os.fork()
             if pid == 0:
+                name_process(self.name)
                 _live(prepare, blocked.release, run)
         self.pid = pid
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from aperture import tracing
 from aperture.settings import Durability, Settings
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def make_supervisor(
     from aperture.gateway.preload import preload
 
     preload(files)
+    tracing.prepare(os.environ)
     from aperture.gateway.main import gateway_main
     from aperture.gateway.supervisor import Supervisor
 

@@ -59,7 +59,7 @@ class Option:
         kind: the shape of its value.
         help: what it does, in one sentence.
         default: the value of Bokeh's own table; None where Bokeh lets its server decide.
-        implied: what None stands for, where that is not "off".
+        implied: what holds when nobody says anything, where that is neither the default nor "off".
         metavar: the value's name in the help text.
         choices: the accepted words, if they can be counted.
         bokeh: the name in `bokeh.settings` that supplies a value too, through `BOKEH_…` or a YAML file.
@@ -98,7 +98,7 @@ class Option:
     @property
     def effective_default(self) -> object:
         """What holds when nobody says anything."""
-        return self.implied if self.default is None else self.default
+        return self.default if self.implied is None else self.implied
 
     def argparse_arguments(self) -> dict[str, Any]:
         """Keyword arguments for `add_argument`; what is not given leaves no trace, so that other sources may speak."""
@@ -124,8 +124,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("--unix-socket", Kind.TEXT, "Listen on this unix socket instead of a port.", metavar="PATH"),
     Option("--log-level", Kind.TEXT, "How much to log.",
            implied="info", metavar="LEVEL", choices=(*LOG_LEVELS, "None"), bokeh="py_log_level"),
-    Option("--log-format", Kind.TEXT, "Format of a log line, as Python's logging takes it.", DEFAULT_LOG_FORMAT,
-           metavar="FORMAT"),
+    Option("--log-format", Kind.TEXT,
+           "Format of a log line: human, json, auto (human on a terminal, else json), or as Python's logging takes it.",
+           DEFAULT_LOG_FORMAT, implied="auto", metavar="FORMAT"),
     Option("--log-file", Kind.TEXT, "File to append the log to, instead of standard error.", metavar="FILE"),
     Option("--use-config", Kind.TEXT, "YAML file with settings of Bokeh.", metavar="FILE"),
     Option("--args", Kind.REST, "Everything that follows is given to the apps as sys.argv[1:].", metavar="ARGUMENT"),

@@ -37,7 +37,7 @@ class ServePlan:
         app_arguments: what the apps see as `sys.argv[1:]`.
         show: whether browsers are to be opened.
         watched: with `--dev`, the files to watch beside the app's own.
-        log_format: as `logging.Formatter` takes it.
+        log_format: as `aperture.log.configure` takes it.
         log_file: where to log to, or None for standard error.
         config_file: YAML settings for Bokeh itself, which are still to be loaded.
     """

@@ -41,6 +41,7 @@ from aperture.handoff import (
     WorkerSeat,
     datagram_pair,
 )
+from aperture.log_scope import name_node, name_process
 from aperture.settings import Settings
 
 __all__ = ["Supervisor"]
@@ -141,6 +142,8 @@ class Supervisor:
 
     def run(self) -> ExitCode:
         """Start the node and keep it running; returns when every process of it has ended. Main thread only."""
+        name_process("supervisor")
+        name_node(self._settings.node)
         self._mailbox.open()
         try:
             self._start()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import uvloop
 from bokeh.application import Application
 
+from aperture import tracing
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
 from aperture.handoff import WorkerSeat
 from aperture.settings import Settings
@@ -33,6 +34,9 @@ _REPORT_INTERVAL = 0.5
 _RETIREMENT_INTERVAL = 1.0
 _AGE_SPREAD = 0.2
 """Of the greatest age, over which the workers of a node spread their retirement."""
+
+_LAST_SPANS = 0.5
+"""Seconds for the last spans to reach their collector; the browsers have been told to go by then."""
 
 _STOP_SHARE = 0.8
 """Of the node's grace period, what a worker takes at most, so that it ends by itself before it is killed."""
@@ -74,6 +78,7 @@ def worker_main(
 
 
 async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str, Application]) -> None:
+    tracing.start(os.environ)
     stop = _stop_signal(seat)
     link = GatewayLink(
         seat,
@@ -103,6 +108,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     retiring.cancel()
     link.stop_adopting()
     await assembly.stop(settings.shutdown_grace * _STOP_SHARE)
+    tracing.stop(_LAST_SPANS)
 
 
 def _stop_signal(seat: WorkerSeat) -> asyncio.Event:

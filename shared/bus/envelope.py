@@ -146,6 +146,7 @@ class FromClient(Envelope):
     Args:
         number: counts the messages of the connection.
         seen: the sequence number of the last patch that the edge had written when the message came in.
+        trace: the trace that it belongs to, where somebody traces.
     """
 
     session_id: str
@@ -154,6 +155,7 @@ class FromClient(Envelope):
     number: int
     seen: int
     fragments: tuple[bytes | str, ...]
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,7 @@ class Render(Envelope):
     call: int
     kind: str
     arguments: dict[str, str]
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,10 @@ class Hostile:
 
 
 def _values(sent: Any) -> list[Any]:
-    return [_plain(getattr(sent, name)) for name in _SHAPES[type(sent)].names]
+    values = [_plain(getattr(sent, name)) for name in _SHAPES[type(sent)].names]
+    if _SHAPES[type(sent)].optional and values[-1] == "":
+        values.pop()  # whoever does not trace sends what versions without traces understand
+    return values
 
 
 def _plain(value: Any) -> Any:
@@ -276,6 +282,8 @@ def _plain(value: Any) -> Any:
 class _Shape:
     names: tuple[str, ...]
     checks: tuple[Check, ...]
+    optional: bool
+    """The last field is a text that is left out where it is empty."""
 
 
 def _built(unpacked: Any) -> Envelope:
@@ -293,6 +301,10 @@ def _built(unpacked: Any) -> Envelope:
 
 def _verify(kind: type, values: Any) -> None:
     shape = _SHAPES[kind]
+    if shape.optional and len(values) == len(shape.names) - 1:
+        values.append("")
+    elif shape.optional and values and values[-1] == "":
+        raise ValueError(f"{kind.__name__} with an empty last field")
     if len(values) != len(shape.names):
         raise ValueError(f"{kind.__name__} with {len(values)} fields")
     for name, check, value in zip(shape.names, shape.checks, values, strict=True):
@@ -337,7 +349,7 @@ def _check_of(hint: Any) -> Check:
 def _shape_of(cls: type) -> _Shape:
     hints = get_type_hints(cls)
     names = tuple(f.name for f in fields(cls))
-    return _Shape(names, tuple(_check_of(hints[name]) for name in names))
+    return _Shape(names, tuple(_check_of(hints[name]) for name in names), names[-1] == "trace")
 
 
 _CHECKED: tuple[type, ...] = (Relayed, *_TYPES)

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tornado.web import Application, StaticFileHandler
+from tornado.web import StaticFileHandler
 
 from aperture.errors import ConfigurationError
 from aperture.settings import Settings
-from aperture.worker.http.access import log_request
+from aperture.worker.http.access import LoggedApplication, log_request
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.index import IndexHandler
@@ -24,7 +24,7 @@ __all__ = ["make_application", "session_paths"]
 Route = tuple[Any, ...]
 
 
-def make_application(hosts: Mapping[str, AppHost], services: Services, auth: AuthHooks) -> Application:
+def make_application(hosts: Mapping[str, AppHost], services: Services, auth: AuthHooks) -> LoggedApplication:
     """The Tornado application of a worker.
 
     The order is Bokeh's, but for one thing: extension assets come before an app's own static folder, which hides them
@@ -42,7 +42,7 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
         root = {"urls": list(hosts), "index": settings.index, "redirect": settings.redirect_root}
         routes.append((prefix + r"/?", IndexHandler, root))
     routes.append((prefix + r"/static/(.*)", BokehJsHandler))
-    return Application(routes, auth_hooks=auth, **_tornado_settings(settings))
+    return LoggedApplication(routes, auth_hooks=auth, **_tornado_settings(settings))
 
 
 def session_paths(urls: Sequence[str], prefix: str) -> frozenset[str]:

@@ -10,6 +10,7 @@ from typing import Any
 from tornado.web import HTTPError, authenticated
 
 from aperture.errors import BusDown, NotTheirs, OwnerGone, SessionGone
+from aperture.log_scope import SESSION, SessionScope
 from aperture.worker.http.admission import admit_page, origin_of
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.http.render import AUTOLOAD, PAGE
@@ -42,6 +43,7 @@ class AppHandler(AuthenticatedHandler):
         services = self.services
         services.collector.activity()
         admission = admit_page(self.request, services.tokens, generate_ids=services.settings.session_ids.generated)
+        SESSION.set(SessionScope(admission.session_id, self.host.url))  # for the rest of this request
         token = admission.token
         expired = token is not None and token.expired(time.time())
         if expired and not await services.door.lives(self.host, admission.session_id):

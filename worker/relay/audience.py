@@ -87,6 +87,7 @@ class RemoteViewer(Viewer):
         "pending",
         "received",
         "seen",
+        "trace",
     )
 
     here = False
@@ -105,9 +106,10 @@ class RemoteViewer(Viewer):
         self.asked = 0
         """The number of the message that its edge was last asked to send again."""
         self.last_answer: Reply | None = None
-        self.pending: deque[tuple[Message, int]] = deque()
-        """With the sequence number of the last patch that it can have had when it sent each."""
+        self.pending: deque[tuple[Message, int, str]] = deque()
+        """With the sequence number of the last patch that it can have had when it sent each, and the trace."""
         self.seen: int | None = None
+        self.trace = ""
         self.busy = False
         super().__init__(self, token, inline_pulls=inline)
 

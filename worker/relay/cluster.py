@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from itertools import count
 from typing import Protocol
 
+from aperture import tracing
 from aperture.bus.bus import Bus
 from aperture.bus.envelope import (
     Envelope,
@@ -263,7 +264,7 @@ class Cluster:
         number = next(self._call_numbers)
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            call = Render(place_of(app, session_id), self.me, number, kind, arguments)
+            call = Render(place_of(app, session_id), self.me, number, kind, arguments, tracing.carrier())
             received = await self.send(owner, call)
             if not received:
                 raise OwnerGone("the session's owner does not listen")
@@ -370,7 +371,9 @@ class Cluster:
         else:
             try:
                 session.touch()
-                rendered = Rendered(call.call, True, self._worker.render(session, call.kind, call.arguments).encode())
+                with tracing.relayed("render for another worker", call.trace):
+                    page = self._worker.render(session, call.kind, call.arguments)
+                rendered = Rendered(call.call, True, page.encode())
             except Exception:
                 log.exception("rendering session %s for another worker failed", short_id(session.id))
                 rendered = Rendered(call.call, False, b"rendering failed")

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from aperture import tracing
 from aperture.bus.envelope import (
     Envelope,
     FromClient,
@@ -91,6 +92,7 @@ class _Unanswered:
     awaited: bool
     """Whether the client waits for the answer; to a patch, which tells it nothing, nobody does."""
     at: float
+    trace: str
 
 
 class EdgeViewer:
@@ -127,7 +129,8 @@ class EdgeViewer:
         self._unanswered_bytes += size
         awaited = message.msgtype != "PATCH-DOC"
         now = asyncio.get_running_loop().time()
-        self.unanswered.append(_Unanswered(self._sent, fragments, size, self.edge.sequence, awaited, now))
+        trace = tracing.hop(message.msgtype) if tracing.on else ""
+        self.unanswered.append(_Unanswered(self._sent, fragments, size, self.edge.sequence, awaited, now, trace))
         self.edge.forward(self, self.unanswered[-1])
         return None
 
@@ -209,7 +212,15 @@ class EdgeSession:
     def forward(self, viewer: EdgeViewer, message: _Unanswered) -> None:
         """Send a viewer's message to the owner."""
         self._send(
-            FromClient(self.place, self._post.me, viewer.connection, message.number, message.seen, message.fragments)
+            FromClient(
+                self.place,
+                self._post.me,
+                viewer.connection,
+                message.number,
+                message.seen,
+                message.fragments,
+                message.trace,
+            )
         )
 
     def close_all(self, code: int = SERVICE_RESTART, reason: str = "out of step") -> None:

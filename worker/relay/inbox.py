@@ -46,7 +46,7 @@ class Inbox:
             for fragment in letter.fragments:
                 message = viewer.assembler.feed(fragment)
                 if message is not None:
-                    viewer.pending.append((message, letter.seen))
+                    viewer.pending.append((message, letter.seen, letter.trace))
         except ProtocolError as problem:
             audience.refuse(viewer, problem.close_code, str(problem))
             return
@@ -55,7 +55,7 @@ class Inbox:
     def _pump(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         try:
             while viewer.pending and not viewer.busy:
-                message, viewer.seen = viewer.pending.popleft()
+                message, viewer.seen, viewer.trace = viewer.pending.popleft()
                 work = self._receive(session, viewer, message)
                 if work is not None:
                     viewer.busy = True

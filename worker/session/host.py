@@ -13,10 +13,11 @@ from bokeh.application import Application
 from bokeh.document import Document
 from tornado.ioloop import IOLoop
 
+from aperture import tracing
 from aperture.app_state import session_state
 from aperture.document.ids import IdSequence
 from aperture.errors import AppLoadError, StateMismatch
-from aperture.log import short_id
+from aperture.log_scope import SessionScope, session_scope, short_id
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
@@ -110,6 +111,8 @@ class AppHost:
     ) -> Session:
         """Run the hooks and the app's code, on the event loop, as Bokeh does.
 
+        The log's lines say for which session, and a trace has a span of it.
+
         Args:
             session_id: of the new session.
             origin: what it is created from.
@@ -120,6 +123,12 @@ class AppHost:
                 the session.
             Exception: what a function app raises. A script's error is logged and leaves the page empty, as in Bokeh.
         """
+        with session_scope(SessionScope(session_id, self.url)), tracing.span("session create"):
+            return await self._create(session_id, origin, finish)
+
+    async def _create(
+        self, session_id: str, origin: Origin, finish: Callable[[Session], Awaitable[None]] | None
+    ) -> Session:
         ids = IdSequence(session_id)
         ids.made = WeakValueDictionary()
         with ids.active():

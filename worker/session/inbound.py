@@ -14,7 +14,7 @@ from bokeh import __version__ as bokeh_version
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
 
-from aperture import __version__
+from aperture import __version__, tracing
 from aperture.document.applying import apply_event
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
@@ -52,6 +52,8 @@ def receive(session: Session, viewer: Viewer, message: Message) -> Awaitable[Non
             return None
         case _:
             raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
+    if tracing.on:
+        act = tracing.callback(message.msgtype, act, viewer.trace)
     return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, message, problem))
 
 

@@ -13,7 +13,7 @@ import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,10 +23,11 @@ from bokeh.document.events import DocumentPatchedEvent
 from bokeh.events import ConnectionLost
 from tornado.ioloop import IOLoop
 
+from aperture import tracing
 from aperture.app_state import session_state
 from aperture.document.ids import IdSequence
 from aperture.errors import NotLocked, SessionGone
-from aperture.log import short_id
+from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.codec import EventEncoder
 from aperture.worker.document.changes import Batch, OrderedCallbacks, final_change
@@ -50,6 +51,8 @@ __all__ = ["Session"]
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_NOT_TRACED = nullcontext()
 
 _TOKENS_REMEMBERED = 50_000
 """Pages that may come back to one session. A megabyte or two, and only for a session that many look at."""
@@ -89,6 +92,7 @@ class Session:
         """Those whose connections are in other workers, if there are any."""
         self.sequence = 0
         self._id = session_id
+        self._scope = SessionScope(session_id, app)
         self._ids = ids
         self._issue_token = issue_token
         self._document = document
@@ -367,12 +371,16 @@ class Session:
         batch = self._batch = Batch(self._document, self._encoder, self._contention)
         reply: list[FrameRun] = []
         was_live = sender is not None and sender.live
+        outer = SESSION.set(self._scope)
         try:
             with self._ids.active():
                 yield reply
         finally:
             self._batch = None
-            send_batch(self, batch, sender, reply, sender_was_live=was_live)
+            try:
+                send_batch(self, batch, sender, reply, sender_was_live=was_live)
+            finally:
+                SESSION.reset(outer)
 
     def _anyone_live(self, but: Viewer | None = None) -> bool:
         """Whether anybody has the document; `but` is not asked, but for viewers elsewhere, who are asked together."""
@@ -381,19 +389,25 @@ class Session:
         return any(viewer.live for viewer in self.viewers if viewer is not but)
 
     async def _run_scheduled(self, func: Callable[[], Any]) -> None:
-        """Run a callback with the lock, unless the app said `without_document_lock`."""
+        """Run a callback with the lock, unless the app said `without_document_lock`. In a task of its own."""
+        SESSION.set(self._scope)
+        REQUEST.set("")  # whatever request added it is over
         try:
-            if not getattr(func, "nolock", False):
-                await self.with_document_locked(func)
-                return
-            with self._ids.active():
-                result = func()
-                if inspect.isawaitable(result):
-                    await result
+            with tracing.scheduled() if tracing.on else _NOT_TRACED:
+                await self._run_callback(func)
         except SessionGone:
             log.debug("callback of discarded session %s skipped", short_id(self._id))
         except Exception:
             log.exception("callback failed in session %s of %s", short_id(self._id), self.app)
+
+    async def _run_callback(self, func: Callable[[], Any]) -> None:
+        if not getattr(func, "nolock", False):
+            await self.with_document_locked(func)
+            return
+        with self._ids.active():
+            result = func()
+            if inspect.isawaitable(result):
+                await result
 
     async def _correct(self, keys: set[Key]) -> None:
         """Send everyone what the document holds in these places."""

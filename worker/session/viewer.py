@@ -43,6 +43,9 @@ class Viewer:
     seen: int | None = None
     """The sequence number of the last patch that it can have had when it sent what it sent; None if all."""
 
+    trace = ""
+    """In which trace another worker has sent the message that is acted on, if one has."""
+
     def __init__(self, outbox: Outbox, token: str, *, inline_pulls: bool) -> None:
         self.outbox = outbox
         self.token = token

@@ -19,13 +19,15 @@ from tornado.iostream import IOStream
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol
 
+from aperture import tracing
 from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
-from aperture.log import short_id
+from aperture.log_scope import SESSION, SessionScope, short_id
 from aperture.protocol import messages
 from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
+from aperture.worker.http.access import Traffic, log_websocket_end
 from aperture.worker.http.admission import origin_of, verify
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.services import Services
@@ -64,6 +66,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self._protocol: WebSocketProtocol | None = None
         """Tornado forgets its own before it tells of the end."""
         self._token: Token | None = None
+        self._received = Traffic()
+        self._opened_at = 0.0
 
     # Before the handshake
 
@@ -84,6 +88,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             raise HTTPError(400, reason="Subprotocol header must be 'bokeh, TOKEN'")
         self._offered = offered[1]
         self._token = verify(self.services.tokens, offered[1])
+        SESSION.set(SessionScope(self._token.session_id, self.host.url))  # for as long as the websocket is open
         expired = self._token.expired(time.time())
         if expired and not await self.services.door.lives(self.host, self._token.session_id):
             # A living session takes its own page back however old it is: Bokeh loses pages open for five minutes.
@@ -119,6 +124,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
 
     async def open(self, *args: str, **kwargs: str) -> None:
         self._protocol = self.ws_connection
+        self._opened_at = time.monotonic()
         self.set_nodelay(True)
         self.services.sockets.add(self)
         self.services.collector.activity()
@@ -129,7 +135,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             frames_of=self._deflated_frames(),
         )
         try:
-            attachment = await self._enter(self.outbox)
+            with tracing.span("websocket open"):
+                attachment = await self._enter(self.outbox)
         except NotTheirs as problem:
             self.close(POLICY_VIOLATION, _fitting(str(problem)))
             return
@@ -179,6 +186,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
         self.services.collector.activity()
+        self._received.bytes += len(message)
         try:
             assembled = self._assembler.feed(message)
             self._fragments.append(message)
@@ -186,6 +194,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
                 self._acknowledge_now()
                 return None
             fragments, self._fragments = tuple(self._fragments), []
+            self._received.messages += 1
             if self.attachment is None:
                 return None  # closing: the session could not be had
             return self._guarded(self.attachment.receive(assembled, fragments))
@@ -243,7 +252,9 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             self.outbox.stop()
         if self.attachment is not None:
             self.attachment.leave(lost=self._is_lost())
-        log.debug("websocket closed: code=%s reason=%r", self.close_code, self.close_reason)
+        sent = (0, 0) if self.outbox is None else (self.outbox.sent, self.outbox.sent_bytes)
+        if self._opened_at:
+            log_websocket_end(self.request, self.close_code, time.monotonic() - self._opened_at, self._received, *sent)
 
 
 _CLOSE_PATIENCE = 1.0

@@ -36,7 +36,18 @@ class StreamOutbox:
         frames_of: picks the plain or the deflated form, whichever was agreed on in the handshake.
     """
 
-    __slots__ = ("_close", "_closed", "_frames_of", "_limit", "_passing", "_queue", "_stream", "_waiting")
+    __slots__ = (
+        "_close",
+        "_closed",
+        "_frames_of",
+        "_limit",
+        "_passing",
+        "_queue",
+        "_stream",
+        "_waiting",
+        "sent",
+        "sent_bytes",
+    )
 
     def __init__(
         self,
@@ -54,6 +65,9 @@ class StreamOutbox:
         self._waiting = 0
         self._passing = 0
         self._closed = False
+        self.sent = 0
+        """What was given to this to be sent, in pieces and in bytes."""
+        self.sent_bytes = 0
 
     @property
     def waiting(self) -> int:
@@ -64,6 +78,8 @@ class StreamOutbox:
         if self._closed:
             return
         frames = run.plain if self._frames_of is None else self._frames_of(run)
+        self.sent += 1
+        self.sent_bytes += len(frames)
         if self._waiting:
             self._enqueue(frames)
         else:
