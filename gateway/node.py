@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from aperture.bus.embedded import EmbeddedServer
     from aperture.gateway.supervisor import Supervisor
 
-__all__ = ["NodeSockets", "make_supervisor", "node_name", "with_bound_port"]
+__all__ = ["NodeSockets", "make_supervisor", "node_name"]
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class NodeSockets:
         from aperture.gateway.bind import bind_listeners
 
         listeners, admin_listeners = bind_listeners(settings)
-        named = dataclasses.replace(with_bound_port(settings, listeners), node=node_name())
+        named = dataclasses.replace(_with_bound_port(settings, listeners), node=node_name())
         return cls(named, tuple(listeners), tuple(admin_listeners))
 
     def close(self) -> None:
@@ -69,7 +69,7 @@ class NodeSockets:
         unlink_socket_file(self.settings)
 
 
-def with_bound_port(settings: Settings, listeners: Sequence[socket.socket]) -> Settings:
+def _with_bound_port(settings: Settings, listeners: Sequence[socket.socket]) -> Settings:
     """With port 0 the kernel has chosen, and the origin that browsers send names what it chose."""
     if settings.unix_socket is not None or settings.port != 0:
         return settings

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aperture.app_state import session_state as session_state
+    from aperture.server import Server as Server
 
-__all__ = ["__version__", "session_state"]
+__all__ = ["Server", "__version__", "session_state"]
 
 __version__ = "0.1.0"
 
@@ -18,4 +19,8 @@ def __getattr__(name: str) -> Any:
         from aperture.app_state import session_state
 
         return session_state
+    if name == "Server":
+        from aperture.server import Server
+
+        return Server
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

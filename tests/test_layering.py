@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +34,10 @@ IO_MODULES = frozenset(
         "uvloop",
     }
 )
+ROOTS = ("aperture.gateway.cli", "aperture.server")
+"""The composition roots: the command line, and the server inside a program."""
+
+DOORS = ("aperture", "aperture.__main__")
 REPLACED = ("bokeh.server", "bokeh.protocol", "bokeh.client")
 
 
@@ -58,6 +64,10 @@ def imports(file: Path) -> set[str]:
 
 def within(imported: str, package: str) -> bool:
     return imported == package or imported.startswith(package + ".")
+
+
+def is_root(name: str) -> bool:
+    return any(within(name, root) for root in ROOTS)
 
 
 MODULES = dict(modules())
@@ -87,8 +97,8 @@ def test_what_this_project_replaces_is_not_imported(name: str) -> None:
 
 @named
 def test_gateway_and_worker_do_not_know_each_other(name: str) -> None:
-    """Only the command line hands the worker's main function to the supervisor."""
-    if within(name, "aperture.gateway") and name != "aperture.gateway.cli":
+    """Only the composition roots put them together."""
+    if within(name, "aperture.gateway") and not is_root(name):
         assert not offenders(name, "aperture.worker")
     if within(name, "aperture.worker"):
         assert not offenders(name, "aperture.gateway")
@@ -99,7 +109,25 @@ def test_shared_code_knows_neither_gateway_nor_worker(name: str) -> None:
     """What both sides import cannot depend on either; `python -m aperture` is the command itself."""
     if within(name, "aperture.gateway") or within(name, "aperture.worker") or name == "aperture.__main__":
         return
+    if is_root(name):
+        return
     assert not offenders(name, "aperture.gateway", "aperture.worker")
+
+
+@named
+def test_nothing_imports_a_composition_root(name: str) -> None:
+    """They are at the top; `aperture.Server` and `python -m aperture` are the doors to them."""
+    if not is_root(name) and name not in DOORS:
+        assert not offenders(name, *ROOTS)
+
+
+def test_the_package_alone_is_light() -> None:
+    """`import aperture` loads neither Bokeh nor Tornado, though it offers what needs both."""
+    ask = (
+        "import sys, aperture; print(*{name.partition('.')[0] for name in sys.modules} & {'bokeh', 'tornado', 'redis'})"
+    )
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == []
 
 
 @named

@@ -1,0 +1,62 @@
+"""The admin endpoints of a server that is one process: the same handlers as a gateway's, about one worker."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+from tornado.httpserver import HTTPServer
+
+from aperture.gateway.admin import admin_application
+from aperture.gateway.roster import Roster, Survey
+from aperture.handoff import Load
+from aperture.worker.assembly import Assembly
+from aperture.worker.pulse import resident_bytes
+
+__all__ = ["admin_server"]
+
+_ONLY = 0
+"""The place of the only worker."""
+
+
+class _OneWorker:
+    """What the admin endpoints ask of a `Roster` and of its table, answered by a worker in the same process."""
+
+    draining = False
+    workers = range(1)
+    up = (_ONLY,)
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self.pids = {_ONLY: os.getpid()}
+
+    @property
+    def table(self) -> _OneWorker:
+        return self
+
+    def load(self, worker: int) -> Load | None:
+        service, cluster = self._assembly.service, self._assembly.cluster
+        return Load(
+            len(service.store),
+            len(service.services.sockets),
+            service.lag.seconds,
+            resident_bytes(),
+            0,
+            cluster is None or cluster.up,
+        )
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
+        survey = Survey(0, set())
+        survey.sessions[_ONLY] = self._assembly.service.store.describe()
+        return survey
+
+
+def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTPServer | None:
+    """Serve the admin endpoints, if there is anywhere to; runs on the current loop."""
+    if not listeners:
+        return None
+    server = HTTPServer(admin_application(cast("Roster", _OneWorker(assembly)), os.getpid()))
+    server.add_sockets(listeners)
+    return server
