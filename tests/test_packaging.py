@@ -110,7 +110,7 @@ def test_locked_versions_lie_in_the_declared_ranges(project: dict[str, Any]) -> 
     ]
     locked = {requirement.name.lower(): requirement for requirement in map(Requirement, lines)}
     extras = project["project"]["optional-dependencies"]
-    for text in [*project["project"]["dependencies"], *extras["test"], *extras["lint"]]:
+    for text in [*project["project"]["dependencies"], *extras["test"], *extras["lint"], *extras["docs"]]:
         wanted = Requirement(text)
         (pin,) = locked[wanted.name.lower()].specifier
         assert pin.operator == "=="
