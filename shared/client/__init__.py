@@ -1,1 +1,30 @@
-"""A client of Bokeh sessions that works anywhere: blocking, or inside a running event loop."""
+"""A client of Bokeh sessions that works anywhere: blocking, or inside of a running event loop.
+
+`pull_session`, `push_session`, `show_session` and `ClientSession` are `bokeh.client`'s, and `connect` is for code that
+has an event loop. Both speak to Aperture and to `bokeh serve`. What can go wrong is in `aperture.errors`, under
+`ClientError`.
+"""
+
+from aperture.client.asynchronous import AsyncSession, connect
+from aperture.client.session import (
+    DEFAULT_SESSION_ID,
+    ClientSession,
+    ErrorReason,
+    pull_session,
+    push_session,
+    show_session,
+)
+from aperture.client.urls import server_url_for_websocket_url, websocket_url_for_server_url
+
+__all__ = [
+    "DEFAULT_SESSION_ID",
+    "AsyncSession",
+    "ClientSession",
+    "ErrorReason",
+    "connect",
+    "pull_session",
+    "push_session",
+    "server_url_for_websocket_url",
+    "show_session",
+    "websocket_url_for_server_url",
+]

@@ -1,0 +1,100 @@
+"""From what a server does to a client that it does not want to what is wrong, in words.
+
+Aperture refuses before the handshake, with a status and a reason. Stock Bokeh refuses a wrong path and a wrong origin
+so, and everything else by closing the connection that it has just accepted, without a word.
+"""
+
+from __future__ import annotations
+
+from aperture.errors import (
+    CannotConnect,
+    ClientError,
+    MessageTooLarge,
+    NoSuchApp,
+    NotAServer,
+    NotLoggedIn,
+    OriginRefused,
+    Refused,
+    ServerGarbled,
+    ServerGone,
+    ServerUnreachable,
+    TokenRefused,
+)
+from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
+
+__all__ = ["closed", "closed_before_ack", "closed_by_us", "refused", "unreachable"]
+
+_NORMAL = 1000
+_GOING_AWAY = 1001
+_PROTOCOL_ERRORS = (1002, 1003, 1007)
+_TOO_BIG = 1009
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def refused(status: int, reason: str, location: str | None, url: str) -> CannotConnect:
+    """A handshake that was answered with something else than 101."""
+    said = f"status {status}, {reason!r}" if reason else f"status {status}"
+    lowered = reason.lower()
+    if status == 404:
+        return NoSuchApp(f"the server has no app at {url}: check the path of the address", status)
+    if status in _REDIRECTS:
+        text = f"the server sends {url} on to {location}: the address is another one, or one must log in there first"
+        return NotLoggedIn(text, status)
+    if status == 401 or "not logged in" in lowered:
+        return NotLoggedIn(f"the server wants to know the user, by headers or cookies: {said}", status)
+    if status == 403 and "origin" in lowered:
+        return OriginRefused(f"the server accepts no websocket from the origin in the headers: {said}", status)
+    if status in (400, 403) and ("token" in lowered or "session id" in lowered or "expired" in lowered):
+        text = f"{said}. Has the server another secret key (secret_key=, BOKEH_SECRET_KEY), or another clock?"
+        return TokenRefused(text, status)
+    if status == 403:
+        text = f"{said}. With bokeh serve that is the origin in the headers, elsewhere perhaps a proxy"
+        return Refused(text, status)
+    if status >= 500:
+        return ServerUnreachable(f"the server at {url} cannot serve now: {said}", status)
+    return NotAServer(f"no websocket at {url}: {said}", status)
+
+
+def unreachable(problem: BaseException, url: str) -> CannotConnect:
+    """No connection, or one that ended before it became a websocket."""
+    detail = str(problem) or type(problem).__name__
+    if isinstance(problem, OSError) and type(problem).__name__ != "StreamClosedError":
+        return ServerUnreachable(f"nobody answers at {url} ({detail}); is the server running?")
+    return NotAServer(f"what answers at {url} is no websocket server ({detail})")
+
+
+def closed_before_ack(code: int | None, reason: str | None) -> ClientError:
+    """A connection that was accepted and closed before the server's first message."""
+    text = reason or "without a reason"
+    if code == POLICY_VIOLATION:
+        return Refused(f"the server closed the connection: {text}")
+    if code in (INTERNAL_ERROR, SERVICE_RESTART, TRY_AGAIN_LATER, _GOING_AWAY):
+        return closed(code, reason)
+    return TokenRefused(
+        f"the server accepted the connection and closed it at once (code {code}, {text}). bokeh serve does so when the"
+        " token is expired or wrongly signed (secret_key=, BOKEH_SECRET_KEY), when nobody is logged in, and when the"
+        " app fails to make a session"
+    )
+
+
+def closed(code: int | None, reason: str | None) -> ClientError:
+    """A connection that the other side closed, or that broke off."""
+    text = f": {reason}" if reason else ""
+    if code is None or code in (1005, 1006):
+        return ServerGone(f"the connection to the server broke off{text}", code)
+    if code == _TOO_BIG:
+        return MessageTooLarge(f"the server takes no message as large as one that was sent{text}")
+    if code in _PROTOCOL_ERRORS:
+        return ServerGone(f"the server did not understand what it was sent (code {code}{text})", code)
+    if code == _NORMAL:
+        return ServerGone(f"the server has closed the session{text}", code)
+    return ServerGone(f"the server closed the connection (code {code}{text})", code)
+
+
+def closed_by_us(code: int | None, reason: str | None, max_message_size: int) -> ClientError:
+    """A connection that this side's websocket closed because of what came."""
+    if code == _TOO_BIG:
+        return MessageTooLarge(f"the server sent a message larger than {max_message_size} bytes (max_message_size)")
+    if reason is not None and "ping" in reason:
+        return ServerGone("the server does not answer pings any more")
+    return ServerGarbled(f"the server broke the websocket protocol ({reason or code})")
