@@ -49,6 +49,9 @@ class Dispatcher:
         self._unrouted: deque[Arrival] = deque()
         self._routing = False
         self._recovering = True
+        self.handed_over = 0
+        self.refused = 0
+        """Connections, since this gateway started."""
         self._parked: Deadlines[Arrival] = Deadlines(loop, PARKED_FOR, self._on_parked_too_long)
         self.roster = Roster(
             loop, seat, on_hand_back=self._take_back, on_change=self._unpark, after_messages=self._route_all
@@ -109,7 +112,7 @@ class Dispatcher:
             self._routing = False
 
     def _route(self, arrival: Arrival) -> None:
-        if self.roster.draining:
+        if self.roster.closing.is_set():
             self._refuse(arrival, 503, "the server is shutting down")
             return
         session_id = session_named(arrival.head.query, arrival.head.headers)
@@ -134,6 +137,7 @@ class Dispatcher:
         adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id)
         try:
             self.roster.send(worker, adopt, arrival.sock)
+            self.handed_over += 1
         except ValueError:
             self._refuse(arrival, 431, "the request is too large to be handed over")
 
@@ -147,6 +151,7 @@ class Dispatcher:
         self._refuse(arrival, 503, "no worker is up")
 
     def _refuse(self, arrival: Arrival, status: int, reason: str) -> None:
+        self.refused += 1
         log.info("refused a request from %s with %d: %s", arrival.peer, status, reason)
         self._farewells.send(arrival.sock, status, reason)
 

@@ -14,6 +14,7 @@ from aperture.errors import ExitCode
 from aperture.gateway.admin import admin_application
 from aperture.gateway.answers import Farewells
 from aperture.gateway.dispatch import Dispatcher
+from aperture.gateway.exposition import GatewayMeasures
 from aperture.gateway.listener import Acceptor, Reception
 from aperture.gateway.tls import Pumps
 from aperture.handoff import GatewaySeat, NodeReady
@@ -65,19 +66,27 @@ class _Gateway:
         dispatcher = Dispatcher(loop, self._seat, farewells)
         reception = Reception(loop, self._settings, farewells, pumps, dispatcher.dispatch)
         acceptor = Acceptor(loop, self._seat.listeners, reception)
-        admin = HTTPServer(admin_application(dispatcher.roster, self._seat.supervisor_pid))
+        supervisor = self._seat.supervisor_pid
+        measures = GatewayMeasures(self._settings.metrics_dir, dispatcher, reception, supervisor)
+        measures.start()
+        admin = HTTPServer(admin_application(dispatcher.roster, supervisor, measures))
         admin.add_sockets(self._seat.admin_listeners)
         acceptor.start()
         starting = asyncio.create_task(self._start(dispatcher))
         starting.add_done_callback(_report)
+        closing = asyncio.create_task(_when_closing(dispatcher.roster.closing, acceptor, reception))
+        closing.add_done_callback(_report)
+        # While the workers hand their sessions over, probes are still answered here: it comes when they have ended.
         await stopping.wait()
         starting.cancel()
+        closing.cancel()
         acceptor.close()
         if not orphaned.is_set():
             await _until(lambda: not len(reception) or orphaned.is_set(), LAST_HEADS)
         reception.close()
         dispatcher.close()
         admin.stop()
+        measures.stop()
         if not orphaned.is_set():
             # The workers are saying goodbye to their browsers, and for these it goes through here.
             await _until(lambda: pumps.idle or orphaned.is_set(), self._settings.shutdown_grace - LAST_HEADS)
@@ -106,9 +115,17 @@ class _Gateway:
         return None
 
 
+async def _when_closing(closing: asyncio.Event, acceptor: Acceptor, reception: Reception) -> None:
+    """Accept no more once the node closes; connections whose head is being read have a moment for the rest of it."""
+    await closing.wait()
+    acceptor.close()
+    await _until(lambda: not len(reception), LAST_HEADS)
+    reception.close()
+
+
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (problem := task.exception()) is not None:
-        log.error("the gateway has not started properly", exc_info=problem)
+        log.error("the gateway has not started, or not closed, properly", exc_info=problem)
 
 
 async def _until(condition: Callable[[], bool], timeout: float) -> None:

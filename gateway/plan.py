@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aperture.bus.names import is_namespace
+from aperture.admin_token import admin_token
 from aperture.bus.options import BusOptions
 from aperture.errors import ConfigurationError
 from aperture.gateway.options import BIGGEST_PORT, BY_NAME, LOG_LEVELS, OPTIONS, serve_parser
@@ -167,7 +168,9 @@ def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
         tls=_tls(values, sources),
         admin_port=_admin_port(values["admin_port"]),
         admin_address=values["admin_address"],
+        admin_token=_admin_token(values),
         num_procs=1 if dev else values["num_procs"] or _cores(),
+        drain_delay=values["drain_delay"],
         shutdown_grace=values["shutdown_grace"],
         dev=dev,
         prefix=_normal_prefix(values["prefix"]),
@@ -263,6 +266,12 @@ def _admin_port(text: str) -> int | None:
     if not text.isdecimal() or int(text) > BIGGEST_PORT:
         raise ConfigurationError(f"--admin-port={text}: neither a port nor 'none'")
     return int(text)
+
+
+def _admin_token(values: Mapping[str, Any]) -> str | None:
+    if values["admin_token"] and values["admin_token_file"]:
+        raise ConfigurationError("--admin-token and --admin-token-file contradict each other: give one of them")
+    return admin_token(values["admin_token"], values["admin_token_file"])
 
 
 def _icon(value: str) -> str | None:

@@ -26,6 +26,7 @@ from aperture.handoff import (
     Crowded,
     Describe,
     Drain,
+    Draining,
     Extensions,
     ExtensionsAre,
     GatewaySeat,
@@ -109,6 +110,9 @@ class Roster:
         self.table = RoutingTable(len(seat.links))
         self.pids: dict[int, int] = {}
         self.draining = False
+        """Whether the node is going down, and so is not ready."""
+        self.closing = asyncio.Event()
+        """Set when it takes no more connections."""
         self.all_up = asyncio.Event()
         """Set when every worker has been up at the same time, once."""
 
@@ -238,8 +242,11 @@ class Roster:
                 self._on_hand_back(message, passed)
             case WorkerDown():
                 self._heed_down(message)
-            case Drain():
+            case Drain(closing=closing):
                 self.draining = True
+                if closing:
+                    self.closing.set()
+                self.tell_supervisor(Draining())
                 self._on_change()
             case _:
                 log.error("the supervisor said what only others say: %s", type(message).__name__)

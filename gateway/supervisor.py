@@ -32,6 +32,7 @@ from aperture.gateway.tls import server_context
 from aperture.handoff import (
     Adopt,
     Drain,
+    Draining,
     Endpoint,
     GatewaySeat,
     HandBack,
@@ -53,6 +54,9 @@ MAX_FAILED_BOOTS = 3
 
 POLL_INTERVAL = 0.5
 """Seconds between calls of `poll`: soon enough for somebody who has just saved a file."""
+
+UNREADY_TIME = 1.0
+"""Seconds that the gateway has to be unready before the workers are told to go, in case it is dead or stuck."""
 
 SAME_REQUEST = 0.5
 """Seconds within which a second signal is taken for an echo of the first: `timeout` signals the process and its group,
@@ -90,6 +94,7 @@ class Supervisor:
         on_ready: called in the supervisor when the node serves for the first time, with the admin port.
         poll: called every half second; the node stops in good order when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
+        metrics: where the processes share their numbers, if they do; removed by the supervisor.
         adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
             process 1 of a container; they are reaped then. By default, whether this is process 1.
 
@@ -136,8 +141,12 @@ class Supervisor:
         self._started = False
         self._ready = False
         self._outcome: ExitCode | None = None
+        self._close_at: float | None = None
+        """Set between the signal and the first closing: when that is due at the latest."""
         self._kill_at: float | None = None
         self._stopping_since = 0.0
+        self._delayed = False
+        self._gateway_told = False
         self._killed = False
 
     def run(self) -> ExitCode:
@@ -253,8 +262,7 @@ class Supervisor:
         """Seconds until something is due; None when only an event can change anything."""
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
         due += [worker.retire_by for worker in self._workers if worker.retire_by is not None]
-        if self._kill_at is not None:
-            due.append(self._kill_at)
+        due += [at for at in (self._close_at, self._kill_at) if at is not None]
         if self._poll is not None and self._outcome is None:
             due.append(self._poll_at)
         return max(0.0, min(due) - time.monotonic()) if due else None
@@ -263,12 +271,14 @@ class Supervisor:
         """Do what has become due."""
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_all()
+        if self._close_at is not None and now >= self._close_at:
+            self._close()
         if self._poll is not None and self._outcome is None and now >= self._poll_at:
             self._poll_at = now + POLL_INTERVAL
             if self._poll():
                 self._stop(ExitCode.OK)
         if self._outcome is not None:
-            self._stop_redis()
+            self._stop_the_rest()
             return
         for worker in self._workers:
             if worker.restart_at is not None and now >= worker.restart_at:
@@ -315,9 +325,10 @@ class Supervisor:
         """Stop in good order; at once when asked a second time."""
         if self._outcome is None:
             log.info("stopping")
-            self._stop(ExitCode.OK)
+            self._stop(ExitCode.OK, delay=self._settings.drain_delay)
         elif time.monotonic() - self._stopping_since > SAME_REQUEST:
-            self._kill_all()
+            # Whoever does not want to wait for the delay may mean no more than that.
+            self._close() if self._close_at is not None else self._kill_all()
 
     def handle_int(self) -> None:
         """Ctrl-C."""
@@ -359,9 +370,11 @@ class Supervisor:
         self._heed_booted(worker)  # it may have booted and died since the last look
         retired = worker.retire_by is not None
         worker.retire_by = None
-        if self._outcome is not None:
+        if self._outcome is not None and self._close_at is None:
             return
         self._give_up(worker)
+        if self._outcome is not None:
+            return
         if worker.booted_at is None and self._cannot_boot(worker, returncode):
             self._stop(exit_code_of(returncode))
             return
@@ -404,12 +417,18 @@ class Supervisor:
                 self._ready = True
                 self._on_ready(message.admin_port)
             return
+        if isinstance(message, Draining):
+            if self._close_at is not None and not self._delayed:
+                self._close()
+            return
         log.error("the gateway said what only others say: %s", type(message).__name__)
         if passed is not None:
             passed.close()
 
     def _bury_gateway(self, returncode: int) -> None:
         if self._outcome is not None:
+            if self._close_at is not None:
+                self._close()  # nobody answers probes any more, nor takes connections
             return
         if not self._ready and self._gateway.failed_boots >= MAX_FAILED_BOOTS:
             log.error("the gateway ended with %s again: the node cannot start", _ending(returncode))
@@ -423,24 +442,44 @@ class Supervisor:
 
     # Stopping
 
-    def _stop(self, outcome: ExitCode) -> None:
-        """Tell everybody to end; whoever has not by the end of the grace period is killed."""
+    def _stop(self, outcome: ExitCode, *, delay: float = 0.0) -> None:
+        """Be unready; after the delay, and not before the gateway says that it is, close.
+
+        Args:
+            outcome: the exit code.
+            delay: seconds in which everything goes on: load balancers hear of a node's end later than the node.
+        """
         self._outcome = outcome
         self._stopping_since = time.monotonic()
         self._rolling.clear()
-        self._control.send(Drain())
-        for listener in (*self._listeners, *self._admin_listeners):
-            listener.close()
         for child in self._children():
             child.restart_at = None
-            if child is not self._redis:
-                child.kill(signal.SIGTERM)
-        self._kill_at = time.monotonic() + self._settings.shutdown_grace
-        self._stop_redis()
+        self._delayed = delay > 0
+        self._close_at = self._stopping_since + (delay or UNREADY_TIME)
+        self._control.send(Drain(closing=False))
+        if self._gateway.pid is None or outcome is not ExitCode.OK:
+            self._close()  # nobody is told, or nobody was ever served
 
-    def _stop_redis(self) -> None:
-        """Once nobody is left who needs it, which is as quick as it ends."""
-        if self._redis.pid is not None and not any(child.pid for child in self._children() if child is not self._redis):
+    def _close(self) -> None:
+        """Take no more connections, and tell the workers to end; who has not when the grace period ends is killed."""
+        self._close_at = None
+        self._control.send(Drain(closing=True))
+        for listener in (*self._listeners, *self._admin_listeners):
+            listener.close()
+        for worker in self._workers:
+            worker.kill(signal.SIGTERM)
+        self._kill_at = time.monotonic() + self._settings.shutdown_grace
+        self._stop_the_rest()
+
+    def _stop_the_rest(self) -> None:
+        """The gateway goes once the workers have gone, and Redis once nobody is left who needs it."""
+        if self._close_at is not None or any(worker.pid is not None for worker in self._workers):
+            return
+        if self._gateway.pid is not None:
+            if not self._gateway_told:
+                self._gateway_told = True
+                self._gateway.kill(signal.SIGTERM)
+        elif self._redis.pid is not None:
             self._redis.kill(signal.SIGTERM)
 
     def _kill_all(self) -> None:

@@ -23,11 +23,13 @@ import msgpack
 __all__ = [
     "MAX_DATAGRAM",
     "RECEIVE_LIMIT",
+    "Acted",
     "Adopt",
     "Claimed",
     "Crowded",
     "Describe",
     "Drain",
+    "Draining",
     "Endpoint",
     "Extensions",
     "ExtensionsAre",
@@ -36,7 +38,11 @@ __all__ = [
     "Hello",
     "Load",
     "Message",
+    "Moved",
     "NodeReady",
+    "Order",
+    "Others",
+    "OthersAre",
     "Released",
     "SessionInfo",
     "SessionsAre",
@@ -212,6 +218,66 @@ class ExtensionsAre(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Others(Message):
+    """Gateway to worker: ask the workers of all other nodes what they have, and tell me in one or more `OthersAre`.
+
+    Args:
+        request: a number for the answers.
+        prefix: how the ids begin of the sessions that are wanted.
+    """
+
+    request: int
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class OthersAre(Message):
+    """Worker to gateway: one part of the answer to `Others`, as `aperture.accounts` packs it."""
+
+    request: int
+    part: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Order(Message):
+    """Gateway to worker: end or move a session, which is the receiver's or that of a worker of another node.
+
+    Args:
+        request: a number for the answer.
+        action: "end" or "move".
+        prefix: how the session's id begins.
+        app: the session's app.
+        worker: the name of its worker on the bus; empty for the receiver.
+        to: the place of the worker to move it to, in its own node; -1 for any other.
+    """
+
+    request: int
+    action: str
+    prefix: str
+    app: str
+    worker: str
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class Acted(Message):
+    """Worker to gateway: what became of an `Order`, as a status of HTTP and a sentence."""
+
+    request: int
+    status: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Moved(Message):
+    """Worker to gateway: this session of mine is for worker `to` from now on; for any other, if that is -1."""
+
+    session_id: str
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerDown(Message):
     """Supervisor to gateway: this generation of the worker is dead; forget its sessions, send it nothing."""
 
@@ -228,7 +294,18 @@ class NodeReady(Message):
 
 @dataclass(frozen=True, slots=True)
 class Drain(Message):
-    """Supervisor to gateway: the node is going down; be unready and route no new sessions."""
+    """Supervisor to gateway: the node is going down; be unready from now on, and say `Draining`.
+
+    Args:
+        closing: take no more connections either. Until then they are served: who sends them may not have heard yet.
+    """
+
+    closing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Draining(Message):
+    """Gateway to supervisor: whoever asks is told by now that the node is not ready."""
 
 
 _TYPES: tuple[type[Message], ...] = (
@@ -246,6 +323,12 @@ _TYPES: tuple[type[Message], ...] = (
     NodeReady,
     Drain,
     Crowded,
+    Draining,
+    Others,
+    OthersAre,
+    Order,
+    Acted,
+    Moved,
 )
 _CODES = {cls: code for code, cls in enumerate(_TYPES)}
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES}

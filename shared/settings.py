@@ -69,6 +69,8 @@ class Settings:
     admin_port: int | None = DEFAULT_ADMIN_PORT
     """0 picks a free port; None serves no admin endpoints."""
     admin_address: str = "127.0.0.1"
+    admin_token: str | None = field(default=None, repr=False)
+    """What a request must bring for anything but the probes; None asks for nothing."""
 
     # Processes
     node: str = "node"
@@ -76,6 +78,8 @@ class Settings:
     num_procs: int = 1
     shutdown_grace: float = 8.0
     """From SIGTERM to exit. Docker kills 10 s after its SIGTERM, so this stays below."""
+    drain_delay: float = 0.0
+    """From SIGTERM to the first closing, with everything going on but readiness; the grace period begins after it."""
     max_worker_memory: int = 0
     """Bytes of resident memory above which a worker hands its sessions over and is replaced; 0 sets no bound."""
     max_worker_age: float = 0.0
@@ -148,6 +152,11 @@ class Settings:
     """Connections whose head is still being read; above it the oldest is closed, so idle ones shut nobody out."""
     outbox_limit: int = 1024 * 1024
     """Bytes waiting for one slow viewer before it is closed with 1013."""
+
+    # Metrics
+    metrics: bool = True
+    metrics_dir: str | None = None
+    """Where the processes of a node share their numbers; the supervisor makes it. None where nobody shares them."""
 
     # Logs
     log_level: str = "info"
