@@ -5,7 +5,13 @@ Bokeh closes with 10000 and 10001, which are no codes at all: its peers see 1006
 
 from __future__ import annotations
 
-__all__ = ["INTERNAL_ERROR", "POLICY_VIOLATION", "SERVICE_RESTART", "TRY_AGAIN_LATER"]
+__all__ = ["ABNORMAL", "INTERNAL_ERROR", "NO_CODE", "POLICY_VIOLATION", "SERVICE_RESTART", "TRY_AGAIN_LATER"]
+
+NO_CODE = 1005
+"""Never sent: stands for a close frame without a code (section 7.1.5)."""
+
+ABNORMAL = 1006
+"""Never sent: stands for a connection that ended without a close frame."""
 
 POLICY_VIOLATION = 1008
 """The peer may not have what it asked for."""

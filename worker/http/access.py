@@ -90,7 +90,7 @@ class Traffic:
 
 def log_websocket_end(
     request: HTTPServerRequest,
-    code: int | None,
+    code: int,
     seconds: float,
     received: Traffic,
     messages_sent: int,
@@ -100,7 +100,7 @@ def log_websocket_end(
 
     Args:
         request: that it began with.
-        code: of the closing handshake; None if there was none.
+        code: of the closing handshake.
         seconds: that it was open.
         received: from its peer.
         messages_sent: to its peer; what was sent in one piece counts once.

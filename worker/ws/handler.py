@@ -23,7 +23,7 @@ from aperture import tracing
 from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
 from aperture.log_scope import SESSION, SessionScope, short_id
 from aperture.protocol import messages
-from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART
+from aperture.protocol.closing import ABNORMAL, INTERNAL_ERROR, NO_CODE, POLICY_VIOLATION, SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
@@ -246,6 +246,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         said_goodbye = getattr(self._protocol, "client_terminated", False)
         return self._sent_away or not said_goodbye
 
+    def _code_of_end(self) -> int:
+        """The peer's code, or where it gave none what stands for that."""
+        if self.close_code is not None:
+            return self.close_code
+        return NO_CODE if getattr(self._protocol, "client_terminated", False) else ABNORMAL
+
     def on_close(self) -> None:
         self.services.sockets.remove(self)
         if self.outbox is not None:
@@ -254,7 +260,9 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             self.attachment.leave(lost=self._is_lost())
         sent = (0, 0) if self.outbox is None else (self.outbox.sent, self.outbox.sent_bytes)
         if self._opened_at:
-            log_websocket_end(self.request, self.close_code, time.monotonic() - self._opened_at, self._received, *sent)
+            log_websocket_end(
+                self.request, self._code_of_end(), time.monotonic() - self._opened_at, self._received, *sent
+            )
 
 
 _CLOSE_PATIENCE = 1.0
