@@ -1,0 +1,140 @@
+"""The container's files: what the Dockerfile copies is there, and what it says of the command is true."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from support.dockerfile import ROOT, ignored, stages
+
+from aperture.gateway.options import BY_NAME, OPTIONS
+from aperture.gateway.plan import parse
+
+ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
+
+
+def test_everything_that_is_copied_exists_and_is_not_ignored() -> None:
+    """A build that fails at its fifth step is found here, without a build."""
+    copied = [source for stage in stages() for sources, _ in stage.copies() for source in sources]
+    assert {"shared", "gateway", "worker", "requirements/runtime.txt"} <= set(copied)
+    for source in copied:
+        assert (ROOT / source).exists(), source
+        assert not ignored(source), source
+
+
+def test_nothing_else_is_sent_to_the_build() -> None:
+    """Neither the history nor a file with secrets gets into a layer."""
+    for path in (".git/config", ".env", "tests/conftest.py", "deploy/kubernetes/overlays/small/secrets.env", "docs"):
+        assert ignored(path), path
+    assert ignored("shared/__pycache__/log.pyc")
+
+
+def test_the_image_has_the_wheel_and_not_the_source() -> None:
+    """The last stage copies from the build what was installed there, and from the repository two small programs."""
+    *_, image = stages()
+    assert [source for sources, _ in image.copies() for source in sources] == [
+        "deploy/entrypoint.sh",
+        "deploy/probe.py",
+    ]
+    assert image.all("RUN") == [], "nothing is fetched or built in the last stage"
+
+
+def test_what_is_installed_is_locked() -> None:
+    """One pip run may fetch, and it fetches what requirements/runtime.txt names; the others may not."""
+    fetching = [said for stage in stages() for said in stage.all("RUN") if '"--no-index"' not in said and "pip" in said]
+    assert [said for said in fetching if '"--requirement", "/build/requirements/runtime.txt"' in said] == fetching
+
+
+def test_the_user_is_a_number_and_not_root() -> None:
+    """Kubernetes cannot see of a name whether it is root."""
+    *_, image = stages()
+    user, group = image.one("USER").split(":")
+    assert int(user) > 0
+    assert int(group) > 0
+
+
+def test_commands_are_in_exec_form_and_installed() -> None:
+    """A shell as process 1 would keep the signals to itself."""
+    *_, image = stages()
+    installed = {Path(target).name for _, target in image.copies()}
+    assert image.command("ENTRYPOINT")[0] in installed
+    assert image.command("HEALTHCHECK")[0] in installed
+    assert image.command("CMD") == []
+    assert image.one("STOPSIGNAL") == "SIGTERM"
+
+
+def test_variables_are_options_and_ports_are_exposed() -> None:
+    """What the image sets for the command is something that the command reads."""
+    *_, image = stages()
+    told = {name: value for name, value in image.environment().items() if name.startswith("APERTURE_")}
+    assert told.keys() <= {option.environment for option in OPTIONS}
+    settings = parse([], told).settings
+    assert settings.admin_address == "0.0.0.0"
+    assert [settings.port, settings.admin_port] == [int(port) for port in image.one("EXPOSE").split()]
+    assert settings.port == BY_NAME["port"].default
+
+
+# The entry point, with an `aperture` that says what it was given
+
+
+def given(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the entry point; each word that reaches `aperture` is a line."""
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "aperture").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (programs / "aperture").chmod(0o755)
+    environment = {"PATH": f"{programs}:/usr/bin:/bin", "APPS_FOLDER": str(folder / "apps")}
+    return subprocess.run(
+        ["/bin/sh", str(ENTRYPOINT), *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def apps_in(folder: Path) -> Path:
+    """A folder with an app of each kind, and with what is none."""
+    apps = folder / "apps"
+    for name in ("one.py", "with space.py", "note.ipynb", "dir/main.py", "sheet/main.ipynb"):
+        (apps / name).parent.mkdir(parents=True, exist_ok=True)
+        (apps / name).touch()
+    for name in ("README.md", "data.csv", "lib/helpers.py", "__pycache__/one.pyc"):
+        (apps / name).parent.mkdir(parents=True, exist_ok=True)
+        (apps / name).touch()
+    return apps
+
+
+def test_the_entry_point_serves_what_is_an_app(tmp_path: Path) -> None:
+    """Scripts, notebooks and folders with a main file; what else lies there is passed over."""
+    apps = apps_in(tmp_path)
+    words = given(tmp_path).stdout.splitlines()
+    assert words[0] == "serve"
+    assert set(words[1:]) == {str(apps / name) for name in ("one.py", "with space.py", "note.ipynb", "dir", "sheet")}
+
+
+def test_options_come_after_the_apps_and_in_their_order(tmp_path: Path) -> None:
+    """`--args` takes everything that follows it, and spaces stay where they are."""
+    apps = apps_in(tmp_path)
+    options = ["--num-procs", "4", "--args", "--from", "a b"]
+    words = given(tmp_path, *options).stdout.splitlines()
+    assert words[-len(options) :] == options
+    assert str(apps / "with space.py") in words[1 : -len(options)]
+
+
+def test_another_command_is_run_as_it_is(tmp_path: Path) -> None:
+    """`docker run IMAGE aperture serve …`, and a shell to look around."""
+    assert given(tmp_path, "aperture", "serve", "x.py").stdout.splitlines() == ["serve", "x.py"]
+    assert given(tmp_path, "echo", "here").stdout == "here\n"
+
+
+def test_a_folder_without_apps_is_said_so(tmp_path: Path) -> None:
+    """Nobody wonders at an empty page: the folder that was to be mounted is named."""
+    (tmp_path / "apps").mkdir()
+    ended = given(tmp_path, "--num-procs", "2")
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    assert str(tmp_path / "apps") in ended.stderr
+
+
+def test_a_main_file_beside_the_apps_is_a_script(tmp_path: Path) -> None:
+    """A folder that is itself an app, mounted as the folder of apps, does not make an app of its parent."""
+    (tmp_path / "apps").mkdir()
+    (tmp_path / "apps" / "main.py").touch()
+    assert given(tmp_path).stdout.splitlines() == ["serve", str(tmp_path / "apps" / "main.py")]
