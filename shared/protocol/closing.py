@@ -5,7 +5,18 @@ Bokeh closes with 10000 and 10001, which are no codes at all: its peers see 1006
 
 from __future__ import annotations
 
-__all__ = ["ABNORMAL", "INTERNAL_ERROR", "NO_CODE", "POLICY_VIOLATION", "SERVICE_RESTART", "TRY_AGAIN_LATER"]
+__all__ = [
+    "ABNORMAL",
+    "INTERNAL_ERROR",
+    "NO_CODE",
+    "NORMAL_CLOSURE",
+    "POLICY_VIOLATION",
+    "SERVICE_RESTART",
+    "TRY_AGAIN_LATER",
+]
+
+NORMAL_CLOSURE = 1000
+"""All is said: the session was ended on purpose."""
 
 NO_CODE = 1005
 """Never sent: stands for a close frame without a code (section 7.1.5)."""
