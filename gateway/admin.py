@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from tornado.web import Application, RequestHandler
 
+from aperture.gateway.exposition import Exposition, MetricsHandler
 from aperture.gateway.roster import Roster, Survey
 from aperture.handoff import SessionInfo
 
@@ -27,7 +28,7 @@ ROWS_PER_WRITE = 500
 """Sessions written at once, so that a long list is not held in memory twice, and other connections get their turn."""
 
 
-def admin_application(roster: Roster, supervisor_pid: int) -> Application:
+def admin_application(roster: Roster, supervisor_pid: int, exposition: Exposition | None = None) -> Application:
     """The admin endpoints as a Tornado application."""
     shared = {"roster": roster, "supervisor_pid": supervisor_pid}
     return Application(
@@ -36,6 +37,7 @@ def admin_application(roster: Roster, supervisor_pid: int) -> Application:
             ("/readyz", _Ready, shared),
             ("/sessions", _Sessions, shared),
             ("/workers", _Workers, shared),
+            ("/metrics", MetricsHandler, {"exposition": exposition}),
         ],
         log_function=lambda handler: None,  # probes come every few seconds, for ever
     )

@@ -103,6 +103,8 @@ class Reception:
         self._farewells = farewells
         self._pumps = pumps
         self._on_arrival = on_arrival
+        self.refused = 0
+        """Connections without a proper head, or whose place was needed, since this gateway started."""
         self._max_head = largest_head(settings)
         self._max_pending = affordable_pending(settings.max_pending_connections)
         self._context = None if settings.tls is None else server_context(settings.tls)
@@ -125,6 +127,7 @@ class Reception:
         """Close the oldest connection whose head is not complete, to make room."""
         oldest = self._deadlines.pop_oldest()
         if oldest is not None:
+            self.refused += 1
             self._unwatch(oldest)
             oldest.sock.close()
 
@@ -202,6 +205,7 @@ class Reception:
             self._release(pending).close()
 
     def _refuse(self, pending: _Pending, status: int, reason: str) -> None:
+        self.refused += 1
         log.info("refused a connection from %s with %d: %s", pending.peer, status, reason)
         self._farewells.send(self._release(pending), status, reason)
 

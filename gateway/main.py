@@ -15,6 +15,7 @@ from aperture.gateway.admin import admin_application
 from aperture.gateway.answers import Farewells
 from aperture.gateway.dispatch import Dispatcher
 from aperture.gateway.exposition import GatewayMeasures
+from aperture.gateway.exposition import GatewayMeasures
 from aperture.gateway.listener import Acceptor, Reception
 from aperture.gateway.tls import Pumps
 from aperture.handoff import GatewaySeat, NodeReady
@@ -86,6 +87,7 @@ class _Gateway:
         reception.close()
         dispatcher.close()
         admin.stop()
+        measures.stop()
         measures.stop()
         if not orphaned.is_set():
             # The workers are saying goodbye to their browsers, and for these it goes through here.

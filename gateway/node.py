@@ -22,6 +22,7 @@ from aperture.settings import Durability, Settings
 if TYPE_CHECKING:
     from aperture.bus.embedded import EmbeddedServer
     from aperture.gateway.supervisor import Supervisor
+    from aperture.metrics import MetricsDirectory
 
 __all__ = ["NodeSockets", "make_supervisor", "node_name"]
 
@@ -104,6 +105,7 @@ def make_supervisor(
     from aperture.gateway.main import gateway_main
     from aperture.gateway.supervisor import Supervisor
 
+    settings, metrics = _with_metrics(settings)
     return Supervisor(
         settings,
         sockets.listeners,
@@ -113,7 +115,22 @@ def make_supervisor(
         on_ready=partial(on_ready, settings),
         poll=poll,
         bus_server=bus_server,
+        metrics=metrics,
     )
+
+
+def _with_metrics(settings: Settings) -> tuple[Settings, MetricsDirectory | None]:
+    """A place for the metrics of all processes, if anybody can ask for them."""
+    if not settings.metrics or settings.admin_port is None:
+        return dataclasses.replace(settings, metrics=False), None
+    from aperture.metrics import MetricsDirectory
+
+    try:
+        metrics = MetricsDirectory()
+    except OSError as problem:
+        log.warning("no metrics: there is no room for them in the folder for temporary files (%s)", problem)
+        return dataclasses.replace(settings, metrics=False), None
+    return dataclasses.replace(settings, metrics_dir=str(metrics.path)), metrics
 
 
 def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:

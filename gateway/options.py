@@ -234,6 +234,8 @@ OPTIONS: tuple[Option, ...] = (
            metavar="HOW", choices=("none", "async", "ack"), added=True),
     Option("--max-snapshot-bytes", Kind.WHOLE, "A session whose document is larger does not outlive its worker.",
            32 * 1024 * 1024, metavar="BYTES", least=1, added=True),
+    Option("--disable-metrics", Kind.FLAG, "Count nothing for Prometheus; /metrics on the admin port answers 404.",
+           added=True),
 )  # fmt: skip
 
 

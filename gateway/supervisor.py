@@ -26,6 +26,7 @@ from aperture.bus.embedded import EmbeddedServer
 from aperture.errors import ConfigurationError, ExitCode
 from aperture.gateway.bind import unlink_socket_file
 from aperture.gateway.children import Child, exit_code_of
+from aperture.gateway.deaths import Deaths
 from aperture.gateway.descriptors import raise_limit
 from aperture.gateway.mailbox import SignalMailbox
 from aperture.gateway.tls import server_context
@@ -43,6 +44,7 @@ from aperture.handoff import (
     datagram_pair,
 )
 from aperture.log_scope import name_node, name_process
+from aperture.metrics import MetricsDirectory
 from aperture.settings import Settings
 
 __all__ = ["Supervisor"]
@@ -95,6 +97,7 @@ class Supervisor:
         poll: called every half second; the node stops in good order when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
         metrics: where the processes share their numbers, if they do; removed by the supervisor.
+        metrics: where the processes share their numbers, if they do; removed by the supervisor.
         adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
             process 1 of a container; they are reaped then. By default, whether this is process 1.
 
@@ -113,6 +116,7 @@ class Supervisor:
         on_ready: Callable[[int | None], None] = lambda admin_port: None,
         poll: Callable[[], bool] | None = None,
         bus_server: EmbeddedServer | None = None,
+        metrics: MetricsDirectory | None = None,
         adopts_orphans: bool | None = None,
     ) -> None:
         if not hasattr(os, "fork"):
@@ -128,6 +132,7 @@ class Supervisor:
         self._poll = poll
         self._poll_at = 0.0
         self._bus_server = bus_server
+        self._deaths = Deaths(metrics)
         self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
         self._redis = Child("redis")
         self._gateway = Child("gateway")
@@ -211,6 +216,8 @@ class Supervisor:
         seat = WorkerSeat(worker.index, worker.generation + 1, worker.worker_end, self._lifeline, booted)
         worker.retire_by = None
         worker.fork(prepare, lambda: self._worker_main(seat))
+        if worker.generation > 0:
+            self._deaths.note_worker_restart()
         os.close(booted_write)
         worker.booted_pipe = booted_read
         self._selector.register(booted_read, selectors.EVENT_READ, lambda: self._heed_booted(worker))
@@ -228,6 +235,8 @@ class Supervisor:
         )
         keep = (*self._listeners, *self._admin_listeners, *links, self._gateway_control_end)
         self._gateway.fork(lambda: self._let_go(keep), lambda: self._gateway_main(seat))
+        if self._gateway.generation > 0:
+            self._deaths.note_gateway_restart()
 
     def _let_go(self, keep: Sequence[socket.socket], *, keep_bus: bool = False) -> None:
         """In a child, right after the fork: close what belongs to the supervisor or to another child."""
@@ -301,6 +310,7 @@ class Supervisor:
         """Some child has ended; which one is found by asking for each, so that nobody else's child is reaped."""
         for worker in self._workers:
             if (returncode := worker.reap()) is not None:
+                self._deaths.note_worker(worker.index, failed=returncode != 0 and worker.retire_by is None)
                 self._bury_worker(worker, returncode)
         if (returncode := self._gateway.reap()) is not None:
             self._bury_gateway(returncode)
@@ -517,6 +527,7 @@ class Supervisor:
         unlink_socket_file(self._settings)
         if self._bus_server is not None:
             self._bus_server.close()
+        self._deaths.close()
 
     # Children in general
 

@@ -9,12 +9,14 @@ from bokeh.application import Application
 
 from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.metrics import Tallies
 from aperture.registry.keeper import LeaseKeeper
 from aperture.registry.keeping import Keeping
 from aperture.registry.registry import Registry, WorkerName
 from aperture.settings import Durability, Settings
 from aperture.worker.crowding import Crowding
 from aperture.worker.link import GatewayLink
+from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.neighbourhood import WorkerNeighbourhood
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import HAND_OVER_SHARE, WorkerService
@@ -51,8 +53,9 @@ class Assembly:
         collector: GarbageCollector | None = None,
     ) -> None:
         neighbourhood = WorkerNeighbourhood(link)
+        tallies = Tallies(applications) if settings.metrics else None
         self.cluster: Cluster | None
-        self.cluster, survival = _cluster(index, settings, neighbourhood)
+        self.cluster, survival, keeping = _cluster(index, settings, neighbourhood, tallies)
         crowded = None if self.cluster is None or link is None else Crowding(settings.spread_viewers, link.say_crowded)
         self.service = WorkerService(
             settings,
@@ -65,6 +68,13 @@ class Assembly:
             collector=collector,
         )
         neighbourhood.service = self.service
+        self._metrics_dir = settings.metrics_dir
+        self.measures: WorkerMeasures | None = None
+        """None with `--disable-metrics`."""
+        if tallies is not None:
+            self.measures = WorkerMeasures(
+                tallies, self.service, self.cluster, keeping, index=index, alone=link is None
+            )
 
     async def start(self, *, wait: bool) -> None:
         """Run the load hooks, start the timers, and enter the cluster.
@@ -79,6 +89,8 @@ class Assembly:
         self.service.start()
         if self.cluster is not None:
             await self.cluster.start(wait=wait)
+        if self.measures is not None:
+            self.measures.start(self._metrics_dir)
 
     async def stop(self, grace: float) -> None:
         """Hand the sessions over, close their websockets, and leave the cluster.
@@ -92,21 +104,23 @@ class Assembly:
         await self.service.stop(grace * (1 - HAND_OVER_SHARE))
         if self.cluster is not None:
             await self.cluster.stop()
+        if self.measures is not None:
+            self.measures.stop()
 
 
 def _cluster(
-    index: int, settings: Settings, neighbourhood: WorkerNeighbourhood
-) -> tuple[Cluster, Survival | None] | tuple[None, None]:
+    index: int, settings: Settings, neighbourhood: WorkerNeighbourhood, tallies: Tallies | None
+) -> tuple[Cluster, Survival | None, Keeping | None] | tuple[None, None, None]:
     """This worker's part in the cluster, and what its sessions are kept by; nothing for a node that has no bus."""
     if settings.redis_url is None:
-        return None, None
+        return None, None, None
     options = BusOptions.of(settings)
     bus = RedisBus(options)
     me = WorkerName(settings.node, index, secrets.token_hex(8))
     registry = Registry(bus, me, lease=settings.lease)
     keeper = LeaseKeeper(lambda: RedisBus(options), registry, me, lease=settings.lease)
-    survival = None
+    survival = keeping = None
     if settings.durability is not Durability.NONE:
         keeping = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
-        survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK)
-    return Cluster(bus, registry, neighbourhood, keeper, survival), survival
+        survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK, tallies=tallies)
+    return Cluster(bus, registry, neighbourhood, keeper, survival, tallies), survival, keeping

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import resource
 import sys
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ log = logging.getLogger(__name__)
 
 _LAG_INTERVAL = 0.1
 """Seconds between two looks at the clock. A stall shorter than this may go unseen; none of half a second does."""
+
+_LATELY = 150
+"""Looks in 15 seconds, the usual time between two scrapes."""
 
 _PAGE = resource.getpagesize()
 
@@ -40,6 +44,7 @@ class LoopLag:
         self.seconds = 0.0
         self.longest = 0.0
         """Since it was last taken by `take_longest`."""
+        self._recent: deque[float] = deque([0.0], maxlen=_LATELY)
 
     def start(self) -> asyncio.Task[None]:
         return asyncio.create_task(self._watch())
@@ -49,6 +54,11 @@ class LoopLag:
         longest, self.longest = self.longest, 0.0
         return longest
 
+    @property
+    def longest_lately(self) -> float:
+        """The longest lag of the last 15 seconds: whoever looks that often misses none."""
+        return max(self._recent)
+
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
@@ -56,6 +66,7 @@ class LoopLag:
             await asyncio.sleep(_LAG_INTERVAL)
             self.seconds = max(0.0, loop.time() - asked_for)
             self.longest = max(self.longest, self.seconds)
+            self._recent.append(self.seconds)
 
 
 def resident_bytes() -> int:

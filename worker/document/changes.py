@@ -122,6 +122,9 @@ class Batch:
     def __bool__(self) -> bool:
         return bool(self._entries) or self._unencodable is not None
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def check(self) -> None:
         """Raise what made a change of this batch impossible to encode, if anything did."""
         if self._unencodable is not None:

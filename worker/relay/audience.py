@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Protocol
 from aperture.bus.envelope import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
 from aperture.errors import BusDown, Fenced
 from aperture.log import short_id
+from aperture.metrics import Distribution
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
@@ -137,6 +139,7 @@ class _Patch:
     sequence: int
     relayed: Relayed
     size: int
+    at: float
 
 
 @dataclass(slots=True)
@@ -156,11 +159,19 @@ class SessionAudience:
         place: the session's name on the bus.
         post: the way there.
         fenced: called when the session turns out to be another worker's.
+        lag: takes how long patches wait until they are published.
     """
 
     def __init__(
-        self, session: Session, place: str, post: Post, *, fenced: Callable[[Session], Awaitable[None]]
+        self,
+        session: Session,
+        place: str,
+        post: Post,
+        *,
+        fenced: Callable[[Session], Awaitable[None]],
+        lag: Distribution | None = None,
     ) -> None:
+        self._lag = lag
         self._session = session
         self._place = place
         self._post = post
@@ -207,7 +218,7 @@ class SessionAudience:
                 viewer.last_answer = None  # whoever misses the patch gets it from the stream, and the answer with it
                 answers[viewer.connection] = viewer.answered
         size = len(frames) + sum(map(len, instead.values()))
-        self._enqueue(_Patch(sequence, Relayed(frames, instead, answers), size))
+        self._enqueue(_Patch(sequence, Relayed(frames, instead, answers), size, time.perf_counter()))
 
     def close(self, code: int, reason: str) -> None:
         if self._edges:
@@ -374,6 +385,8 @@ class SessionAudience:
         patches = self._first_patches()
         payload = Patches(self._session.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
         await self._post.append(self._place, self._session.epoch, first.sequence, patches[-1].sequence, payload)
+        if self._lag is not None:
+            self._lag.observe(time.perf_counter() - first.at)  # of those in one call it has waited longest
         return len(patches)
 
     def _first_patches(self) -> list[_Patch]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable
 from itertools import count
 from typing import Protocol
@@ -28,6 +29,7 @@ from aperture.bus.envelope import (
 )
 from aperture.errors import BusDown, OwnedElsewhere, OwnerGone
 from aperture.log import short_id
+from aperture.metrics import RelayTally, Tallies
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.registry.keeper import LeaseKeeper
 from aperture.registry.registry import Registry, WorkerName
@@ -99,6 +101,7 @@ class Cluster:
         neighbourhood: the rest of the worker.
         keeper: keeps the lease while app code keeps this worker's loop.
         kept: knows which sessions could be built again.
+        tallies: count what goes to other workers and comes from them.
     """
 
     def __init__(
@@ -108,14 +111,17 @@ class Cluster:
         neighbourhood: Neighbourhood,
         keeper: LeaseKeeper | None = None,
         kept: KeptSessions | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
+        self._tallies = tallies
+        self._relay_tally = RelayTally() if tallies is None else tallies.relay
         self._bus = bus
         self._registry = registry
         self._worker = neighbourhood
         self._keeper = keeper
         self._kept = kept
         self._withdrawn = False
-        self._hostile = Hostile()
+        self.hostile = Hostile()
         self._inbox = Inbox(receive)
         self._edges: dict[str, EdgeSession] = {}
         self._entering: dict[str, asyncio.Lock] = {}
@@ -173,6 +179,13 @@ class Cluster:
     @property
     def up(self) -> bool:
         return self._bus.up
+
+    def edge_connections(self) -> Counter[str]:
+        """Connections here of sessions elsewhere, by app."""
+        counted: Counter[str] = Counter()
+        for edge in self._edges.values():
+            counted[place_parts(edge.place)[0]] += len(edge.viewers)
+        return counted
 
     @property
     def me(self) -> str:
@@ -282,15 +295,19 @@ class Cluster:
     # Post, for audiences and edges
 
     async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+        self._relay_tally.sent += 1
         await self._registry.append(place, epoch, first, last, payload)
 
     async def tell(self, worker: str, envelope: Envelope) -> None:
+        self._relay_tally.sent += 1
         await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
 
     async def announce(self, place: str, envelope: Envelope) -> None:
+        self._relay_tally.sent += 1
         await self._bus.publish(self._bus.names.channel(place), envelope.pack())
 
     async def send(self, worker: str, envelope: Envelope) -> int:
+        self._relay_tally.sent += 1
         return await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
 
     async def read(self, place: str, after: int) -> list[bytes] | None:
@@ -307,10 +324,11 @@ class Cluster:
                 await asyncio.sleep(0.2)
 
     def _on_letter(self, payload: bytes) -> None:
+        self._relay_tally.received += 1
         try:
             envelope = Envelope.unpack(payload)
         except ValueError as problem:
-            self._hostile.count("an inbox", problem)
+            self.hostile.count("an inbox", problem)
             return
         match envelope:
             case FromClient():
@@ -328,7 +346,7 @@ class Cluster:
                 if waiting is not None and not waiting.done():
                     waiting.set_result(envelope)
             case _:
-                self._hostile.count("an inbox", ValueError(f"a {type(envelope).__name__} does not belong there"))
+                self.hostile.count("an inbox", ValueError(f"a {type(envelope).__name__} does not belong there"))
 
     def _on_join(self, join: Join) -> None:
         session = self._session_at(join.session_id)
@@ -404,7 +422,8 @@ class Cluster:
 
     def _audience_of(self, session: Session, place: str) -> SessionAudience:
         if not isinstance(session.audience, SessionAudience):
-            session.audience = SessionAudience(session, place, self, fenced=self._lose)
+            lag = self._relay_tally.lag
+            session.audience = SessionAudience(session, place, self, fenced=self._lose, lag=lag)
         return session.audience
 
     async def _lose(self, session: Session) -> None:
@@ -493,7 +512,15 @@ class Cluster:
             raise OwnerGone("the session's owner does not listen")
 
     async def _open_edge(self, place: str, owner: str) -> EdgeSession:
-        edge = EdgeSession(place, owner, self, hostile=self._hostile, ended=self._close_edge)
+        edge = EdgeSession(
+            place,
+            owner,
+            self,
+            hostile=self.hostile,
+            ended=self._close_edge,
+            tally=None if self._tallies is None else self._tallies.apps.get(place_parts(place)[0]),
+            relay_tally=self._relay_tally,
+        )
         try:
             await self._bus.subscribe(self._bus.names.channel(place), edge.deliver)
         except (BusDown, ValueError) as problem:

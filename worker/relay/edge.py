@@ -33,6 +33,7 @@ from aperture.bus.envelope import (
 )
 from aperture.errors import BusDown, ProtocolError
 from aperture.log import short_id
+from aperture.metrics import AppTally, RelayTally
 from aperture.protocol.closing import SERVICE_RESTART, TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
@@ -128,6 +129,9 @@ class EdgeViewer:
         self._sent += 1
         self._unanswered_bytes += size
         awaited = message.msgtype != "PATCH-DOC"
+        if self.edge.tally is not None and not awaited:
+            self.edge.tally.patches_in += 1
+            self.edge.tally.patch_bytes_in += size
         now = asyncio.get_running_loop().time()
         trace = tracing.hop(message.msgtype) if tracing.on else ""
         self.unanswered.append(_Unanswered(self._sent, fragments, size, self.edge.sequence, awaited, now, trace))
@@ -158,6 +162,8 @@ class EdgeSession:
         post: the way there.
         hostile: counts what is on the channel and is none of ours.
         ended: called when no connection is left.
+        tally: counts the patches of the app.
+        relay_tally: counts what is heard, and what had to be mended.
     """
 
     def __init__(
@@ -168,7 +174,11 @@ class EdgeSession:
         *,
         hostile: Hostile,
         ended: Callable[[EdgeSession], None],
+        tally: AppTally | None = None,
+        relay_tally: RelayTally | None = None,
     ) -> None:
+        self.tally = tally
+        self._relay_tally = relay_tally
         self.place = place
         self.owner = owner
         self.viewers: dict[str, EdgeViewer] = {}
@@ -234,6 +244,8 @@ class EdgeSession:
 
     def deliver(self, payload: bytes) -> None:
         """Take what came on the session's channel."""
+        if self._relay_tally is not None:
+            self._relay_tally.received += 1
         try:
             envelope = Envelope.unpack(payload)
         except ValueError as problem:
@@ -362,11 +374,16 @@ class EdgeSession:
 
     def _write(self, relayed: Relayed) -> None:
         run = FrameRun(relayed.frames) if relayed.frames else None
+        written = 0
         for connection, viewer in tuple(self.viewers.items()):
             if connection in relayed.variants:
                 self._write_variant(viewer, relayed)
             elif run is not None and viewer.live:
                 viewer.outbox.send(run)
+                written += 1
+        if self.tally is not None:
+            self.tally.patches_out += written
+            self.tally.patch_bytes_out += written * len(relayed.frames)
 
     def _write_variant(self, viewer: EdgeViewer, relayed: Relayed) -> None:
         frames = relayed.variants[viewer.connection]
@@ -408,6 +425,8 @@ class EdgeSession:
             self._held_bytes += len(relayed.frames) + sum(map(len, relayed.variants.values()))
         if self._held_bytes > HELD_BYTES:
             log.warning("session %s: too much came while a hole was being filled", self._short())
+            if self._relay_tally is not None:
+                self._relay_tally.lost += 1
             self.close_all()
 
     def _miss(self, latest: int) -> None:
@@ -420,8 +439,12 @@ class EdgeSession:
             self._repair = asyncio.ensure_future(self._fill_hole())
 
     async def _fill_hole(self) -> None:
+        known = self.sequence
         problem = await self._catch_up()
         self._repair = None
+        if self._relay_tally is not None and not self._over:
+            self._relay_tally.lost += problem is not None
+            self._relay_tally.repaired += problem is None and self.sequence > known
         if problem is None:
             self._answer_due()
         elif not self._over:

@@ -6,6 +6,7 @@ Viewers in other workers cost one publication, however many they are.
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, cast
 
 from aperture.log import short_id
@@ -39,13 +40,22 @@ def send_batch(
     kept = session.journal is not None and (bool(batch) or bool(batch.values))
     runs = _runs(session, batch) if batch else _no_runs(session, batch) if kept else {}
     everyone = runs.get(None)
+    written = size = 0
     if runs:
         for viewer in tuple(session.viewers):
             run = runs.get(viewer, everyone)
             if run is not None and viewer.live and viewer is not sender:
                 viewer.outbox.send(run)
+                written += 1
+                size += len(run.plain)
     own = runs.get(sender, everyone) if sender is not None and sender_was_live else None
     patch = [] if own is None else [own]
+    if own is not None and sender is not None and sender.here:
+        written += 1
+        size += len(own.plain)
+    if session.tally is not None:
+        session.tally.patches_out += written
+        session.tally.patch_bytes_out += size
     if kept and session.journal is not None and session.journal.acknowledges:
         _answer_when_safe(session, runs, sender, patch, reply)
         return
@@ -73,9 +83,14 @@ def _answer_when_safe(
 def _runs(session: Session, batch: Batch) -> _Runs:
     session.corrections.expect(batch.contested)
     session.sequence += 1
+    started = time.perf_counter()
     try:
         batch.check()
-        return _variants(session, batch)
+        runs = _variants(session, batch)
+        if session.tally is not None:
+            session.tally.encode.observe(time.perf_counter() - started)
+            session.tally.patch_events += len(batch)
+        return runs
     except Exception:
         log.exception("session %s of %s: a change cannot be encoded", short_id(session.id), session.app)
         _close_live(session)

@@ -18,6 +18,7 @@ from aperture.app_state import session_state
 from aperture.document.ids import IdSequence
 from aperture.errors import AppLoadError, StateMismatch
 from aperture.log_scope import SessionScope, session_scope, short_id
+from aperture.metrics import AppTally
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
@@ -67,6 +68,8 @@ class AppHost:
         self.application = application
         self.sessions_by_id: dict[str, Session] = {}
         self.server_context = AppServerContext(self)
+        self.tally: AppTally | None = None
+        """What its sessions do, if anybody counts it."""
         self._logout_url = logout_url
         self._issue_token = issue_token
         use_our_lifecycle(application)
@@ -147,6 +150,7 @@ class AppHost:
             await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
             self._fill(document, from_values=bool(origin.values))
         session = Session(session_id, document, ids=ids, issue_token=self._issue_token, app=self.url)
+        session.count_in(self.tally)
         session.context = context
         context._session = session
         if finish is not None:

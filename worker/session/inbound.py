@@ -7,6 +7,7 @@ traceback: that is for the log, not for whoever looks at the page.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
@@ -71,7 +72,12 @@ def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
         for rep in reps:
             apply_event(document, rep, viewer)
 
-    invoke_with_curdoc(document, apply)
+    started = time.perf_counter()
+    try:
+        invoke_with_curdoc(document, apply)
+    finally:
+        if session.tally is not None:
+            session.tally.callback.observe(time.perf_counter() - started)
     return messages.ok(message.msgid)
 
 

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
+import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from aperture.metrics import AppTally
 
 __all__ = ["Schedule", "ScheduledCallback"]
 
@@ -31,6 +36,7 @@ class Schedule:
 
     def __init__(self, run: Callable[[Callable[[], Any]], Awaitable[None]]) -> None:
         self._run: Callable[[Callable[[], Any]], Awaitable[None]] | None = run
+        self.tally: AppTally | None = None
         self._loop = asyncio.get_running_loop()
         self._guard = threading.Lock()
         self._pending: set[str] = set()
@@ -96,7 +102,7 @@ class Schedule:
                 return
             if period is None:
                 self._pending.remove(callback.id)
-        run = self._run(callback.callback)
+        run = self._run(callback.callback if self.tally is None else _Timed(callback.callback, self.tally))
         self._start(run if period is None else self._finish_period(callback, run, period))
 
     async def _finish_period(self, callback: ScheduledCallback, run: Awaitable[None], period: float) -> None:
@@ -109,6 +115,35 @@ class Schedule:
         task = asyncio.ensure_future(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+
+
+class _Timed:
+    """A callback that takes its own time, without the wait for the document's lock."""
+
+    __slots__ = ("_func", "_tally", "nolock")
+
+    def __init__(self, func: Callable[[], Any], tally: AppTally) -> None:
+        self._func = func
+        self._tally = tally
+        self.nolock: bool = getattr(func, "nolock", False)
+        """As Bokeh marks functions that run without the lock."""
+
+    def __call__(self) -> Any:
+        started = time.perf_counter()
+        result = None
+        try:
+            result = self._func()
+        finally:
+            awaited = inspect.isawaitable(result)
+            if not awaited:
+                self._tally.callback.observe(time.perf_counter() - started)
+        return self._finish(result, started) if awaited else result
+
+    async def _finish(self, result: Awaitable[Any], started: float) -> Any:
+        try:
+            return await result
+        finally:
+            self._tally.callback.observe(time.perf_counter() - started)
 
 
 def _period_of(callback: ScheduledCallback) -> float | None:

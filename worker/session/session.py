@@ -41,6 +41,7 @@ from aperture.worker.session.viewer import Audience, Viewer
 if TYPE_CHECKING:
     from bokeh.model import Model
 
+    from aperture.metrics import AppTally
     from aperture.protocol.frames import FrameRun
     from aperture.worker.session.context import AppSessionContext
     from aperture.worker.session.keeping import Journal
@@ -91,6 +92,8 @@ class Session:
         self.audience: Audience | None = None
         """Those whose connections are in other workers, if there are any."""
         self.sequence = 0
+        self.tally: AppTally | None = None
+        """What the sessions of the app do, if anybody counts it."""
         self._id = session_id
         self._scope = SessionScope(session_id, app)
         self._ids = ids
@@ -210,6 +213,11 @@ class Session:
         if not self._frozen:
             await self._lock.acquire()
             self._frozen = True
+
+    def count_in(self, tally: AppTally | None) -> None:
+        """Have what happens from now on counted."""
+        self.tally = tally
+        self._schedule.tally = tally
 
     def take_made(self) -> dict[str, Model]:
         """The models that the app's code has made, in the document or not, by id; nothing is noted any more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
@@ -159,6 +160,7 @@ class SessionStore:
     async def _create(self, host: AppHost, session_id: str, origin: Origin, fresh: bool) -> Session:
         if self._closed:
             raise SessionGone("the worker is shutting down")
+        started = time.perf_counter()
         epoch = await self._placement.claim(host.url, session_id, fresh=fresh)
         try:
             session = await self._build(host, session_id, origin, epoch, fresh)
@@ -168,6 +170,8 @@ class SessionStore:
             self._release(host.url, session_id)
             raise
         self._collector.session_created()
+        if host.tally is not None:
+            host.tally.create.observe(time.perf_counter() - started)
         return session
 
     async def _build(self, host: AppHost, session_id: str, origin: Origin, epoch: int, fresh: bool) -> Session:

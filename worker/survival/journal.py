@@ -199,6 +199,8 @@ class SessionJournal:
     def _give_up(self) -> None:
         """The session is not kept any more, and goes on; what waited to be kept waits no longer."""
         self._given_up = True
+        if self._session.tally is not None:
+            self._session.tally.not_kept += 1
         held = [act for _, act in self._held]
         self.close()
         for act in held:

@@ -27,6 +27,7 @@ from bokeh.events import DocumentReady
 from aperture.app_state import session_state
 from aperture.errors import BusDown, Fenced, StateMismatch
 from aperture.log import short_id
+from aperture.metrics import Tallies
 from aperture.registry.keeping import Kept
 from aperture.worker.document.state import fits, kept_values, lay_over, replay
 from aperture.worker.relay.places import place_of
@@ -101,9 +102,11 @@ class Survival:
     Args:
         store: where sessions are kept.
         acknowledge: answer a change only when it is in Redis (`--durability ack`).
+        tallies: count what becomes of sessions.
     """
 
-    def __init__(self, store: KeptStore, *, acknowledge: bool) -> None:
+    def __init__(self, store: KeptStore, *, acknowledge: bool, tallies: Tallies | None = None) -> None:
+        self._tallies = tallies
         self._store = store
         self._acknowledge = acknowledge
         self._journals: dict[str, SessionJournal] = {}
@@ -131,18 +134,23 @@ class Survival:
 
     def restored(self, session: Session) -> None:
         """Count a session that goes on here."""
-        self.outcomes["restored"] += 1
+        self._count(session.app, "restored")
         log.info("session %s of %s goes on here", short_id(session.id), session.app)
 
     def remade(self, session: Session) -> None:
         """Count a session that goes on here with another document, made from its values."""
-        self.outcomes["remade"] += 1
+        self._count(session.app, "remade")
         log.info("session %s of %s goes on here, made anew from its values", short_id(session.id), session.app)
 
     def failed(self, app: str, session_id: str, problem: Exception) -> None:
         """Count a session that could not be built again and starts afresh."""
-        self.outcomes["fresh"] += 1
+        self._count(app, "fresh")
         log.warning("session %s of %s starts afresh: %s", short_id(session_id), app, problem)
+
+    def _count(self, app: str, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+        if self._tallies is not None and (tally := self._tallies.apps.get(app)) is not None:
+            tally.restores[outcome] += 1
 
     def watch(self, session: Session, origin: Origin, made: str) -> None:
         """Write this session down from now on.

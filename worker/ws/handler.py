@@ -23,7 +23,14 @@ from aperture import tracing
 from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
 from aperture.log_scope import SESSION, SessionScope, short_id
 from aperture.protocol import messages
-from aperture.protocol.closing import ABNORMAL, INTERNAL_ERROR, NO_CODE, POLICY_VIOLATION, SERVICE_RESTART
+from aperture.protocol.closing import (
+    ABNORMAL,
+    INTERNAL_ERROR,
+    NO_CODE,
+    POLICY_VIOLATION,
+    SERVICE_RESTART,
+    TRY_AGAIN_LATER,
+)
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
@@ -236,6 +243,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     def _close_slow(self, code: int, reason: str) -> None:
         """Close a viewer whose socket is full: it will hardly answer, so it gets little time to."""
         self._sent_away = True
+        if code == TRY_AGAIN_LATER and self.host.tally is not None:
+            self.host.tally.slow_closes += 1
         self.close(code, _fitting(reason))
         connection = self.ws_connection
         if connection is not None:

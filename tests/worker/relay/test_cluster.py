@@ -367,7 +367,7 @@ async def test_strangers_in_the_inbox_are_counted() -> None:
         for payload in (b"", b"\xc1", b"\x93\x01\x02\x03", Probe(1, 1).pack()):
             world.redis.publish(owner.bus.names.inbox(owner.name), payload)
         await asyncio.sleep(0.1)
-        assert owner.cluster._hostile.counts == {"an inbox": 4}
+        assert owner.cluster.hostile.counts == {"an inbox": 4}
         late = world.client(1)
         await late.connect()
         await asyncio.sleep(1)

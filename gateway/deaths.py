@@ -1,0 +1,78 @@
+"""How often processes of the node had to be replaced, counted by the supervisor, and what a dead one leaves behind.
+
+Runs in the supervisor, which has no loop to write things down now and then: everything is written as it happens. A
+number that cannot be written costs the supervisor nothing but a line in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from aperture.metrics import MetricsDirectory, ProcessFiles, Reading, families, forget_gauges, worker_name
+
+__all__ = ["Deaths"]
+
+log = logging.getLogger(__name__)
+
+PROCESS = "supervisor"
+
+
+class Deaths:
+    """Counts the ends and restarts of processes.
+
+    Args:
+        directory: of the node's metrics, removed at the end; None counts nothing.
+    """
+
+    def __init__(self, directory: MetricsDirectory | None) -> None:
+        self._directory = directory
+        self._files: ProcessFiles | None = None
+        self._worker_restarts = 0
+        self._worker_failures = 0
+        self._gateway_restarts = 0
+        self._write()
+
+    def note_worker(self, index: int, *, failed: bool) -> None:
+        """A worker has ended: its sessions and connections are nobody's now."""
+        self._worker_failures += failed
+        if self._directory is not None:
+            try:
+                forget_gauges(self._directory.path, worker_name(index))
+            except OSError as problem:
+                log.warning("the metrics of worker %d stay after its end: %s", index, problem)
+        self._write()
+
+    def note_worker_restart(self) -> None:
+        """Another has been started in its place."""
+        self._worker_restarts += 1
+        self._write()
+
+    def note_gateway_restart(self) -> None:
+        """Another gateway has been started."""
+        self._gateway_restarts += 1
+        self._write()
+
+    def close(self) -> None:
+        """Remove the node's metrics. Harmless twice."""
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+        if self._directory is not None:
+            self._directory.remove()
+            self._directory = None
+
+    def _write(self) -> None:
+        if self._directory is None:
+            return
+        try:
+            if self._files is None:
+                self._files = ProcessFiles(self._directory.path, PROCESS)
+            self._files.write(self._read())
+        except OSError as problem:
+            log.warning("the supervisor's metrics cannot be written: %s", problem)
+
+    def _read(self) -> Iterator[Reading]:
+        yield Reading(families.WORKER_RESTARTS, (), self._worker_restarts)
+        yield Reading(families.WORKER_FAILURES, (), self._worker_failures)
+        yield Reading(families.GATEWAY_RESTARTS, (), self._gateway_restarts)
