@@ -152,7 +152,6 @@ class Dispatcher:
 
     def _refuse(self, arrival: Arrival, status: int, reason: str) -> None:
         self.refused += 1
-        self.refused += 1
         log.info("refused a request from %s with %d: %s", arrival.peer, status, reason)
         self._farewells.send(arrival.sock, status, reason)
 

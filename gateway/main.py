@@ -15,7 +15,6 @@ from aperture.gateway.admin import admin_application
 from aperture.gateway.answers import Farewells
 from aperture.gateway.dispatch import Dispatcher
 from aperture.gateway.exposition import GatewayMeasures
-from aperture.gateway.exposition import GatewayMeasures
 from aperture.gateway.listener import Acceptor, Reception
 from aperture.gateway.tls import Pumps
 from aperture.handoff import GatewaySeat, NodeReady
@@ -87,7 +86,6 @@ class _Gateway:
         reception.close()
         dispatcher.close()
         admin.stop()
-        measures.stop()
         measures.stop()
         if not orphaned.is_set():
             # The workers are saying goodbye to their browsers, and for these it goes through here.

@@ -158,11 +158,6 @@ class Settings:
     metrics_dir: str | None = None
     """Where the processes of a node share their numbers; the supervisor makes it. None where nobody shares them."""
 
-    # Metrics
-    metrics: bool = True
-    metrics_dir: str | None = None
-    """Where the processes of a node share their numbers; the supervisor makes it. None where nobody shares them."""
-
     # Logs
     log_level: str = "info"
     stats_log_frequency: float = 15.0
