@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,10 +59,10 @@ SESSIONS = ("aperture_sessions", (("app", "/a"),))
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where metrics go instead of the system's folder for temporary files."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    yield tmp_path
+    return tmp_path
 
 
 def test_processes_are_added_up(tmp_path: Path) -> None:
@@ -137,6 +136,20 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, monkeypatch: 
     assert shown(tmp_path)[PATCHES] == 2
     files.write([Reading(families.PATCHES, ("/a", "in"), 4)])
     assert shown(tmp_path)[PATCHES] == 4
+
+
+def test_a_file_is_not_there_before_its_content_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever scrapes in the moment of a worker's start gets an answer."""
+    write = storage.os.pwrite
+
+    def scraped(descriptor: int, content: memoryview, offset: int) -> int:
+        shown(tmp_path)
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr(storage.os, "pwrite", scraped)
+    for _ in range(2):
+        count(tmp_path, "worker-0", 1, 1)
+    assert shown(tmp_path)[PATCHES] == 2
 
 
 def test_the_next_node_removes_what_a_killed_one_left(folder: Path) -> None:

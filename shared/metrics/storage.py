@@ -140,7 +140,10 @@ class _File:
         self._changed = False
         for key, value in self._before.items():
             self._append(key, value)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Made beside its place and moved there with its content: a file that is still empty is an error to readers.
+        self._path = path
+        self._made = path if self._before else path.with_suffix(".new")
+        self._descriptor = os.open(self._made, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def set(self, key: str, value: float) -> None:
         """Take note of a value, counted from the start of this process."""
@@ -162,6 +165,9 @@ class _File:
         _write(self._descriptor, memoryview(self._content)[_HEAD:], _HEAD)
         _write(self._descriptor, memoryview(_LENGTH.pack(len(self._content))), 0)
         self._changed = False
+        if self._made != self._path:
+            self._made.rename(self._path)
+            self._made = self._path
 
     def close(self) -> None:
         os.close(self._descriptor)
