@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format types bench clean system-packages
+.PHONY: help serve test lint format types docs bench clean system-packages
 
 help:
 	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
@@ -26,6 +26,7 @@ help:
 	@echo "make lint     ruff, ruff format --check, mypy --strict"
 	@echo "make format   format the code and apply ruff's fixes"
 	@echo "make types    build the view of the package that type checkers read"
+	@echo "make docs     build the pages of docs/ and the API reference into build/docs"
 	@echo "make bench    run the benchmarks (BENCH_ARGS= goes to bench/run.py)"
 	@echo "make clean    remove the virtual environment and everything built"
 
@@ -50,6 +51,11 @@ types:
 	@cd build/types/aperture && for part in ../../../shared/*; do \
 		case $$part in *__pycache__) ;; *) ln -s $$part . ;; esac; \
 	done && ln -s ../../../gateway ../../../worker .
+
+# Broken references and links are errors; tests/test_docs.py does the same.
+docs: $(VENV)/development
+	@$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(VENV)/development
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)
@@ -86,8 +92,14 @@ system-packages:
 	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	command -v chromium > /dev/null || missing="$$missing chromium"; \
 	command -v nginx > /dev/null || test -x /usr/sbin/nginx || missing="$$missing nginx"; \
+	{ command -v prometheus && command -v promtool; } > /dev/null || missing="$$missing prometheus"; \
 	test -z "$$missing" || { $(call apt_install_or_say,$$missing); } || exit 1; \
-	case $$missing in *nginx*) { service nginx stop; update-rc.d nginx disable; } > /dev/null 2>&1 || true ;; esac
+	case $$missing in *nginx*) { service nginx stop; update-rc.d nginx disable; } > /dev/null 2>&1 || true ;; esac; \
+	case $$missing in *prometheus*) \
+		for service in prometheus prometheus-node-exporter; do \
+			{ service $$service stop; update-rc.d $$service disable; } > /dev/null 2>&1 || true; \
+		done ;; \
+	esac
 
 # $(1) is a list of Debian packages.
 define apt_install_or_say

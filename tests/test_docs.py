@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from support.patience import seconds
 
 from aperture.gateway.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "deploy").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in ("docs", "deploy", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 FLAGS = {option.flag for option in OPTIONS}
 
 FOLDERS = ("bench", "deploy", "docs", "examples", "gateway", "requirements", "shared", "tests", "worker")
@@ -20,6 +27,7 @@ OF_OTHERS = {
     *("--appendonly", "--bind", "--requirepass", "--save"),  # redis-server
     *("--check", "--strict"),  # ruff, mypy
     *("--list", "--quick", "--row"),  # bench/run.py
+    *("--directory", "--server"),  # http.server, examples/flask_embed.py
 }
 """Options of other programs that pages name."""
 
@@ -84,3 +92,40 @@ def test_every_relative_link_resolves(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+# -- the API reference
+
+
+def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    """What `make docs` runs."""
+    command = [sys.executable, "-m", "sphinx", "-q", "-E", "-W", "--keep-going", str(source), str(target)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds(60), cwd=ROOT)
+
+
+def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
+    """Each public module is in it, with what it offers."""
+    built = build(ROOT / "docs", tmp_path)
+    assert (built.returncode, built.stderr) == (0, "")
+    page = (tmp_path / "reference.html").read_text(encoding="utf-8")
+    for name in ("session_state", "Server.run_until_shutdown", "errors.ConfigurationError", "settings.Settings"):
+        assert f'id="aperture.{name}"' in page
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("`aperture.errors.NoSuchError`", "there is no aperture.errors.NoSuchError"),
+        ("`aperture.worker.gone.Gone`", "there is no aperture.worker.gone.Gone"),
+        (":class:`NoSuchClass`", "reference target not found: NoSuchClass"),
+        (".. autofunction:: aperture.no_such_function", "no_such_function"),
+        (".. function:: f(x: aperture.NoSuchType)", "reference target not found: aperture.NoSuchType"),
+    ],
+)
+def test_a_broken_reference_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
+    """Whether it stands in backticks, in a role, in a directive or in a signature."""
+    shutil.copy(ROOT / "docs" / "conf.py", tmp_path)
+    (tmp_path / "index.md").write_text(f"# A page\n\n```{{eval-rst}}\n{text}\n```\n", encoding="utf-8")
+    built = build(tmp_path, tmp_path / "built")
+    assert built.returncode != 0
+    assert complaint in built.stderr
