@@ -11,6 +11,7 @@ from bokeh.application import Application
 from bokeh.application.handlers import ScriptHandler
 from bokeh.document import Document
 from bokeh.events import ButtonClick
+from support.documented import programs_in
 
 from aperture import session_state
 
@@ -21,9 +22,9 @@ PAGE = ROOT / "docs" / "session-state.md"
 @pytest.fixture
 def program(tmp_path: Path) -> Application:
     """The page's only program, as an app."""
-    (source,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (documented,) = programs_in(PAGE)
     file = tmp_path / "undo.py"
-    file.write_text(source, encoding="utf-8")
+    file.write_text(documented.source, encoding="utf-8")
     return Application(ScriptHandler(filename=str(file)))
 
 
