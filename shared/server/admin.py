@@ -12,6 +12,7 @@ from tornado.httpserver import HTTPServer
 from aperture.gateway.admin import admin_application
 from aperture.gateway.roster import Roster, Survey
 from aperture.handoff import Load
+from aperture.metrics import render
 from aperture.worker.assembly import Assembly
 from aperture.worker.pulse import resident_bytes
 
@@ -53,10 +54,22 @@ class _OneWorker:
         return survey
 
 
+class _OneExposition:
+    """`/metrics` of a worker in this process, read when it is asked for."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+
+    async def answer(self, accept: str) -> tuple[bytes, str] | None:
+        measures = self._assembly.measures
+        return None if measures is None else render(measures.collector, accept)
+
+
 def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTPServer | None:
     """Serve the admin endpoints, if there is anywhere to; runs on the current loop."""
     if not listeners:
         return None
-    server = HTTPServer(admin_application(cast("Roster", _OneWorker(assembly)), os.getpid()))
+    exposition = _OneExposition(assembly)
+    server = HTTPServer(admin_application(cast("Roster", _OneWorker(assembly)), os.getpid(), exposition))
     server.add_sockets(listeners)
     return server
