@@ -20,7 +20,7 @@ from types import FrameType
 from typing import NoReturn
 
 import report
-from rows import cluster, codec, delivery, roundtrip, sessions, survival, workers
+from rows import cluster, codec, delivery, metrics, roundtrip, sessions, survival, workers
 from rows.row import Group, Plan, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,6 +32,7 @@ GROUPS: Sequence[Group] = (
     workers.GROUP,
     cluster.GROUP,
     survival.GROUP,
+    metrics.GROUP,
 )
 
 
