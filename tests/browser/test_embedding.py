@@ -153,6 +153,17 @@ def test_a_page_may_bring_bokehjs_itself(node: Node, site: Site, tabs: BrowserTa
     assert sorted(asked_file for asked_file in asked if asked_file.endswith("bokeh.min.js")) == files[:1]
 
 
+def test_a_page_with_a_security_policy(node: Node, site: Site, tabs: BrowserTabs) -> None:
+    """As docs/embedding.md says what to allow, and nothing else."""
+    policy = f"""default-src 'none'; script-src 'unsafe-inline' blob: {node.url}; style-src 'unsafe-inline';
+        img-src data:; connect-src {node.url} {node.url.replace("http", "ws")}"""
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+    url = site.publish("policy", server_document(node.app_url("/apps/sliders")))
+    page = site.folder / "policy.html"
+    page.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{meta}"), encoding="utf-8")
+    assert_works(tabs(url))
+
+
 def test_two_documents_on_one_page(node: Node, site: Site, tabs: BrowserTabs) -> None:
     """Each is a session of its own, and both are drawn."""
     both = "".join(server_document(node.app_url(f"/apps/{app}")) for app in ("sliders", "context"))

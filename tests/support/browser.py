@@ -165,7 +165,7 @@ class Tab:
 
     def assert_quiet(self) -> None:
         """Fail on anything that the page complained about."""
-        assert self.problems == []
+        assert self.problems == [], "\n".join(self.problems)
 
 
 class BrowserTabs:
