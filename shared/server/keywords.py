@@ -58,8 +58,8 @@ OF_FILES = {
 """Options of the command line that have no meaning here, and why."""
 
 OF_THE_NODE = (
-    *("head_timeout", "max_pending_connections", "max_worker_age", "max_worker_memory", "spread_viewers"),
-    "admin_address",
+    *("drain_delay", "head_timeout", "max_pending_connections", "max_worker_age", "max_worker_memory"),
+    "spread_viewers",
 )
 """Without effect in one process, which has no gateway, and nobody to start it again."""
 
