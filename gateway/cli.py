@@ -17,12 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import aperture
+from aperture.admin_token import admin_token
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.options import serve_parser
-from aperture.settings import Settings
+from aperture.settings import DASHBOARD_ROUTE, Settings
 
 if TYPE_CHECKING:
     from bokeh.application.application import Application
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _command_parser().parse_args(words)
     try:
         if words[0] == "drain":
-            return drain(given.admin_address, given.admin_port)
+            token = given.admin_token or os.environ.get("APERTURE_ADMIN_TOKEN")
+            file = given.admin_token_file or (None if token else os.environ.get("APERTURE_ADMIN_TOKEN_FILE"))
+            return drain(given.admin_address, given.admin_port, admin_token(token, file))
         from aperture.gateway.plan import parse
 
         return run(parse(given, os.environ))
@@ -208,6 +211,9 @@ def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_
         log.info("Aperture apps %s running at unix socket: %s", ", ".join(routes), settings.unix_socket)
     if admin_port is not None:
         log.info("Admin endpoints at: http://%s:%d", _url_host(settings.admin_address), admin_port)
+    if settings.dashboard:
+        for url in app_urls(settings, [DASHBOARD_ROUTE]):
+            log.info("Dashboard at: %s", url)
     log.info("Supervisor is process %d", os.getpid())
     if plan.show:
         _show(urls)

@@ -105,7 +105,7 @@ def make_supervisor(
     from aperture.gateway.main import gateway_main
     from aperture.gateway.supervisor import Supervisor
 
-    settings, metrics = _with_metrics(settings)
+    settings, metrics = _with_metrics(settings, among_nodes=sockets.settings.redis_url is not None)
     return Supervisor(
         settings,
         sockets.listeners,
@@ -119,9 +119,10 @@ def make_supervisor(
     )
 
 
-def _with_metrics(settings: Settings) -> tuple[Settings, MetricsDirectory | None]:
-    """A place for the metrics of all processes, if anybody can ask for them."""
-    if not settings.metrics or settings.admin_port is None:
+def _with_metrics(settings: Settings, *, among_nodes: bool) -> tuple[Settings, MetricsDirectory | None]:
+    """A place for the metrics of all processes, if anybody can ask for them, be it another node's dashboard."""
+    asked = settings.admin_port is not None or settings.dashboard or among_nodes
+    if not settings.metrics or not asked:
         return dataclasses.replace(settings, metrics=False), None
     from aperture.metrics import MetricsDirectory
 
@@ -129,7 +130,7 @@ def _with_metrics(settings: Settings) -> tuple[Settings, MetricsDirectory | None
         metrics = MetricsDirectory()
     except OSError as problem:
         log.warning("no metrics: there is no room for them in the folder for temporary files (%s)", problem)
-        return dataclasses.replace(settings, metrics=False), None
+        return dataclasses.replace(settings, metrics=False, dashboard=False), None
     return dataclasses.replace(settings, metrics_dir=str(metrics.path)), metrics
 
 

@@ -184,6 +184,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("--admin-port", Kind.TEXT, "Port of the admin endpoints; 0 takes any free one, 'none' serves none.", "9006",
            metavar="PORT", added=True),
     Option("--admin-address", Kind.TEXT, "Address of the admin endpoints.", "127.0.0.1", metavar="ADDRESS", added=True),
+    Option("--admin", Kind.FLAG, "Serve a live dashboard of all nodes at /admin, beside the apps.", added=True),
     Option("--admin-token", Kind.TEXT,
            "Bearer token that the admin endpoints ask for, except the probes; better in the environment or a file.",
            metavar="TOKEN", added=True),

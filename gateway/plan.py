@@ -15,13 +15,13 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from aperture.bus.names import is_namespace
 from aperture.admin_token import admin_token
+from aperture.bus.names import is_namespace
 from aperture.bus.options import BusOptions
 from aperture.errors import ConfigurationError
 from aperture.gateway.options import BIGGEST_PORT, BY_NAME, LOG_LEVELS, OPTIONS, serve_parser
 from aperture.gateway.sources import Sources, as_bool
-from aperture.settings import DEFAULT_PORT, Durability, SessionIds, Settings, Tls
+from aperture.settings import DASHBOARD_ROUTE, DEFAULT_PORT, Durability, SessionIds, Settings, Tls
 
 __all__ = ["ServePlan", "parse", "parser", "settings_of"]
 
@@ -134,8 +134,18 @@ def _refuse_contradictions(values: Mapping[str, Any], sources: Sources, files: S
     if values["redis_key"] is not None and values["redis_cert"] is None:
         raise ConfigurationError("--redis-key needs --redis-cert: a key alone shows Redis nothing")
     _refuse_bad_bus(values)
+    if values["admin"]:
+        _refuse_dashboard(values, files)
     if values["dev"] is not None and len(files) != 1:
         raise ConfigurationError(f"--dev works with exactly one app, and {len(files)} were given")
+
+
+def _refuse_dashboard(values: Mapping[str, Any], files: Sequence[str]) -> None:
+    if values["disable_metrics"]:
+        raise ConfigurationError("--admin shows what --disable-metrics leaves out: give one of them")
+    for file in files:
+        if f"/{Path(file).stem}" == DASHBOARD_ROUTE:
+            raise ConfigurationError(f"--admin serves its dashboard at {DASHBOARD_ROUTE}, where {file} is: rename it")
 
 
 def _refuse_bad_bus(values: Mapping[str, Any]) -> None:
@@ -168,6 +178,7 @@ def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
         tls=_tls(values, sources),
         admin_port=_admin_port(values["admin_port"]),
         admin_address=values["admin_address"],
+        dashboard=values["admin"],
         admin_token=_admin_token(values),
         num_procs=1 if dev else values["num_procs"] or _cores(),
         drain_delay=values["drain_delay"],

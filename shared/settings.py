@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-__all__ = ["DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Durability", "SessionIds", "Settings", "Tls"]
+__all__ = ["DASHBOARD_ROUTE", "DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Durability", "SessionIds", "Settings", "Tls"]
 
 DEFAULT_PORT = 5006
 """Bokeh's own default port."""
 
 DEFAULT_ADMIN_PORT = 9006
+
+DASHBOARD_ROUTE = "/admin"
+"""Where the dashboard is, after the prefix."""
 
 
 class SessionIds(Enum):
@@ -69,6 +72,8 @@ class Settings:
     admin_port: int | None = DEFAULT_ADMIN_PORT
     """0 picks a free port; None serves no admin endpoints."""
     admin_address: str = "127.0.0.1"
+    dashboard: bool = False
+    """Whether there is a live dashboard at `DASHBOARD_ROUTE`, on the app port."""
     admin_token: str | None = field(default=None, repr=False)
     """What a request must bring for anything but the probes; None asks for nothing."""
 

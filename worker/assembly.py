@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Mapping
 
 from bokeh.application import Application
+from bokeh.document import Document
 
 from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
@@ -15,9 +16,11 @@ from aperture.registry.keeping import Keeping
 from aperture.registry.registry import Registry, WorkerName
 from aperture.settings import Durability, Settings
 from aperture.worker.crowding import Crowding
+from aperture.worker.dashboard.mount import Dashboard, with_dashboard
 from aperture.worker.link import GatewayLink
 from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.neighbourhood import WorkerNeighbourhood
+from aperture.worker.operations import Operations
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import HAND_OVER_SHARE, WorkerService
 from aperture.worker.session.collector import GarbageCollector
@@ -53,6 +56,7 @@ class Assembly:
         collector: GarbageCollector | None = None,
     ) -> None:
         neighbourhood = WorkerNeighbourhood(link)
+        applications = with_dashboard(applications, settings, self._fill_dashboard)
         tallies = Tallies(applications) if settings.metrics else None
         self.cluster: Cluster | None
         self.cluster, survival, keeping = _cluster(index, settings, neighbourhood, tallies)
@@ -68,6 +72,13 @@ class Assembly:
             collector=collector,
         )
         neighbourhood.service = self.service
+        self.operations = Operations(
+            self.service,
+            index=index,
+            workers=settings.num_procs,
+            move_to=(lambda session_id, to: None) if link is None else link.move,
+            bus=None if self.cluster is None else (self.cluster.bus, self.cluster.me),
+        )
         self._metrics_dir = settings.metrics_dir
         self.measures: WorkerMeasures | None = None
         """None with `--disable-metrics`."""
@@ -75,6 +86,11 @@ class Assembly:
             self.measures = WorkerMeasures(
                 tallies, self.service, self.cluster, keeping, index=index, alone=link is None
             )
+        self._dashboard: Dashboard | None = None
+        """A part in other nodes' dashboards, with `--admin` or without; None where nothing is measured."""
+        if self.measures is not None:
+            bus = None if self.cluster is None else (self.cluster.bus, self.cluster.me)
+            self._dashboard = Dashboard(settings, index, self.measures.read, bus)
 
     async def start(self, *, wait: bool) -> None:
         """Run the load hooks, start the timers, and enter the cluster.
@@ -89,8 +105,11 @@ class Assembly:
         self.service.start()
         if self.cluster is not None:
             await self.cluster.start(wait=wait)
+        self.operations.start()
         if self.measures is not None:
             self.measures.start(self._metrics_dir)
+        if self._dashboard is not None:
+            self._dashboard.start()
 
     async def stop(self, grace: float) -> None:
         """Hand the sessions over, close their websockets, and leave the cluster.
@@ -98,6 +117,9 @@ class Assembly:
         Args:
             grace: seconds that all of it may take.
         """
+        self.operations.stop()
+        if self._dashboard is not None:
+            self._dashboard.stop()
         await self.service.hand_over(grace)
         if self.cluster is not None:
             await self.cluster.withdraw()  # before the browsers are told to come back: they may, at once, elsewhere
@@ -106,6 +128,11 @@ class Assembly:
             await self.cluster.stop()
         if self.measures is not None:
             self.measures.stop()
+
+    def _fill_dashboard(self, document: Document) -> None:
+        if self._dashboard is None:
+            raise AssertionError("the dashboard is only served where something is measured")
+        self._dashboard.fill(document)
 
 
 def _cluster(

@@ -18,12 +18,16 @@ import msgpack
 
 __all__ = [
     "MAX_ENVELOPE",
+    "Account",
+    "Command",
     "Envelope",
     "FromClient",
     "Hostile",
+    "Inquire",
     "Join",
     "Joined",
     "Leave",
+    "Outcome",
     "Patches",
     "Probe",
     "Refused",
@@ -228,6 +232,55 @@ class Refused(Envelope):
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Inquire(Envelope):
+    """Worker to worker: an operator wants to know what you have; of sessions, those whose id begins like this."""
+
+    asker: str
+    call: int
+    prefix: str
+
+
+@dataclass(frozen=True, slots=True)
+class Account(Envelope):
+    """The answer to an `Inquire`, or a part of it, as `aperture.accounts` packs it."""
+
+    call: int
+    worker: str
+    part: bytes
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Envelope):
+    """Worker to worker: an operator wants this session of yours ended or moved.
+
+    Args:
+        asker: who passes it on, and wants to know what became of it.
+        call: a number for the answer.
+        action: "end" or "move".
+        prefix: how the session's id begins.
+        app: the session's app.
+        to: the place in its node to move it to, as text; empty for any other.
+    """
+
+    asker: str
+    call: int
+    action: str
+    prefix: str
+    app: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Envelope):
+    """The answer to a `Command`: a status of HTTP and a sentence."""
+
+    call: int
+    status: int
+    text: str
+
+
 _TYPES: tuple[type[Envelope], ...] = (
     Patches,
     Probe,
@@ -240,6 +293,10 @@ _TYPES: tuple[type[Envelope], ...] = (
     Joined,
     Rendered,
     Refused,
+    Inquire,
+    Account,
+    Command,
+    Outcome,
 )
 _CODES = {cls: code for code, cls in enumerate(_TYPES)}
 

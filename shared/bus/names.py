@@ -35,6 +35,14 @@ class Names:
         """The channel that one worker, and only it, listens to."""
         return f"aperture:{self.namespace}:inbox:{owner}"
 
+    def orders(self, worker: str) -> str:
+        """The channel on which one worker hears what operators want."""
+        return f"aperture:{self.namespace}:orders:{worker}"
+
+    def figures(self, worker: str) -> str:
+        """The channel on which one worker is asked for its node's figures, and told of other nodes'."""
+        return f"aperture:{self.namespace}:figures:{worker}"
+
     def session(self, session_id: str) -> str:
         """Hash: who owns the session, at which epoch."""
         return f"aperture:{self.namespace}:session:{session_id}"

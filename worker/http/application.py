@@ -9,7 +9,8 @@ from typing import Any
 from tornado.web import StaticFileHandler
 
 from aperture.errors import ConfigurationError
-from aperture.settings import Settings
+from aperture.settings import DASHBOARD_ROUTE, Settings
+from aperture.worker.dashboard.login import dashboard_routes
 from aperture.worker.http.access import LoggedApplication, log_request
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
@@ -34,12 +35,17 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     prefix = settings.prefix
     routes: list[Route] = [(r"/favicon\.ico", IconHandler, {"icon": _icon(settings)})]
     routes.append((prefix + r"/static/extensions/(.*)", ExtensionHandler, {"extensions": services.extensions}))
-    for url, host in hosts.items():
+    dashboard = DASHBOARD_ROUTE if settings.dashboard else None
+    if dashboard is not None:
+        # Before an app at the root, whose static folder would otherwise hide a part of it.
+        routes.extend(dashboard_routes(prefix + dashboard, hosts[dashboard], services))
+    apps = {url: host for url, host in hosts.items() if url != dashboard}
+    for url, host in apps.items():
         routes.extend(_app_routes(prefix + ("" if url == "/" else url), host, services))
     for path, *rest in [*settings.extra_patterns, *auth.routes]:
         routes.append((prefix + path, *rest))
     if settings.use_index:
-        root = {"urls": list(hosts), "index": settings.index, "redirect": settings.redirect_root}
+        root = {"urls": list(apps), "index": settings.index, "redirect": settings.redirect_root}
         routes.append((prefix + r"/?", IndexHandler, root))
     routes.append((prefix + r"/static/(.*)", BokehJsHandler))
     return LoggedApplication(routes, auth_hooks=auth, **_tornado_settings(settings))

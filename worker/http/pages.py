@@ -30,6 +30,9 @@ class AppHandler(AuthenticatedHandler):
         services: the worker's shared parts.
     """
 
+    generates_ids = False
+    """Whether there are new sessions even where somebody else makes the ids."""
+
     def initialize(self, host: AppHost, services: Services) -> None:
         self.host = host
         self.services = services
@@ -42,7 +45,8 @@ class AppHandler(AuthenticatedHandler):
         """
         services = self.services
         services.collector.activity()
-        admission = admit_page(self.request, services.tokens, generate_ids=services.settings.session_ids.generated)
+        generate = self.generates_ids or services.settings.session_ids.generated
+        admission = admit_page(self.request, services.tokens, generate_ids=generate)
         SESSION.set(SessionScope(admission.session_id, self.host.url))  # for the rest of this request
         token = admission.token
         expired = token is not None and token.expired(time.time())

@@ -188,6 +188,10 @@ class Cluster:
         return counted
 
     @property
+    def bus(self) -> Bus:
+        return self._bus
+
+    @property
     def me(self) -> str:
         return self._registry.me
 

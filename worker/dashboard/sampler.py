@@ -1,0 +1,87 @@
+"""Looks at the figures every two seconds while anybody looks at a dashboard of this worker, once for all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from aperture.worker.dashboard.exchange import Heard, Reads
+from aperture.worker.dashboard.history import History
+
+__all__ = ["INTERVAL", "Sampler"]
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 2.0
+"""Seconds between two looks; every process writes down what it has counted once a second."""
+
+FIRST_INTERVAL = 1.2
+"""Seconds between the first two, of which the first rates are made."""
+
+
+class Asks(Protocol):
+    """An `aperture.worker.dashboard.exchange.FigureExchange`."""
+
+    async def ask(self) -> Heard: ...
+
+
+class Sampler:
+    """Everything that the open dashboards of one worker show.
+
+    Args:
+        own: the dashboard's route.
+        reader: of this node's figures.
+        others: the way to other nodes', if there are any.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, own: str, reader: Reads, others: Asks | None, clock: Callable[[], float] = time.time) -> None:
+        self.history = History(own)
+        self.looks = 0
+        """How often somebody has looked; it grows when there is something new."""
+        self._reader = reader
+        self._others = others
+        self._clock = clock
+        self._viewers = 0
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._task is not None
+
+    def enter(self) -> None:
+        """Somebody has opened a dashboard. Runs on the event loop."""
+        self._viewers += 1
+        if self._task is None:
+            self._task = asyncio.ensure_future(self._run())
+
+    def leave(self) -> None:
+        """Somebody has closed one."""
+        self._viewers -= 1
+        if self._viewers == 0 and self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def look(self) -> None:
+        """Look once."""
+        if self._others is None:
+            here, elsewhere = await self._reader.read(), Heard()
+        else:
+            here, elsewhere = await asyncio.gather(self._reader.read(), self._others.ask())
+        self.history.look((here, *elsewhere.nodes), self._clock(), missing=elsewhere.missing)
+        self.looks += 1
+
+    async def _run(self) -> None:
+        self.history.interrupt(self._clock())
+        pause = FIRST_INTERVAL
+        while True:
+            started = time.monotonic()
+            try:
+                await self.look()
+            except Exception:
+                log.exception("looking at the figures failed")
+            await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - started)))
+            pause = INTERVAL
