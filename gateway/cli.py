@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import aperture
-from aperture.admin_token import admin_token
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
@@ -62,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _command_parser().parse_args(words)
     try:
         if words[0] == "drain":
-            token = given.admin_token or os.environ.get("APERTURE_ADMIN_TOKEN")
-            file = given.admin_token_file or (None if token else os.environ.get("APERTURE_ADMIN_TOKEN_FILE"))
-            return drain(given.admin_address, given.admin_port, admin_token(token, file))
+            return drain(given.admin_address, given.admin_port)
         from aperture.gateway.plan import parse
 
         return run(parse(given, os.environ))
