@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -158,3 +159,46 @@ def test_the_death_of_the_worker_that_draws_it(cluster: Cluster, tabs: BrowserTa
 
     wait_until(restarted, PATIENCE, "the page does not show the new worker")
     tab.wait_for("before => Bokeh.documents[0].get_model_by_name('head').text !== before", before)
+
+
+def test_a_node_that_is_stuck_is_shown_as_silent(cluster: Cluster, tabs: BrowserTabs) -> None:
+    """Its workers say nothing for a while; the others' numbers go on, and it comes back as it was."""
+    tab = tabs(cluster.nodes[0].app_url("/admin"))
+    mine = cluster.owner(tab.session_id()).node
+    stuck = cluster.other(mine)
+    tab.wait_for("() => Bokeh.documents[0].get_model_by_name('head').text.includes('2 nodes')")
+    pids = stuck.worker_pids()
+    for pid in pids:
+        stuck.kill(pid, signal.SIGSTOP)
+    try:
+        tab.wait_for(
+            "() => Bokeh.documents[0].get_model_by_name('head').text.includes('1 node silent')", nominal=PATIENCE
+        )
+    finally:
+        for pid in pids:
+            stuck.kill(pid, signal.SIGCONT)
+    tab.wait_for("() => !Bokeh.documents[0].get_model_by_name('head').text.includes('silent')", nominal=PATIENCE)
+
+
+def test_without_redis_it_shows_its_own_node(cluster: Cluster, tabs: BrowserTabs) -> None:
+    """Nobody can be asked, so the rest is silent; with Redis back all are there again."""
+    tab = tabs(cluster.nodes[0].app_url("/admin"))
+    tab.wait_for("() => Bokeh.documents[0].get_model_by_name('head').text.includes('2 nodes')")
+    cluster.server.kill()
+    try:
+        tab.wait_for(
+            """() => {
+              const [document] = Bokeh.documents;
+              const head = document.get_model_by_name("head").text;
+              return head.includes("1 node silent") && head.includes("Redis away");
+            }""",
+            nominal=PATIENCE,
+        )
+        points = len(tab.column("series", "t"))
+        tab.wait_for("n => Bokeh.documents[0].get_model_by_name('series').data.t.length > n", points)
+    finally:
+        cluster.server.restart()
+    tab.wait_for(
+        "() => Bokeh.documents[0].get_model_by_name('head').text.includes('Redis connected')", nominal=PATIENCE
+    )
+    tab.wait_for("() => !Bokeh.documents[0].get_model_by_name('head').text.includes('silent')", nominal=PATIENCE)

@@ -413,3 +413,23 @@ class TestBus:
         assert "--redis-cert" in refusal("--redis-key", file(tmp_path, "key.pem"))
         assert "--redis-ca" in refusal("--redis-ca", str(tmp_path / "nothing.pem"))
         assert "--lease" in refusal("--lease", "0.1")
+
+
+class TestDashboard:
+    """`--admin`."""
+
+    def test_it_is_off_unless_asked_for(self) -> None:
+        """By the option, or by its variable."""
+        assert settings().dashboard is False
+        assert settings("--admin").dashboard is True
+        assert settings(APERTURE_ADMIN="yes").dashboard is True
+
+    def test_what_would_show_nothing_is_refused(self) -> None:
+        """Without metrics there is nothing to draw."""
+        assert "--disable-metrics" in refusal("--admin", "--disable-metrics")
+
+    def test_an_app_of_its_name_is_refused(self, tmp_path: Path) -> None:
+        """One of the two would hide the other; without `--admin` the name is free."""
+        named = file(tmp_path, "admin.py")
+        assert f"--admin serves its dashboard at /admin, where {named} is" in refusal(named, "--admin")
+        assert settings(named).dashboard is False

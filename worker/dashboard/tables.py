@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from aperture.worker.dashboard.history import AppRow, Totals, WorkerRow
 from aperture.worker.dashboard.look import LINES
+from aperture.worker.dashboard.rows import AppRow, Totals, WorkerRow
 
 __all__ = ["apps_table", "duration", "header", "keys", "memory", "tiles", "title", "waiting", "workers_table"]
 

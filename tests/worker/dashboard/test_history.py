@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import pytest
-
 from aperture.metrics import Distribution, Reading, families
 from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, values_of
 from aperture.worker.dashboard.history import (
@@ -15,9 +13,8 @@ from aperture.worker.dashboard.history import (
     POINTS,
     WORKER_SLOTS,
     History,
-    WorkerRow,
-    quantile,
 )
+from aperture.worker.dashboard.rows import WorkerRow
 
 NOW = 1_000_000.0
 
@@ -165,22 +162,6 @@ def test_quantiles_are_of_the_last_looks_only() -> None:
         if look == 1:
             assert history.apps[0].callback_p95 > 1
     assert history.apps[0].callback_p95 <= 0.005
-
-
-@pytest.mark.parametrize(
-    ("buckets", "share", "expected"),
-    [
-        ({}, 0.95, math.nan),
-        ({0.1: 0.0, math.inf: 0.0}, 0.95, math.nan),
-        ({0.1: 10.0, 0.2: 0.0}, 0.5, 0.05),
-        ({0.1: 5.0, 0.2: 5.0}, 0.75, 0.15),
-        ({0.1: 1.0, math.inf: 9.0}, 0.95, 0.1),
-    ],
-)
-def test_quantiles_are_prometheus_own(buckets: dict[float, float], share: float, expected: float) -> None:
-    """Linear within a bucket, and the last bound for what lies beyond it."""
-    found = quantile(buckets, share)
-    assert math.isnan(found) if math.isnan(expected) else found == pytest.approx(expected)
 
 
 def test_series_are_bounded_and_whole() -> None:
