@@ -1,52 +1,87 @@
 """The endpoints for operators: is the node alive, is it ready, which sessions has it, how are its workers.
 
 Runs in the gateway, on its own listening socket, so that none of it is reachable through the app port. Session ids are
-secrets, so only their first characters are shown.
+secrets, so only their first characters are shown. Who may ask is decided in `aperture.gateway.admin_access`, what there
+is in `aperture.gateway.census`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import socket
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from http import HTTPStatus
+from itertools import islice
+from typing import Any
 
 from tornado.web import Application, RequestHandler
 
+from aperture.accounts import SessionRow
+from aperture.gateway.admin_access import AdminAccess, is_loopback
+from aperture.gateway.census import Census, Place, WorkerSeen
 from aperture.gateway.exposition import Exposition, MetricsHandler
-from aperture.gateway.roster import Roster, Survey
-from aperture.handoff import SessionInfo
+from aperture.gateway.roster import Roster
+from aperture.settings import Settings
 
 __all__ = ["admin_application"]
 
-ANSWER_TIME = 1.0
-"""Seconds the workers have to say what they have; whoever takes longer is listed as missing."""
-
-SHOWN_ID_LENGTH = 8
+log = logging.getLogger(__name__)
 
 ROWS_PER_WRITE = 500
 """Sessions written at once, so that a long list is not held in memory twice, and other connections get their turn."""
 
 
-def admin_application(roster: Roster, supervisor_pid: int, exposition: Exposition | None = None) -> Application:
+def admin_application(
+    roster: Roster, supervisor_pid: int, settings: Settings, exposition: Exposition | None = None
+) -> Application:
     """The admin endpoints as a Tornado application."""
-    shared = {"roster": roster, "supervisor_pid": supervisor_pid}
+    access = AdminAccess(settings.admin_token, is_loopback(settings.admin_address))
+    if settings.admin_port is not None and not access.loopback and access.token is None:
+        where = settings.admin_address
+        log.warning("the admin endpoints listen on %s without a token: whoever reaches them can end sessions", where)
+    census = Census(roster, settings.node, has_bus=settings.redis_url is not None)
+    node = {"node": _Node(roster, supervisor_pid, census)}
     return Application(
         [
-            ("/livez", _Live, shared),
-            ("/readyz", _Ready, shared),
-            ("/sessions", _Sessions, shared),
-            ("/workers", _Workers, shared),
-            ("/metrics", MetricsHandler, {"exposition": exposition}),
+            ("/livez", _Live),
+            ("/readyz", _Ready, node),
+            ("/sessions", _Sessions, node),
+            ("/sessions/([^/]{1,1024})/(end|move)", _Order, node),
+            ("/workers", _Workers, node),
+            ("/metrics", _Metrics, {"exposition": exposition}),
         ],
+        default_handler_class=_Unknown,
+        access=access,
         log_function=lambda handler: None,  # probes come every few seconds, for ever
     )
 
 
-class _AdminHandler(RequestHandler):
-    def initialize(self, roster: Roster, supervisor_pid: int) -> None:
-        self._roster = roster
-        self._supervisor_pid = supervisor_pid
+@dataclass(frozen=True, slots=True)
+class _Node:
+    roster: Roster
+    supervisor_pid: int
+    census: Census
+
+
+class _Endpoint(RequestHandler):
+    """What all endpoints have in common; a token is asked for before anything is said."""
+
+    async def head(self, *arguments: str) -> None:
+        await self.get(*arguments)
+
+    async def get(self, *arguments: str) -> None:
+        raise NotImplementedError("each endpoint answers its own")
+
+    def prepare(self) -> None:
+        refusal = self.settings["access"].refusal(self.request.method, self.request.headers)
+        if refusal is None:
+            return
+        if refusal.status == HTTPStatus.UNAUTHORIZED:
+            self.set_header("WWW-Authenticate", 'Bearer realm="aperture"')
+        self.say(refusal.status, refusal.reason)
+        self.finish()
 
     def set_default_headers(self) -> None:
         self.set_header("Cache-Control", "no-store")
@@ -55,96 +90,154 @@ class _AdminHandler(RequestHandler):
     def compute_etag(self) -> None:
         return None  # every answer is about now
 
-    async def head(self) -> None:
-        await self.get()
+    def write_error(self, status_code: int, **details: Any) -> None:
+        self.say(status_code, HTTPStatus(status_code).phrase.lower())
+        self.finish()
 
-    async def get(self) -> None:
-        raise NotImplementedError("each endpoint answers its own")
+    def say(self, status: int, sentence: str) -> None:
+        """Answer with a sentence that a person and a program can read."""
+        self.set_status(status)
+        self.json()
+        self.write(json.dumps({"ok": status < HTTPStatus.BAD_REQUEST, "message": sentence}))
 
-    def _text(self, text: str) -> None:
+    def text(self, text: str) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")
         self.write(text)
 
-    def _json(self) -> None:
+    def json(self) -> None:
         self.set_header("Content-Type", "application/json; charset=utf-8")
 
 
-class _Live(_AdminHandler):
-    async def get(self) -> None:
-        self._text("ok")
+class _Probe(_Endpoint):
+    """Answers everybody: who probes has no token, and learns nothing that a token is for."""
+
+    def prepare(self) -> None:
+        """Nobody is refused."""
 
 
-class _Ready(_AdminHandler):
-    async def get(self) -> None:
-        checks = {f"worker-{worker}": worker in self._roster.table.up for worker in self._roster.workers}
-        loads = [self._roster.table.load(worker) for worker in self._roster.table.up]
-        checks["bus"] = all(load.bus_up for load in loads if load is not None)
-        checks["not-draining"] = not self._roster.draining
-        ready = all(checks.values())
-        self.set_status(200 if ready else 503)
+class _Live(_Probe):
+    """Alive: the gateway answers, and without the supervisor it would not be there."""
+
+    async def get(self, *arguments: str) -> None:
+        self.text("ok")
+
+
+class _Ready(_Probe):
+    def initialize(self, node: _Node) -> None:
+        self._roster = node.roster
+
+    async def get(self, *arguments: str) -> None:
+        checks = list(self._checks())
+        ready = all(passed for passed, _, _ in checks)
+        self.set_status(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
         if "verbose" in self.request.arguments or self.request.query == "verbose":
-            lines = [f"[{'+' if passed else '-'}] {name}" for name, passed in checks.items()]
-            self._text("\n".join([*lines, "ready" if ready else "not ready", ""]))
+            lines = [f"[+] {name}" if passed else f"[-] {name}: {why}" for passed, name, why in checks]
+            self.text("\n".join([*lines, "ready" if ready else "not ready", ""]))
         else:
-            self._text("ok" if ready else "not ready")
+            self.text("ok" if ready else "not ready")
+
+    def _checks(self) -> Iterator[tuple[bool, str, str]]:
+        """Each condition: whether it holds, its name, and what it means if it does not."""
+        table = self._roster.table
+        for worker in self._roster.workers:
+            yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
+        cut_off = [worker for worker in table.up if (load := table.load(worker)) is not None and not load.bus_up]
+        who = ", ".join(map(str, cut_off))
+        yield not cut_off, "bus", f"cannot be reached by worker {who}"
+        yield not self._roster.draining, "not-draining", "the node was told to stop"
 
 
-class _Workers(_AdminHandler):
-    async def get(self) -> None:
-        self._json()
-        answer = {
-            "workers": [self._row(worker) for worker in self._roster.table.up],
-            "gateway": {"pid": os.getpid()},
-            "supervisor": {"pid": self._supervisor_pid},
-        }
-        self.write(json.dumps(answer))
+class _Listing(_Endpoint):
+    def initialize(self, node: _Node) -> None:
+        self.node = node
 
-    def _row(self, worker: int) -> dict[str, object]:
-        load = self._roster.table.load(worker)
-        assert load is not None, "the worker is up"
-        return {
-            "worker": worker,
-            "pid": self._roster.pids.get(worker),
-            "sessions": load.sessions,
-            "connections": load.connections,
-            "event_loop_lag_seconds": load.lag_seconds,
-            "rss_bytes": load.rss_bytes,
-        }
+    @property
+    def whole_cluster(self) -> bool:
+        return self.get_query_argument("cluster", "0").lower() in ("1", "true", "yes")
 
 
-class _Sessions(_AdminHandler):
-    async def get(self) -> None:
-        survey = await self._roster.ask(self._roster.table.up, ANSWER_TIME)
-        absent = set(self._roster.workers) - set(self._roster.table.up)
-        missing = sorted(survey.missing | absent | (set(self._roster.workers) - set(survey.sessions)))
-        self._json()
+class _Workers(_Listing):
+    async def get(self, *arguments: str) -> None:
+        self.json()
+        answer = await self._cluster() if self.whole_cluster else self._own()
+        node = {"gateway": {"pid": os.getpid()}, "supervisor": {"pid": self.node.supervisor_pid}}
+        self.write(json.dumps(answer | node))
+
+    def _own(self) -> dict[str, Any]:
+        """As they last reported: nobody is asked, so nobody keeps this waiting."""
+        return {"workers": [_worker_row(worker) for worker in self.node.census.reported()]}
+
+    async def _cluster(self) -> dict[str, Any]:
+        # An id that no session has: the workers are wanted without their sessions.
+        seen = await self.node.census.take(cluster=True, prefix="\n")
+        return {"workers": [_worker_row(worker) for worker in seen.workers]} | _gaps(seen.missing, seen.complete)
+
+
+class _Sessions(_Listing):
+    async def get(self, *arguments: str) -> None:
+        seen = await self.node.census.take(cluster=self.whole_cluster)
+        self.json()
         self.write('{"sessions": [')
-        for piece in self._pieces(survey, missing):
-            self.write(piece)
+        rows, separator = seen.sessions(), ""
+        while page := list(islice(rows, ROWS_PER_WRITE)):
+            self.write(separator + ", ".join(json.dumps(_session_row(worker, row)) for worker, row in page))
+            separator = ", "
             await self.flush()
-        self.write(f'], "missing": {json.dumps(missing)}}}')
-
-    def _pieces(self, survey: Survey, missing: list[int]) -> Iterator[str]:
-        node, separator = socket.gethostname(), ""
-        for worker, sessions in sorted(survey.sessions.items()):
-            if worker in missing:
-                continue
-            pid = self._roster.pids.get(worker)
-            for start in range(0, len(sessions), ROWS_PER_WRITE):
-                page = sessions[start : start + ROWS_PER_WRITE]
-                yield separator + ", ".join(json.dumps(_row(session, node, worker, pid)) for session in page)
-                separator = ", "
+        ends: dict[str, Any] = {"missing": [place.worker for place in seen.missing if place.name is None]}
+        if self.whole_cluster:
+            ends |= _gaps(seen.missing, seen.complete) | {"truncated": seen.truncated}
+        self.write(f"], {json.dumps(ends)[1:]}")
 
 
-def _row(session: SessionInfo, node: str, worker: int, pid: int | None) -> dict[str, object]:
+class _Order(_Listing):
+    """`POST /sessions/{id}/end` and `/move`."""
+
+    async def get(self, *arguments: str) -> None:
+        self.set_header("Allow", "POST")
+        self.say(HTTPStatus.METHOD_NOT_ALLOWED, "this is done by POST")
+
+    async def post(self, session_id: str, action: str) -> None:
+        to, app = self.get_query_argument("to", ""), self.get_query_argument("app", None)
+        if to and (action != "move" or not to.isdecimal() or len(to) > 4):
+            self.say(HTTPStatus.BAD_REQUEST, "?to= is for moving, and names a worker by its number")
+        elif len(session_id) < 4:
+            self.say(HTTPStatus.BAD_REQUEST, "give eight characters of the session's id")
+        else:
+            self.say(*await self.node.census.order(action, session_id, app, int(to) if to else -1))
+
+
+class _Metrics(_Endpoint, MetricsHandler):
+    """The node's metrics, behind the token."""
+
+    async def get(self, *arguments: str) -> None:
+        await MetricsHandler.get(self)
+
+
+class _Unknown(_Endpoint):
+    async def get(self, *arguments: str) -> None:
+        self.say(HTTPStatus.NOT_FOUND, "there is no such endpoint")
+
+    async def post(self, *arguments: str) -> None:
+        await self.get()
+
+
+def _worker_row(seen: WorkerSeen) -> dict[str, object]:
     return {
-        "id": session.id[:SHOWN_ID_LENGTH],
-        "app": session.app,
-        "node": node,
-        "worker": worker,
-        "pid": pid,
-        "epoch": session.epoch,
-        "connections": session.connections,
-        "edges": session.edges,
-        "age_seconds": session.age_seconds,
+        "node": seen.place.node,
+        "worker": seen.place.worker,
+        "pid": seen.pid,
+        "sessions": seen.sessions,
+        "connections": seen.connections,
+        "event_loop_lag_seconds": seen.lag_seconds,
+        "rss_bytes": seen.rss_bytes,
     }
+
+
+def _session_row(worker: WorkerSeen, row: SessionRow) -> dict[str, object]:
+    return asdict(row) | {"node": worker.place.node, "worker": worker.place.worker, "pid": worker.pid}
+
+
+def _gaps(missing: tuple[Place, ...], complete: bool) -> dict[str, Any]:
+    """Who of the cluster has not answered, and whether the other nodes could be asked at all."""
+    workers = [{"node": place.node, "worker": place.worker} for place in missing]
+    return {"missing_workers": workers, "bus": "up" if complete else "away"}

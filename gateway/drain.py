@@ -26,16 +26,23 @@ def drain_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the arguments of `aperture drain`."""
     parser.add_argument("--admin-address", default="127.0.0.1", help="address of the node's admin endpoints")
     parser.add_argument("--admin-port", type=int, default=DEFAULT_ADMIN_PORT, help="their port (default: %(default)s)")
+    parser.add_argument("--admin-token", help="their token (default: APERTURE_ADMIN_TOKEN in the environment)")
+    parser.add_argument("--admin-token-file", help="file that holds it (default: APERTURE_ADMIN_TOKEN_FILE)")
     return parser
 
 
-def drain(address: str, port: int) -> int:
+def drain(address: str, port: int, token: str | None = None) -> int:
     """Ask a node to replace its workers; returns once it has been told.
+
+    Args:
+        address: of its admin endpoints.
+        port: of them.
+        token: that they ask for, if they ask for one.
 
     Raises:
         ConfigurationError: no node answers there, or it is not one of this machine's.
     """
-    pid = _supervisor_pid(address, port)
+    pid = _supervisor_pid(address, port, token)
     if not hasattr(signal, "SIGHUP"):
         raise ConfigurationError("this platform has no SIGHUP")
     try:
@@ -46,11 +53,14 @@ def drain(address: str, port: int) -> int:
     return ExitCode.OK
 
 
-def _supervisor_pid(address: str, port: int) -> int:
+def _supervisor_pid(address: str, port: int, token: str | None) -> int:
     connection = http.client.HTTPConnection(address, port, timeout=_TIMEOUT)
     try:
-        connection.request("GET", "/workers")
-        answer = json.loads(connection.getresponse().read())
+        connection.request("GET", "/workers", headers={"Authorization": f"Bearer {token}"} if token else {})
+        response = connection.getresponse()
+        answer = json.loads(response.read())
+        if response.status == http.HTTPStatus.UNAUTHORIZED:
+            raise ConfigurationError(f"the node at {address}:{port} wants its token: give --admin-token-file")
         return int(answer["supervisor"]["pid"])
     except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as problem:
         raise ConfigurationError(f"no node answers at {address}:{port}: {problem}") from problem

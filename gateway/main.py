@@ -69,7 +69,7 @@ class _Gateway:
         supervisor = self._seat.supervisor_pid
         measures = GatewayMeasures(self._settings.metrics_dir, dispatcher, reception, supervisor)
         measures.start()
-        admin = HTTPServer(admin_application(dispatcher.roster, supervisor, measures))
+        admin = HTTPServer(admin_application(dispatcher.roster, supervisor, self._settings, measures))
         admin.add_sockets(self._seat.admin_listeners)
         acceptor.start()
         starting = asyncio.create_task(self._start(dispatcher))

@@ -15,12 +15,14 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from aperture.accounts import WorkerAccount
 from aperture.gateway.links import Link
 from aperture.gateway.routing import RoutingTable
 from aperture.handoff import (
     RECEIVE_LIMIT,
+    Acted,
     Adopt,
     Claimed,
     Crowded,
@@ -34,18 +36,55 @@ from aperture.handoff import (
     Hello,
     Load,
     Message,
+    Moved,
+    Order,
+    Others,
+    OthersAre,
     Released,
     SessionInfo,
     SessionsAre,
     WorkerDown,
 )
 
-__all__ = ["Roster", "Survey"]
+__all__ = ["Elsewhere", "Roster", "Survey"]
 
 log = logging.getLogger(__name__)
 
 MAX_EXTENSIONS = 1024
 """Extension packages whose asset folders are remembered; an app imports a handful."""
+
+
+MAX_ELSEWHERE = 1024
+"""Workers of other nodes of which accounts are kept while somebody asks for them."""
+
+
+@dataclass(slots=True, eq=False)
+class Elsewhere:
+    """What workers of other nodes say of themselves, by their names; None for one that does not answer.
+
+    `away` says that Redis is, or that nobody of this node could ask.
+    """
+
+    accounts: dict[str, WorkerAccount | None] = field(default_factory=dict)
+    away: bool = False
+    done: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def hear(self, told: OthersAre) -> None:
+        """One part of it."""
+        if told.last:
+            self.away = self.away or told.part is None
+            self.done.set()
+        elif told.part is None:
+            self.accounts[told.worker] = None
+        elif len(self.accounts) < MAX_ELSEWHERE or told.worker in self.accounts:
+            account = self.accounts.get(told.worker) or WorkerAccount()
+            try:
+                account.add(told.part)
+            except ValueError as problem:
+                log.warning("a worker elsewhere says what cannot be: %s", problem)
+                self.accounts[told.worker] = None
+            else:
+                self.accounts[told.worker] = account
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +110,10 @@ class Survey:
         self.missing.discard(worker)
         if not self.missing:
             self.done.set()
+
+
+class _Dead(Exception):
+    """The worker that something was asked of has died."""
 
 
 class Roster:
@@ -104,6 +147,8 @@ class Roster:
             self._poll.register(link.fileno(), select.POLLIN)
         self._floor = list(seat.generations)
         self._surveys: dict[int, Survey] = {}
+        self._elsewhere: dict[int, Elsewhere] = {}
+        self._orders: dict[int, tuple[int, asyncio.Future[Acted]]] = {}
         # Answers to an earlier gateway's questions may still be on their way, so numbers must not repeat.
         self._requests = itertools.count(int.from_bytes(os.urandom(4), "big") << 16)
         self._extensions: dict[str, str] = {}
@@ -156,6 +201,57 @@ class Roster:
             del self._surveys[survey.request]
         return survey
 
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
+        """Have a worker ask those of other nodes what they have, and wait until it has told, or for `deadline` seconds.
+
+        Args:
+            prefix: how the ids begin of the sessions that are wanted.
+            deadline: in seconds.
+        """
+        told = Elsewhere()
+        worker = self._errand_boy()
+        request = next(self._requests)
+        if worker is None or not self.send(worker, Others(request, prefix)):
+            told.away = True
+            return told
+        self._elsewhere[request] = told
+        try:
+            async with asyncio.timeout(deadline):
+                await told.done.wait()
+        except TimeoutError:
+            told.away = True
+        finally:
+            del self._elsewhere[request]
+        return told
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+        """Have something done by a worker, or, where that is None, by one elsewhere; None if nobody says that it was.
+
+        Args:
+            worker: of this node.
+            order: its number is given here.
+            deadline: in seconds.
+        """
+        sent_to = self._errand_boy() if worker is None else worker
+        request = next(self._requests)
+        if sent_to is None or not self.send(sent_to, replace(order, request=request)):
+            return None
+        answer: asyncio.Future[Acted] = self._loop.create_future()
+        self._orders[request] = (sent_to, answer)
+        try:
+            async with asyncio.timeout(deadline):
+                return await answer
+        except (TimeoutError, _Dead):
+            return None
+        finally:
+            del self._orders[request]
+
+    def _errand_boy(self) -> int | None:
+        """The worker that is soonest heard over the bus."""
+        loads = {worker: self.table.load(worker) for worker in self.table.up}
+        able = {worker: load.lag_seconds for worker, load in loads.items() if load is not None and load.bus_up}
+        return min(able, key=lambda worker: able[worker]) if able else None
+
     def drain(self) -> None:
         """Heed everything that has arrived by now.
 
@@ -204,6 +300,14 @@ class Roster:
                 self.table.crowd(worker, session_id, crowded)
             case SessionsAre():
                 self._heed_sessions(worker, message)
+            case OthersAre(request=request):
+                if (told := self._elsewhere.get(request)) is not None:
+                    told.hear(message)
+            case Acted(request=request):
+                if request in self._orders and not (answer := self._orders[request][1]).done():
+                    answer.set_result(message)
+            case Moved(session_id=session_id, to=to):
+                self.table.move(worker, session_id, to, self._loop.time())
             case Extensions():
                 self._heed_extensions(worker, message)
             case _:
@@ -261,3 +365,6 @@ class Roster:
         if self.table.generation(down.worker) is None:
             for survey in tuple(self._surveys.values()):
                 survey.give_up_on(down.worker)
+            for asked, answer in tuple(self._orders.values()):
+                if asked == down.worker and not answer.done():
+                    answer.set_exception(_Dead())

@@ -144,6 +144,17 @@ class RoutingTable:
             if self._owners.get(key) == worker:
                 self._disown(key)
 
+    def move(self, worker: int, session_id: str, to: int, now: float) -> None:
+        """A worker gives a session to another: to the one named, or, with -1, to the least loaded other one."""
+        self.release(worker, [session_id])
+        key = _key(session_id)
+        self._drop_provisional(key)
+        others = [other for other in self._up if other != worker]
+        if to in others:
+            self._remember(key, to, now)
+        elif others and key not in self._owners:
+            self._remember(key, min(others, key=lambda other: (self._up[other].burden, self._turn(other))), now)
+
     def crowd(self, worker: int, session_id: str, crowded: bool) -> None:
         """Whether further viewers of a worker's session had better go to other workers."""
         key = _key(session_id)

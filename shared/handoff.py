@@ -232,10 +232,19 @@ class Others(Message):
 
 @dataclass(frozen=True, slots=True)
 class OthersAre(Message):
-    """Worker to gateway: one part of the answer to `Others`, as `aperture.accounts` packs it."""
+    """Worker to gateway: one part of the answer to `Others`.
+
+    Args:
+        request: of the question.
+        worker: the name of the worker that the part is of; empty in the last message.
+        part: as `aperture.accounts` packs it; None if that worker does not answer, or, in the last message, if Redis
+            is away.
+        last: whether this is the end of the answer.
+    """
 
     request: int
-    part: bytes
+    worker: str
+    part: bytes | None
     last: bool
 
 

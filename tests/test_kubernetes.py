@@ -16,6 +16,7 @@ from support.kustomize import Thing, by_kubectl, kubectl, render
 
 from aperture.errors import ConfigurationError
 from aperture.gateway.admin import admin_application
+from aperture.settings import Settings
 from aperture.gateway.options import BY_NAME, OPTIONS
 from aperture.gateway.plan import parse
 
@@ -157,7 +158,7 @@ def test_probes_ask_endpoints_that_there_are(overlay: Path) -> None:
 
 
 def admin_rules() -> list[Any]:
-    application: Any = admin_application(SimpleNamespace(), 1)  # type: ignore[arg-type]
+    application: Any = admin_application(SimpleNamespace(), 1, Settings())  # type: ignore[arg-type]
     return [rule for outer in application.default_router.rules for rule in outer.target.rules]
 
 

@@ -6,12 +6,15 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
+from typing import Any, Protocol
 
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
+from aperture.errors import BusDown
 from aperture.handoff import (
+    Acted,
     Adopt,
     Claimed,
     Crowded,
@@ -23,6 +26,10 @@ from aperture.handoff import (
     Hello,
     Load,
     Message,
+    Moved,
+    Order,
+    Others,
+    OthersAre,
     Released,
     SessionInfo,
     SessionsAre,
@@ -31,12 +38,28 @@ from aperture.handoff import (
 from aperture.protocol.naming import session_named
 from aperture.worker.adopt import AdoptedStream, Peer, adopt_socket
 
-__all__ = ["GatewayLink"]
+__all__ = ["GatewayLink", "Orders"]
 
 log = logging.getLogger(__name__)
 
 _SESSIONS_PER_MESSAGE = 100
 """Keeps a message of the longest ids we admit (1 KB) below the size of a datagram."""
+
+
+class Orders(Protocol):
+    """Does what operators want of a worker."""
+
+    def others(self, prefix: str) -> AsyncIterator[tuple[str, bytes | None]]:
+        """The accounts of other nodes' workers, in parts; None for a worker that does not answer.
+
+        Raises:
+            BusDown: nobody can be asked.
+        """
+        ...
+
+    async def order(self, order: Order) -> tuple[int, str]:
+        """End or move a session; says what became of it, as a status of HTTP and a sentence."""
+        ...
 
 
 class GatewayLink:
@@ -71,6 +94,12 @@ class GatewayLink:
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._open = False
+        self._orders: Orders | None = None
+        self._obeying: set[asyncio.Task[None]] = set()
+
+    def obey(self, operations: Orders) -> None:
+        """From now on, have this act on what operators want."""
+        self._orders = operations
 
     def open(self) -> None:
         """Say hello and start listening."""
@@ -120,6 +149,10 @@ class GatewayLink:
     def retract(self, session_id: str) -> None:
         """Requests for this session need not come here any more."""
         self._endpoint.send(Released((session_id,)))
+
+    def move(self, session_id: str, to: int) -> None:
+        """Have requests for this session sent to another worker: to this one, or to any if that is -1."""
+        self._endpoint.send(Moved(session_id, to))
 
     def say_crowded(self, session_id: str, crowded: bool) -> None:
         """Have further viewers of this session sent to other workers, or here again."""
@@ -184,10 +217,35 @@ class GatewayLink:
                 answer = self._answers.get(request)
                 if answer is not None and not answer.done():
                     answer.set_result(dirs)
+            case Others():
+                self._start(self._tell_of_others(message))
+            case Order():
+                self._start(self._obey(message))
             case _:
                 log.error("the gateway sent a %s to a worker", type(message).__name__)
                 if passed is not None:
                     passed.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._obeying.add(task)
+        task.add_done_callback(self._obeying.discard)
+
+    async def _tell_of_others(self, asked: Others) -> None:
+        away = False
+        try:
+            if self._orders is not None:
+                async for worker, part in self._orders.others(asked.prefix):
+                    self._endpoint.send(OthersAre(asked.request, worker, part, False))
+        except (BusDown, TimeoutError):
+            away = True
+        self._endpoint.send(OthersAre(asked.request, "", None if away else b"", True))
+
+    async def _obey(self, order: Order) -> None:
+        if self._orders is None:
+            raise AssertionError("the link is opened when the worker is whole")
+        status, text = await self._orders.order(order)
+        self._endpoint.send(Acted(order.request, status, text))
 
     def _take(self, message: Adopt, passed: socket.socket | None) -> None:
         if passed is None:

@@ -96,6 +96,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     )
     # One that takes a dead one's place comes back with the bus, if that is away as well.
     await assembly.start(wait=settings.redis_wait or seat.generation > 0)
+    link.obey(assembly.operations)
     link.open()
     await _report(link, service, cluster)
     reporting = every(_REPORT_INTERVAL, lambda: _report(link, service, cluster))

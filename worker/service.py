@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from bokeh.application import Application
 
+from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
 from aperture.worker.crowding import Crowding
@@ -24,6 +25,7 @@ from aperture.worker.services import Services
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
+from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 from aperture.worker.survival.survival import Survival
 from aperture.worker.ws.sockets import OpenSockets
@@ -35,6 +37,9 @@ log = logging.getLogger(__name__)
 _COLLECTOR_INTERVAL = 1.0
 _CROWDING_INTERVAL = 1.0
 _TOUCH_INTERVAL = 30.0
+REST_TIME = 3.0
+"""Seconds in which a session must come to rest that an operator wants ended or moved."""
+
 HAND_OVER_SHARE = 0.3
 """Of the time for stopping, what may be spent on writing down what others are to go on with."""
 
@@ -146,6 +151,48 @@ class WorkerService:
             for session in busy:
                 session.cancel()
         await self._survival.flush(timeout * HAND_OVER_SHARE / 2)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether sessions can go on in another worker."""
+        return self._survival is not None
+
+    async def end(self, session: Session) -> None:
+        """End one session, in the middle of app code if that does not let go of the document."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(session.freeze(), REST_TIME)
+        try:
+            await self.store.end(session, NORMAL_CLOSURE, "the session was ended")
+        finally:
+            session.thaw()
+
+    async def move(self, session: Session, going: Callable[[], None]) -> bool:
+        """Write one session down and give it up, for another worker to go on with.
+
+        Args:
+            session: one that is here.
+            going: called once it is written down, before its viewers are told to come back.
+
+        Returns:
+            False if it is not to be had now; then it goes on here, and its viewers have not noticed.
+
+        Raises:
+            BusDown: Redis is away, with the same effect.
+        """
+        if self._survival is None:
+            return False
+        try:
+            async with asyncio.timeout(REST_TIME):
+                await session.freeze()
+                written = await self._survival.write_down(session)
+            if written:
+                going()
+                await self.store.hand_off(session, SERVICE_RESTART, "the session is moving")
+            return written
+        except TimeoutError:
+            return False
+        finally:
+            session.thaw()
 
     async def stop(self, timeout: float) -> None:
         """Close every websocket with 1012, end every session with its hooks, run the unload hooks.

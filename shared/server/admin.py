@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Iterable, Sequence
@@ -9,9 +10,10 @@ from typing import cast
 
 from tornado.httpserver import HTTPServer
 
+from aperture.errors import BusDown
 from aperture.gateway.admin import admin_application
-from aperture.gateway.roster import Roster, Survey
-from aperture.handoff import Load
+from aperture.gateway.roster import Elsewhere, Roster, Survey
+from aperture.handoff import Acted, Load, Order, OthersAre
 from aperture.metrics import render
 from aperture.worker.assembly import Assembly
 from aperture.worker.pulse import resident_bytes
@@ -48,6 +50,23 @@ class _OneWorker:
             cluster is None or cluster.up,
         )
 
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
+        told = Elsewhere()
+        try:
+            async with asyncio.timeout(deadline):
+                async for worker, part in self._assembly.operations.others(prefix):
+                    told.hear(OthersAre(0, worker, part, False))
+        except (BusDown, TimeoutError):
+            told.away = True
+        return told
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+        try:
+            async with asyncio.timeout(deadline):
+                return Acted(0, *await self._assembly.operations.order(order))
+        except TimeoutError:
+            return None
+
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
         survey = Survey(0, set())
         survey.sessions[_ONLY] = self._assembly.service.store.describe()
@@ -70,6 +89,7 @@ def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTP
     if not listeners:
         return None
     exposition = _OneExposition(assembly)
-    server = HTTPServer(admin_application(cast("Roster", _OneWorker(assembly)), os.getpid(), exposition))
+    roster = cast("Roster", _OneWorker(assembly))
+    server = HTTPServer(admin_application(roster, os.getpid(), assembly.service.services.settings, exposition))
     server.add_sockets(listeners)
     return server

@@ -84,6 +84,10 @@ class Keeper(Protocol):
         """The session has come to its end in good order."""
         ...
 
+    async def write_down(self, session: Session) -> bool:
+        """Write what is pending of a session; says whether all of it is kept by now."""
+        ...
+
     def drop(self, session: Session) -> None:
         """The session is another worker's by now."""
         ...

@@ -219,6 +219,12 @@ class Session:
         self.tally = tally
         self._schedule.tally = tally
 
+    def thaw(self) -> None:
+        """Let the document be changed again; those who have waited for it find out what has become of the session."""
+        if self._frozen:
+            self._frozen = False
+            self._lock.release()
+
     def take_made(self) -> dict[str, Model]:
         """The models that the app's code has made, in the document or not, by id; nothing is noted any more."""
         made, self._ids.made = self._ids.made, None

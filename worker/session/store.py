@@ -134,13 +134,28 @@ class SessionStore:
 
     async def drop(self, session: Session, code: int, reason: str) -> None:
         """Discard a session that is another worker's by now: its viewers are sent there."""
-        for viewer in tuple(session.viewers):
-            viewer.live = False
-            viewer.outbox.close(code, reason)
+        _close_viewers(session, code, reason)
         if self._keeper is not None:
             self._keeper.drop(session)
         await self._hosts[session.app].retire(session)
         self._release(session.app, session.id)
+        await self._take_apart(session)
+
+    async def end(self, session: Session, code: int, reason: str) -> None:
+        """End a session for good, whoever looks at it: its viewers are closed, and nothing of it is kept."""
+        _close_viewers(session, code, reason)
+        await self._discard(session)
+
+    async def hand_off(self, session: Session, code: int, reason: str) -> None:
+        """Give a session up that is at rest and written down; its viewers are sent to whoever builds it again."""
+        if self._keeper is not None:
+            self._keeper.drop(session)
+        host = self._hosts[session.app]
+        if host.sessions_by_id.get(session.id) is session:
+            del host.sessions_by_id[session.id]
+        self._release(session.app, session.id)  # first: the viewers may come back at once, to another worker
+        _close_viewers(session, code, reason)
+        await host.retire(session)
         await self._take_apart(session)
 
     def describe(self) -> list[SessionInfo]:
@@ -229,3 +244,9 @@ class SessionStore:
         again = (app, session_id) in self._creating or session_id in self._hosts[app].sessions_by_id
         if not again:
             self._placement.release(app, session_id, last=not self.has(session_id))
+
+
+def _close_viewers(session: Session, code: int, reason: str) -> None:
+    for viewer in tuple(session.viewers):
+        viewer.live = False
+        viewer.outbox.close(code, reason)

@@ -103,6 +103,11 @@ class SessionJournal:
             self._held.append((self._session.sequence, act))
             self._soon()
 
+    @property
+    def safe(self) -> bool:
+        """Whether all that was recorded is in Redis, and the session can be built again from it."""
+        return self._begun and not self._pending and not self._closed and not self._given_up
+
     def lost(self) -> None:
         """Redis has nothing of the session: it was restarted, or has evicted it."""
         if self._begun and not self._closed:

@@ -25,7 +25,7 @@ from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.events import DocumentReady
 
 from aperture.app_state import session_state
-from aperture.errors import BusDown, Fenced, StateMismatch
+from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge
 from aperture.log import short_id
 from aperture.metrics import Tallies
 from aperture.registry.keeping import Kept
@@ -179,6 +179,19 @@ class Survival:
         journal = self._journals.pop(place_of(session.app, session.id), None)
         if journal is not None:
             journal.close()
+
+    async def write_down(self, session: Session) -> bool:
+        """Write what is pending of one session; says whether all of it is kept by now.
+
+        Raises:
+            BusDown: Redis is away.
+        """
+        journal = self._journals.get(place_of(session.app, session.id))
+        if journal is None:
+            return False
+        with suppress(Fenced, KeepingBroken, SessionGone, TooLarge):
+            await journal.flush()
+        return journal.safe
 
     async def touch(self) -> None:
         """Keep for longer what is kept, and keep anew what Redis has lost. Called now and then, and before the end.
