@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import aperture
+from aperture.admin_token import admin_token
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
@@ -61,7 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _command_parser().parse_args(words)
     try:
         if words[0] == "drain":
-            return drain(given.admin_address, given.admin_port)
+            token = given.admin_token or os.environ.get("APERTURE_ADMIN_TOKEN")
+            file = given.admin_token_file or (None if token else os.environ.get("APERTURE_ADMIN_TOKEN_FILE"))
+            return drain(given.admin_address, given.admin_port, admin_token(token, file))
         from aperture.gateway.plan import parse
 
         return run(parse(given, os.environ))

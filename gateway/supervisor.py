@@ -97,7 +97,6 @@ class Supervisor:
         poll: called every half second; the node stops in good order when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
         metrics: where the processes share their numbers, if they do; removed by the supervisor.
-        metrics: where the processes share their numbers, if they do; removed by the supervisor.
         adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
             process 1 of a container; they are reaped then. By default, whether this is process 1.
 

@@ -20,6 +20,7 @@ from aperture.worker.dashboard.mount import Dashboard, with_dashboard
 from aperture.worker.link import GatewayLink
 from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.neighbourhood import WorkerNeighbourhood
+from aperture.worker.operations import Operations
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import HAND_OVER_SHARE, WorkerService
 from aperture.worker.session.collector import GarbageCollector
@@ -71,6 +72,13 @@ class Assembly:
             collector=collector,
         )
         neighbourhood.service = self.service
+        self.operations = Operations(
+            self.service,
+            index=index,
+            workers=settings.num_procs,
+            move_to=(lambda session_id, to: None) if link is None else link.move,
+            bus=None if self.cluster is None else (self.cluster.bus, self.cluster.me),
+        )
         self._metrics_dir = settings.metrics_dir
         self.measures: WorkerMeasures | None = None
         """None with `--disable-metrics`."""
@@ -97,6 +105,7 @@ class Assembly:
         self.service.start()
         if self.cluster is not None:
             await self.cluster.start(wait=wait)
+        self.operations.start()
         if self.measures is not None:
             self.measures.start(self._metrics_dir)
         if self._dashboard is not None:
@@ -108,6 +117,7 @@ class Assembly:
         Args:
             grace: seconds that all of it may take.
         """
+        self.operations.stop()
         if self._dashboard is not None:
             self._dashboard.stop()
         await self.service.hand_over(grace)
