@@ -175,6 +175,8 @@ class AsyncSession:
         try:
             await (self.push() if self._pushes else self.pull())
         except BaseException:
+            if self._link is not None:
+                self._link.abort("no document")
             await self.close("no document")
             raise
 
@@ -193,7 +195,7 @@ class AsyncSession:
                 self._fail(again)
                 return
             self._link = link = again
-            overdue = self._loop.call_later(self._options.timeout, self._give_up, link)
+            overdue = self._loop.call_later(self._options.timeout, link.abort, "no answer")
             answer = self._exchange.resume()
             answer.when_done = overdue.cancel
 
@@ -206,7 +208,7 @@ class AsyncSession:
                 was_shared = was_shared or self._exchange.phase is Phase.SHARED
                 self._happened()
         except ClientError as problem:
-            await link.close(str(problem)[:100])
+            link.abort(str(problem))
             return problem, was_shared
 
     async def _reopen(self, delays: Iterator[float], problem: ClientError) -> Link | ClientError:
@@ -218,11 +220,6 @@ class AsyncSession:
             except ClientError as refusal:
                 problem = refusal
         return problem
-
-    def _give_up(self, link: Link) -> None:
-        closing = self._loop.create_task(link.close("no answer"))
-        self._callbacks.add(closing)
-        closing.add_done_callback(self._callbacks.discard)
 
     def _fail(self, problem: ClientError) -> None:
         self._failure = problem

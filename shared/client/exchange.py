@@ -283,10 +283,18 @@ class Exchange:
         self.pull()
 
     def _receive_answer(self, message: Message, reqid: str) -> None:
-        expected, answer = self._answers.pop(reqid, (None, None))
+        expected, answer = self._answers.get(reqid, (None, None))
         if answer is None or expected is None:
             log.debug("the server answered what nobody asked: %s", message.msgtype)
             return
+        del self._answers[reqid]
+        try:
+            self._take_answer(message, reqid, expected, answer)
+        except ServerGarbled as problem:
+            answer.settle(problem)
+            raise
+
+    def _take_answer(self, message: Message, reqid: str, expected: str, answer: Answer) -> None:
         changes = self._under_way.pop(reqid, None)
         if changes is not None:
             self._place.answered()

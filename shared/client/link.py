@@ -32,6 +32,9 @@ CLOSE_SECONDS = 2.0
 
 _TOO_BIG = 1009
 
+_REASON_LIMIT = 120
+"""Bytes; a control frame holds 125, two of which are the code (RFC 6455, section 5.5)."""
+
 
 class Link:
     """One connection, open and acknowledged. Belongs to the loop it was opened on."""
@@ -47,7 +50,8 @@ class Link:
         """Of the last message, in bytes or characters."""
         self._reading = False
         self._finished = asyncio.Event()
-        self._watch(connection.protocol)
+        self._protocol: Any = connection.protocol
+        self._watch(self._protocol)
 
     @classmethod
     async def open(cls, options: ClientOptions) -> Link:
@@ -66,11 +70,11 @@ class Link:
             if first.msgtype != "ACK":
                 raise ServerGarbled(f"the server's first message is {first.msgtype[:40]} and not ACK")
         except TimeoutError:
-            await link.close("no ACK")
+            link.abort("no ACK")
             text = f"{options.websocket_url} accepted the connection and said nothing for {options.timeout:g} s"
             raise ServerSilent(text) from None
         except BaseException:
-            await link.close("no session")
+            link.abort("no session")
             raise
         return link
 
@@ -91,7 +95,7 @@ class Link:
             try:
                 message = self._assembler.feed(fragment)
             except ProtocolError as problem:
-                self._connection.close(problem.close_code, str(problem))
+                self.abort(str(problem), problem.close_code)
                 if problem.close_code == _TOO_BIG:
                     raise MessageTooLarge(f"the server sent too much: {problem} (max_message_size)") from None
                 raise ServerGarbled(f"the server broke the protocol: {problem}", problem.close_code) from None
@@ -118,10 +122,10 @@ class Link:
     async def close(self, why: str = "closed") -> None:
         """Say goodbye, and wait a moment until the server has, too. Harmless twice."""
         if self.ended:
-            self._connection.close()
+            self.abort(why)
             return
         self.ended = True
-        self._connection.close(1000, why)
+        self._connection.close(1000, why.encode()[:_REASON_LIMIT].decode("utf-8", "ignore"))
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._reading:
@@ -129,6 +133,14 @@ class Link:
                 while not self._finished.is_set() and await self._connection.read_message() is not None:
                     pass
         self._finished.set()
+        self._protocol._abort()
+
+    def abort(self, why: str, code: int = 1000) -> None:
+        """Say goodbye and wait for nothing: the other side does not keep to the rules. Harmless twice."""
+        self.ended = True
+        self._finished.set()
+        self._connection.close(code, why.encode()[:_REASON_LIMIT].decode("utf-8", "ignore"))
+        self._protocol._abort()
 
     def _ending(self, before_ack: bool) -> ClientError:
         self.ended = True

@@ -101,7 +101,7 @@ def pull_session(
     try:
         session.pull()
     except BaseException:
-        session.close("no document")
+        session._give_up()
         raise
     return session
 
@@ -132,7 +132,7 @@ def push_session(
     try:
         session.push(document)
     except BaseException:
-        session.close("no document")
+        session._give_up()
         raise
     return session
 
@@ -367,6 +367,13 @@ class ClientSession:
             self._exchange.cut_off(SessionClosed("the session has been closed"))
             self._exchange.close()
 
+    def _give_up(self) -> None:
+        """Close without waiting for a server that has not given what it should."""
+        if self._link is not None:
+            background.call(self._link.abort, "no document")
+            self._link = None
+        self.close()
+
     def _send_the_rest(self) -> None:
         """What gathered while much was under way would be lost; what was sent arrives before the goodbye."""
         exchange = self._exchange
@@ -516,7 +523,7 @@ class ClientSession:
             self._exchange.receive(message)
         except ClientError as problem:
             if self._link is not None:
-                background.submit(self._link.close(str(problem)[:100]))
+                background.call(self._link.abort, str(problem))
             self._lose(problem)
 
     def _run_callback(self, entry: Entry) -> None:
