@@ -19,6 +19,8 @@ from aperture.gateway.admin import admin_application
 from aperture.settings import Settings
 from aperture.gateway.options import BY_NAME, OPTIONS
 from aperture.gateway.plan import parse
+from aperture.metrics.families import FAMILIES
+from aperture.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -32,7 +34,7 @@ BOKEHS_OWN = {"BOKEH_SECRET_KEY"}
 """Variables that the command reads and that are no option of its own."""
 
 CUSTOM = {
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): {"selector", "endpoints"},
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): {"jobLabel", "selector", "endpoints"},
     ("monitoring.coreos.com/v1", "PrometheusRule"): {"groups"},
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): {"parentRefs", "hostnames", "rules"},
 }
@@ -171,7 +173,7 @@ def test_the_grace_period_is_long_enough_for_the_drain(overlay: Path) -> None:
     program, waited = container["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     settings = parse([], environment(things)).settings
-    assert int(waited) + settings.shutdown_grace < pod["terminationGracePeriodSeconds"]
+    assert int(waited) + settings.drain_delay + settings.shutdown_grace < pod["terminationGracePeriodSeconds"]
 
 
 @overlays
@@ -223,14 +225,22 @@ def test_nothing_is_sticky(tmp_path: Path) -> None:
 
 
 def test_the_autoscaler_counts_sessions_per_worker() -> None:
-    """The metric is the one that the adapter's rule makes, for as many workers as a node has."""
+    """The metric is the one that the adapter's rule makes, from metrics that a node has."""
     things = render(FOLDER / "overlays" / "production")
     (metric,) = find(things, "HorizontalPodAutoscaler")["spec"]["metrics"]
     (rule,) = yaml.safe_load((FOLDER / "components" / "autoscaling" / "adapter.yaml").read_text())
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"]
-    workers = parse([], environment(things)).settings.num_procs
-    assert rule["metricsQuery"].endswith(f"/ {workers}")
+    assert set(re.findall(r"aperture_\w+(?=\{)", rule["metricsQuery"])) <= FAMILIES.keys()
     assert "replicas" not in find(things, "Deployment")["spec"], "the autoscaler and the overlay would fight over it"
+
+
+def test_the_rules_are_those_of_prometheus() -> None:
+    """One set of alerts, whichever way Prometheus hears of them; and the job that they look for."""
+    things = render(FOLDER / "overlays" / "production")
+    shipped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "rules.yml").read_text())
+    assert find(things, "PrometheusRule")["spec"] == shipped
+    label = find(things, "ServiceMonitor")["spec"]["jobLabel"]
+    assert find(things, "Service", "aperture-admin")["metadata"]["labels"][label] == "aperture"
 
 
 def test_the_ingress_waits_longer_than_a_websocket_is_quiet(tmp_path: Path) -> None:
