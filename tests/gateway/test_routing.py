@@ -202,3 +202,22 @@ def test_a_crowded_session_of_the_only_worker_stays_there() -> None:
     routes.claim(0, ["s"])
     routes.crowd(0, "s", True)
     assert routes.choose("s", 0.0, viewer=True) == 0
+
+
+def test_a_moved_session_is_for_another_worker() -> None:
+    """The one that was named, else any but the one that gave it away; who claims it is right in the end."""
+    for to, expected in ((2, {2}), (-1, {1, 2}), (0, {1, 2}), (9, {1, 2})):
+        routes = table(3)
+        routes.claim(0, ["s"])
+        routes.move(0, "s", to, 1.0)
+        assert routes.choose("s", 1.0) in expected
+        routes.claim(0, ["s"])
+        assert routes.choose("s", 1.0) == 0
+
+
+def test_a_session_of_the_only_worker_comes_back_to_it() -> None:
+    """There is nobody else in this node."""
+    routes = table(1)
+    routes.claim(0, ["s"])
+    routes.move(0, "s", -1, 1.0)
+    assert routes.choose("s", 1.0) == 0
