@@ -16,7 +16,6 @@ from support.kustomize import Thing, by_kubectl, kubectl, render
 
 from aperture.errors import ConfigurationError
 from aperture.gateway.admin import admin_application
-from aperture.settings import Settings
 from aperture.gateway.options import BY_NAME, OPTIONS
 from aperture.gateway.plan import parse
 from aperture.metrics.families import FAMILIES

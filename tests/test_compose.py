@@ -1,0 +1,208 @@
+"""docker-compose.yml and what it mounts, against each other and against the code."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.compose import COMPOSE, NODES, ROOT, Service, services, variables
+from support.dockerfile import stages
+
+from aperture.gateway.options import OPTIONS
+from aperture.gateway.plan import parse
+from aperture.metrics.families import FAMILIES
+
+DEPLOYING = ROOT / "docs" / "deploying.md"
+BOKEHS_OWN = {"BOKEH_SECRET_KEY"}
+NAMES = services().keys()
+HISTOGRAM = ("_bucket", "_count", "_sum")
+each_service = pytest.mark.parametrize("name", NAMES)
+each_node = pytest.mark.parametrize("name", NODES)
+
+
+def duration(text: str) -> float:
+    """Seconds, of which compose says `15s`."""
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found is not None, text
+    return float(found[1])
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def settings_of(node: Service) -> Any:
+    """What the command makes of the image's variables and the service's."""
+    app = str(ROOT / "examples" / "apps" / "sliders.py")
+    environment = stages()[-1].environment() | node.environment
+    return parse([app, *node.said.get("command", ())], environment).settings
+
+
+def test_docker_accepts_it() -> None:
+    """Compose's own word, where it is installed."""
+    program = shutil.which("docker")
+    if program is None or subprocess.run([program, "compose", "version"], capture_output=True, check=False).returncode:
+        pytest.skip("there is no docker with compose on this machine")
+    command = [program, "compose", "--file", str(COMPOSE), "config", "--quiet"]
+    told = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+
+
+@each_service
+def test_everything_that_is_mounted_exists(name: str) -> None:
+    """Docker would make a folder of a file that is not there, and the service would wonder."""
+    for target, source in services()[name].mounts().items():
+        assert source.exists(), f"{source} for {target}"
+
+
+@each_service
+def test_services_have_no_more_rights_than_they_need(name: str) -> None:
+    """No service writes to its image, has a capability, or can get one."""
+    said = services()[name].said
+    assert said["read_only"] is True
+    assert said["cap_drop"] == ["ALL"]
+    assert "no-new-privileges:true" in said["security_opt"]
+    assert "privileged" not in said
+
+
+@each_service
+def test_images_are_of_a_version(name: str) -> None:
+    """`latest` is another one tomorrow."""
+    tag = services()[name].said["image"].rpartition(":")[2]
+    assert re.match(r"v?\d|local$", tag), tag
+
+
+@each_node
+def test_variables_are_options_of_the_command(name: str) -> None:
+    """A variable that nobody reads is an option that somebody believes to have set."""
+    node = services()[name]
+    assert node.environment.keys() <= {option.environment for option in OPTIONS} | BOKEHS_OWN
+    settings = settings_of(node)
+    assert settings.redis_url == "redis://redis:6379/0"
+    assert settings.use_xheaders
+    assert not settings.session_ids.signed
+
+
+def test_a_key_is_all_that_it_takes_to_sign_sessions() -> None:
+    """One variable, and both nodes sign with it."""
+    for name in NODES:
+        settings = settings_of(services(BOKEH_SECRET_KEY="a-key")[name])
+        assert settings.session_ids.signed
+        assert settings.secret_key == b"a-key"
+
+
+def test_a_password_reaches_both_ends() -> None:
+    """Redis asks for it, and the nodes and the health check have it."""
+    found = services(REDIS_PASSWORD="a-password")
+    assert found["redis"].arguments("--requirepass") == ["a-password"]
+    assert found["redis"].environment["REDISCLI_AUTH"] == "a-password"
+    assert settings_of(found["node-1"]).redis_password == "a-password"
+
+
+def test_nodes_are_alike() -> None:
+    """They differ in their name alone."""
+    first, second = (services()[name].said for name in NODES)
+    assert first == second
+
+
+def test_one_variable_points_to_the_apps() -> None:
+    """The folder is mounted where the image looks for apps, read-only; examples stand in."""
+    folder = stages()[-1].environment()["APPS_FOLDER"]
+    assert services()["node-1"].mounts()[folder] == ROOT / "examples" / "apps"
+    assert services(APPS="./docs")["node-1"].mounts()[folder] == ROOT / "docs"
+    assert all(volume.endswith(":ro") for volume in services()["node-1"].said["volumes"])
+
+
+@each_node
+def test_nodes_are_given_the_time_that_they_take_to_stop(name: str) -> None:
+    """Docker kills what outlives the grace period, and sessions with it."""
+    node = services()[name]
+    settings = settings_of(node)
+    assert settings.drain_delay + settings.shutdown_grace < duration(node.said["stop_grace_period"])
+
+
+@each_node
+def test_nodes_count_as_healthy_when_they_are_ready(name: str) -> None:
+    """The check is a program of the image, and nginx starts only after it has succeeded."""
+    installed = {Path(target).name for _, target in stages()[-1].copies()}
+    kind, program, path = services()[name].said["healthcheck"]["test"]
+    assert (kind, path) == ("CMD", "/readyz")
+    assert program in installed
+    assert services()["nginx"].said["depends_on"][name]["condition"] == "service_healthy"
+
+
+def test_names_and_ports_fit_together() -> None:
+    """nginx and Prometheus look for the nodes where they are, and Grafana for Prometheus."""
+    found = services()
+    settings = settings_of(found["node-1"])
+    (conf,) = [source for source in found["nginx"].mounts().values() if source.name == "nodes.conf"]
+    assert re.findall(r"(?m)^server (\S+)", conf.read_text()) == [f"{name}:{settings.port}" for name in NODES]
+    (job,) = load(found["prometheus"].mounts()["/etc/prometheus/prometheus.yml"])["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"{name}:{settings.admin_port}" for name in NODES]}]
+    (source,) = load(ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+
+
+def test_nginx_listens_where_it_is_published() -> None:
+    """And on nothing else that the world can see: what has no login of its own is for this machine."""
+    found = services()
+    configuration = found["nginx"].mounts()["/etc/nginx/nginx.conf"].read_text()
+    assert found["nginx"].said["ports"] == ["8080:8080"]
+    assert re.findall(r"listen (\d+);", configuration) == ["8080"]
+    assert "ports" not in found["redis"].said
+    assert "ports" not in found["node-1"].said
+    for name in ("prometheus", "grafana"):
+        assert all(port.startswith("127.0.0.1:") for port in found[name].said["ports"])
+
+
+def test_nginx_treats_nodes_as_the_shipped_list_does() -> None:
+    """The names differ, and what is said of them does not."""
+    said = [
+        set(re.findall(r"(?m)^server \S+ (.*);$", (ROOT / folder / "nodes.conf").read_text()))
+        for folder in ("deploy/nginx", "deploy/compose")
+    ]
+    assert said[0] == said[1] != set()
+
+
+def test_rules_are_where_prometheus_looks() -> None:
+    """A rule file that is not mounted is a start that fails."""
+    mounts = services()["prometheus"].mounts()
+    names = load(mounts["/etc/prometheus/prometheus.yml"])["rule_files"]
+    assert {f"/etc/prometheus/{name}" for name in names} <= mounts.keys()
+
+
+def test_the_dashboard_asks_the_data_source_that_is_provisioned() -> None:
+    """And it is where the provider looks for it."""
+    mounts = services()["grafana"].mounts()
+    (provider,) = load(ROOT / "deploy/grafana/provisioning/dashboards/aperture.yml")["providers"]
+    (target,) = [target for target in mounts if target.startswith(provider["options"]["path"])]
+    dashboard = json.loads(mounts[target].read_text())
+    (source,) = load(ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    assert panels
+    assert {panel["datasource"]["uid"] for panel in panels} == {source["uid"]}
+
+
+def test_the_dashboard_shows_metrics_that_there_are() -> None:
+    """Each is a metric, or a part of a histogram, and is asked for by labels that it has."""
+    dashboard = json.loads((ROOT / "deploy/grafana/aperture.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    parts = {f"{name}{part}": family for name, family in FAMILIES.items() if family.buckets for part in HISTOGRAM}
+    known = FAMILIES | parts
+    selected = [found for expression in asked for found in re.findall(r"(aperture_\w+)\{([^}]*)\}", expression)]
+    assert len(selected) > 20
+    for name, selector in selected:
+        assert name in known, name
+        assert set(re.findall(r"(\w+)=", selector)) - {"job", "instance"} <= set(known[name].labels), name
+
+
+def test_every_variable_is_documented() -> None:
+    """A variable that only the file knows is found by nobody."""
+    documented = set(re.findall(r"`([A-Z_]+)`", DEPLOYING.read_text()))
+    assert variables() - documented == set()
