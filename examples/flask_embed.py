@@ -6,14 +6,15 @@ Flask is not in the way of a slider.
 
     python examples/flask_embed.py --server http://localhost:5006/sliders --port 8000
 
-The server must accept websockets from this page's origin: `--allow-websocket-origin localhost:8000`.
+The server must accept websockets from this page's origin: `--allow-websocket-origin localhost:8000`. With
+`--client bokeh` the same is done by Bokeh's own client.
 """
 
 from __future__ import annotations
 
 import argparse
+from importlib import import_module
 
-from bokeh.client import pull_session
 from bokeh.embed import server_session
 from bokeh.models import Plot
 from flask import Flask, render_template_string
@@ -38,13 +39,18 @@ PAGE = """<!doctype html>
 """
 
 
-def create_app(server: str) -> Flask:
+CLIENTS = {"aperture": "aperture.client", "bokeh": "bokeh.client"}
+
+
+def create_app(server: str, client: str = "aperture") -> Flask:
     """The Flask application.
 
     Args:
         server: the URL of a served app that has a plot, e.g. http://localhost:5006/sliders.
+        client: whose client pulls the session; nothing else depends on it.
     """
     app = Flask(__name__)
+    pull_session = import_module(CLIENTS[client]).pull_session
 
     @app.get("/")
     def index() -> str:
@@ -64,8 +70,9 @@ def main() -> None:
     parser.add_argument("--server", default="http://localhost:5006/sliders", help="URL of the app to embed")
     parser.add_argument("--host", default="localhost", help="address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on")
+    parser.add_argument("--client", choices=CLIENTS, default="aperture", help="whose client pulls the session")
     options = parser.parse_args()
-    create_app(options.server).run(host=options.host, port=options.port)
+    create_app(options.server, options.client).run(host=options.host, port=options.port)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,13 @@ def test_protocol_does_no_io(name: str) -> None:
 
 
 @named
+def test_what_a_client_decides_is_decided_without_io(name: str) -> None:
+    """Both of its faces pump the same conversation, which knows neither loops nor sockets nor threads."""
+    if name in {f"aperture.client.{part}" for part in ("exchange", "mirror", "place", "refusals")}:
+        assert not offenders(name, *IO_MODULES)
+
+
+@named
 def test_sessions_do_not_know_websockets(name: str) -> None:
     """A session writes to the interface of an outbox, so that an edge can be one as well."""
     if within(name, "aperture.worker.session"):

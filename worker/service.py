@@ -10,11 +10,12 @@ from contextlib import suppress
 
 from bokeh.application import Application
 
+from aperture.document import ids
 from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
 from aperture.worker.crowding import Crowding
-from aperture.worker.document import class_facts, ids
+from aperture.worker.document import class_facts
 from aperture.worker.door import Door, Elsewhere
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.auth import AuthHooks, load_auth_module
