@@ -1,6 +1,6 @@
-"""From results to something to look at: lines on the terminal, JSON, a picture, the table of the README.
+"""From results to something to look at: lines on the terminal, JSON, a picture, the tables of README and guide.
 
-python bench/report.py      renews the picture and the README's table from bench/results/latest.json
+python bench/report.py      renews the picture and these tables from bench/results/latest.json
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import datetime
 import json
 import os
 import platform
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -23,6 +24,7 @@ __all__ = ["draw", "heading", "line", "verdict", "write_json"]
 HERE = Path(__file__).parent
 LATEST = HERE / "results" / "latest.json"
 README = HERE.parent / "README.md"
+GUIDE = HERE.parent / "docs" / "operators-guide.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 README_ROWS = (
@@ -280,6 +282,29 @@ def renew_readme() -> None:
         README.write_text(f"{before}{BEGIN}\n{table(LATEST)}\n{END}{after}")
 
 
+# The operator's guide
+
+_FIGURE = re.compile(r"(?m)^\| `([\w-]+)` \| [^|]* \|")
+"""The name and the figure of a row there; what follows says how it was measured."""
+
+
+def figures(text: str, path: Path) -> str:
+    """The guide's text with each figure as it was last measured."""
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+
+    def renewed(match: re.Match[str]) -> str:
+        row = rows.get(match[1])
+        return match[0] if row is None else f"| `{match[1]}` | {amount(row['ours']['median'], row['unit'])} |"
+
+    return _FIGURE.sub(renewed, text)
+
+
+def renew_guide() -> None:
+    """Put the figures into the guide."""
+    GUIDE.write_text(figures(GUIDE.read_text(), LATEST))
+
+
 if __name__ == "__main__":
     LATEST.with_suffix(".svg").write_text(draw(LATEST))
     renew_readme()
+    renew_guide()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -9,16 +10,30 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.patience import seconds
 
-from aperture.gateway.options import OPTIONS
+from aperture.gateway.options import OPTIONS, Option
+from aperture.metrics.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
     ROOT / "README.md",
     *(page for folder in ("docs", "deploy", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+GUIDE = ROOT / "docs" / "operators-guide.md"
+RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
+FIGURES = ROOT / "bench" / "results" / "latest.json"
+
+DEPLOYED = [
+    ROOT / "docker-compose.yml",
+    *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file() and path.suffix not in (".md", ".json")),
+]
+"""What starts nodes, asks them or stands before them; Grafana's dashboard aside."""
 FLAGS = {option.flag for option in OPTIONS}
+VARIABLES = {option.environment for option in OPTIONS}
+METRICS = set(FAMILIES)
 
 FOLDERS = ("bench", "deploy", "docs", "examples", "gateway", "requirements", "shared", "tests", "worker")
 """A path in backticks that begins with one of these is one of the repository."""
@@ -31,10 +46,23 @@ OF_OTHERS = {
 }
 """Options of other programs that pages name."""
 
+OF_OTHERS_DEPLOYED = {
+    *("--chmod", "--from", "--interval", "--retries", "--start-period", "--timeout"),  # Docker's instructions
+    *("--file", "--publish", "--rm", "--tag", "--volume"),  # docker
+    *("--find-links", "--no-build-isolation", "--no-deps", "--no-index", "--only-binary", "--requirement"),  # pip
+    *("--wheel-dir",),  # pip
+    *("--maxmemory", "--maxmemory-policy"),  # redis-server
+    *("--config", "--storage"),  # prometheus
+    *("--skip-worktree",),  # git
+}
+"""And those that files of deployment name beside them."""
+
 _CODE = re.compile(r"`([^`\n]+)`")
 _PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w./-]*")
 _CONSTANT_IN = re.compile(r"((?:`[A-Z_]+`(?:, )?)+) in `([\w/]+\.py)`")
 _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
+_VARIABLE = re.compile(r"\bAPERTURE_[A-Z_]*[A-Z]\b")
+_FIGURE = re.compile(r"(?m)^\| `([\w-]+)` \| ([\d.,]+) ?(\S+) \|")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _HEADING = re.compile(r"(?m)^#+ (.+)$")
 
@@ -79,6 +107,60 @@ def test_every_constant_is_in_the_file_that_is_named(page: Path) -> None:
 def test_every_option_exists(page: Path) -> None:
     """No page speaks of an option that was renamed, or was never there."""
     assert set(_OPTION.findall(text_of(page))) - FLAGS - OF_OTHERS == set()
+
+
+@pages
+def test_every_variable_exists(page: Path) -> None:
+    """An option's variable is spelled as the command reads it."""
+    assert set(_VARIABLE.findall(text_of(page))) - VARIABLES == set()
+
+
+@pytest.mark.parametrize("file", DEPLOYED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_every_option_and_variable_that_files_of_deployment_name_exists(file: Path) -> None:
+    """Whether in an argument or in a comment that explains one."""
+    assert set(_OPTION.findall(text_of(file))) - FLAGS - OF_OTHERS - OF_OTHERS_DEPLOYED == set()
+    assert set(_VARIABLE.findall(text_of(file))) - VARIABLES == set()
+
+
+def test_the_files_of_deployment_are_found() -> None:
+    """The test above would hold of nothing at all."""
+    named = set().union(*(_OPTION.findall(text_of(file)) for file in DEPLOYED))
+    assert {"--use-xheaders", "--shutdown-grace"} <= named
+    assert {"deployment.yaml", "Dockerfile", "docker-compose.yml"} <= {file.name for file in DEPLOYED}
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+def test_every_option_has_a_place_in_the_operators_guide(option: Option) -> None:
+    """By what it is for; the README's table, which another test holds, lists them in the command's order."""
+    table = text_of(GUIDE).split("\n## Every option")[1].split("\n## ")[0]
+    assert option.flag in _OPTION.findall(table)
+
+
+def test_every_alert_has_a_line_in_the_operators_guide() -> None:
+    """Whoever is woken by a name looks for it there."""
+    rules = [rule for group in yaml.safe_load(text_of(RULES))["groups"] for rule in group["rules"]]
+    alerts = {rule["alert"] for rule in rules if "alert" in rule}
+    assert alerts
+    assert alerts == set(re.findall(r"\bAperture[A-Z]\w+", text_of(GUIDE)))
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in DOCS if page != ROOT / "docs" / "metrics.md"], ids=lambda page: page.name
+)
+def test_every_metric_exists(page: Path) -> None:
+    """A query to copy from a page finds something; `docs/metrics.md` itself is held by the tests of metrics."""
+    known = {f"{name}{end}" for name in METRICS for end in ("", "_bucket", "_count", "_sum")}
+    assert set(re.findall(r"\baperture_[a-z_]+", text_of(page))) <= known
+
+
+def test_the_operators_guide_has_the_figures_that_were_measured() -> None:
+    """Sizing from figures of long ago is guessing; `python bench/report.py` puts in what is new."""
+    measured = {row["name"]: row for row in json.loads(text_of(FIGURES))["rows"]}
+    figures = _FIGURE.findall(text_of(GUIDE))
+    assert {"trips", "sessions", "memory-session", "memory-connection", "keep-memory"} <= {name for name, *_ in figures}
+    for name, figure, unit in figures:
+        assert unit == measured[name]["unit"], name
+        assert float(figure.replace(",", "")) == pytest.approx(measured[name]["ours"]["median"], rel=0.01), name
 
 
 @pages
