@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import aperture
 from aperture.admin_token import admin_token
+from aperture.doctor.command import doctor, doctor_parser
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 _BOKEH_COMMANDS = ("build", "html", "info", "init", "json", "sampledata", "secret", "static")
 _DRAIN = "Replace the workers of a node on this machine one by one; their sessions go on in others."
+_DOCTOR = "Walk to a server through whatever proxies stand before it; say what is wrong, and how to mend it."
 PROCESS_ONE = 1
 """The process id of a container's first process, to which the system is a bit different."""
 
@@ -61,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.USAGE
     given = _command_parser().parse_args(words)
     try:
+        if words[0] == "doctor":
+            return doctor(given)
         if words[0] == "drain":
             token = given.admin_token or os.environ.get("APERTURE_ADMIN_TOKEN")
             file = given.admin_token_file or (None if token else os.environ.get("APERTURE_ADMIN_TOKEN_FILE"))
@@ -132,8 +136,9 @@ def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
 def _command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="aperture", description=aperture.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {aperture.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve|drain")
+    commands = parser.add_subparsers(required=True, metavar="serve|drain|doctor")
     serve_parser(commands.add_parser("serve", help="serve apps", description="Serve Bokeh apps from forked workers."))
+    doctor_parser(commands.add_parser("doctor", help="say what is wrong with a server", description=_DOCTOR))
     drain_parser(commands.add_parser("drain", help="replace a node's workers one by one", description=_DRAIN))
     return parser
 

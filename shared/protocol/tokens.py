@@ -24,7 +24,7 @@ import orjson
 
 from aperture.errors import ConfigurationError, TokenError
 
-__all__ = ["MAX_INFLATED", "MAX_TOKEN", "Token", "Tokens", "read_session_id"]
+__all__ = ["MAX_INFLATED", "MAX_TOKEN", "Token", "Tokens", "read_expiry", "read_session_id"]
 
 MAX_TOKEN = 128 * 1024
 """Characters. Bokeh's own tokens with 64 KB of cookies stay below it; a request head is bounded the same way."""
@@ -135,6 +135,15 @@ def read_session_id(token: str) -> str | None:
         return _session_id(_read_fields(token.partition(".")[0]))
     except TokenError:
         return None
+
+
+def read_expiry(token: str) -> float | None:
+    """When a token says that it expires, in seconds since the epoch, without a key. Never raises."""
+    try:
+        expiry = _read_fields(token.partition(".")[0]).get("session_expiry") if len(token) <= MAX_TOKEN else None
+    except TokenError:
+        return None
+    return float(expiry) if isinstance(expiry, int | float) and math.isfinite(expiry) else None
 
 
 def _session_id(fields: dict[str, Any]) -> str | None:

@@ -1,0 +1,286 @@
+"""The judgements: from what came back to what it means and how to mend it. No I/O."""
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+from urllib.parse import urljoin, urlsplit
+
+from aperture.doctor.findings import Finding, doubt, good, problem
+from aperture.doctor.visit import Answer, Unreachable, origin_of
+from aperture.errors import (
+    ClientError,
+    NoSuchApp,
+    NotAServer,
+    NotLoggedIn,
+    OriginRefused,
+    Refused,
+    ServerGarbled,
+    ServerSilent,
+    TokenRefused,
+)
+from aperture.protocol.tokens import read_expiry
+
+__all__ = [
+    "addresses_of",
+    "judge_asset",
+    "judge_clock",
+    "judge_heads",
+    "judge_idle",
+    "judge_origin",
+    "judge_page",
+    "judge_pairs",
+    "judge_unreachable",
+    "judge_websocket",
+    "names_app",
+]
+
+SKEW = 60.0
+"""Seconds that clocks may differ; a token is good for five minutes by default."""
+
+COMMON_HEAD = 4
+"""KB of cookies that every browser may send; what is refused at this size is refused for ordinary visitors."""
+
+_UPGRADE = (
+    "Let the proxy in front pass upgrades on. nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
+    'proxy_set_header Connection "upgrade"; deploy/nginx/nginx.conf is complete'
+)
+_LINK = re.compile(r'href="([^"]+)"')
+_ASSET = re.compile(r'src="([^"]*/static/[^"]+\.js[^"]*)"')
+
+_NOBODY = {
+    "name": ("the host name is not known", "Check the spelling, and whether this machine's DNS knows it"),
+    "refused": ("nothing listens there", "Is the server running, on this port, and at an address that others reach?"),
+    "network": ("the network does not lead there", "Check route, VPN and firewall between this machine and the server"),
+    "certificate": (
+        "the certificate is not to be trusted",
+        "Serve the whole chain for this host name; --insecure looks past it",
+    ),
+    "not-tls": ("what listens there does not speak TLS", "Use http://, or end TLS in the proxy or with --ssl-certfile"),
+    "silent": (
+        "it accepts connections and does not answer",
+        "Is the app's code very slow, or the proxy's upstream stuck? --timeout waits longer",
+    ),
+    "cut": (
+        "the connection was closed without an answer",
+        "If the server speaks TLS, use https://; otherwise something else listens on this port",
+    ),
+}
+
+
+def judge_unreachable(url: str, failure: Unreachable) -> Finding:
+    """Nobody answered at all."""
+    what, mend = _NOBODY[failure.reason]
+    return problem("connection", f"{url}: {what} ({failure})", mend)
+
+
+def judge_page(answer: Answer, index: Answer | None) -> Finding:
+    """The app's page; `index` is what the server's root says, where the page is none."""
+    status, url = answer.status, answer.url
+    if status == 200 and answer.token is not None:
+        return good("page", f"{url} is the page of an app, with a session")
+    if status == 200:
+        apps = addresses_of(answer)
+        hint = (
+            f"The apps there: {', '.join(apps)}"
+            if apps
+            else "Give the address of an app, as `aperture serve` prints it"
+        )
+        return problem("page", f"{url} is a page, and not an app's", hint)
+    if 300 <= status < 400:
+        return _judge_redirect(url, answer.headers.get("Location", ""))
+    if status == 404:
+        apps = [] if index is None else addresses_of(index)
+        hint = f"The apps there: {', '.join(apps)}" if apps else "Check the path, and the server's --prefix"
+        return problem("page", f"the server knows no app at {url}", hint)
+    if status in (401, 407):
+        return problem(
+            "page", f"{url} wants to know the user ({status})", "Pass what a login gives: --header 'Cookie: ...'"
+        )
+    if status == 403:
+        return problem(
+            "page",
+            f"{url} is refused ({answer.text.strip()[:120]})",
+            "Does this server want session ids from elsewhere (--session-ids external-signed), or refuse this user?",
+        )
+    if status in (502, 503, 504):
+        return problem(
+            "page",
+            f"{url} answers {status}: a proxy found no server behind it, or one that is not ready",
+            "Look at the proxy's log and at /readyz?verbose of the node's admin port",
+        )
+    if status >= 500:
+        return problem("page", f"{url} answers {status}: the app or the server failed", "Its log has the traceback")
+    return problem("page", f"{url} answers {status}", "This is no answer of a server of Bokeh apps")
+
+
+def _judge_redirect(url: str, location: str) -> Finding:
+    target = urljoin(url, location)
+    if (
+        urlsplit(target).path.rstrip("/") == urlsplit(url).path.rstrip("/")
+        and urlsplit(target).netloc == urlsplit(url).netloc
+    ):
+        return problem(
+            "page",
+            f"{url} leads to {target}",
+            f"Use {target}. Behind TLS that ends in a proxy: --use-xheaders, and X-Forwarded-Proto from the proxy",
+        )
+    if "login" in target or "next=" in target:
+        return problem("page", f"{url} asks to log in at {target}", "Pass what a login gives: --header 'Cookie: ...'")
+    return problem("page", f"{url} leads to {target}", f"Examine {target}")
+
+
+def addresses_of(index: Answer) -> list[str]:
+    """The apps that an index page lists, as addresses."""
+    if index.status != 200:
+        return []
+    links = [urljoin(index.url, link) for link in _LINK.findall(index.text)]
+    here = origin_of(index.url)
+    return sorted({link for link in links if link.startswith(here) and "/static/" not in link and link != index.url})[
+        :20
+    ]
+
+
+def names_app(page: Answer) -> list[str]:
+    """The scripts that a page wants from its own server."""
+    scripts = [urljoin(page.url, source) for source in _ASSET.findall(page.text)]
+    return list(dict.fromkeys(script for script in scripts if "cdn.bokeh.org" not in script))
+
+
+def judge_asset(page: Answer, script: str, answer: Answer | None) -> Finding:
+    """One of the page's scripts, fetched as the browser does."""
+    if urlsplit(page.url).scheme == "https" and urlsplit(script).scheme == "http":
+        return problem(
+            "addresses",
+            f"the page is https and asks for {script}, which browsers refuse",
+            "Start the server with --use-xheaders, and have the proxy set X-Forwarded-Proto",
+        )
+    if answer is None or answer.status != 200 or "javascript" not in answer.headers.get("Content-Type", "javascript"):
+        said = "nothing" if answer is None else str(answer.status)
+        return problem(
+            "addresses",
+            f"the page asks for {script}, which answers {said}",
+            "Behind a proxy that serves the app below a path, start the server with --prefix, and keep the path",
+        )
+    return good("addresses", "the page's scripts are where it says")
+
+
+def judge_clock(page: Answer, now: float) -> Finding:
+    """The server's clock beside this machine's, and the time that the page's token has left. `now` in seconds."""
+    stated = page.headers.get("Date")
+    try:
+        server = parsedate_to_datetime(stated).timestamp() if stated else now
+    except ValueError:
+        server = now
+    skew = server - now
+    expiry = None if page.token is None else read_expiry(page.token)
+    if expiry is not None and expiry <= server:
+        return problem(
+            "clock",
+            "the page's token had expired when it came",
+            "Set the clocks of the nodes by NTP; is the page from a cache?",
+        )
+    if expiry is not None and abs(skew) > SKEW:
+        return doubt(
+            "clock",
+            f"the server's clock and this machine's differ by {abs(skew):.0f} s",
+            "Set both by NTP; with several nodes a token of one may be expired for another",
+        )
+    return good("clock", "the clocks agree")
+
+
+def judge_websocket(url: str, failure: ClientError | None) -> Finding:
+    """How the websocket of the page went; None if it opened and the server spoke."""
+    check = "websocket"
+    match failure:
+        case None:
+            return good(check, "opens, and the server sends the document")
+        case OriginRefused():
+            return problem(check, f"the page's own origin is refused: {failure}", _allow(origin_of(url)))
+        case NoSuchApp():
+            return problem(
+                check,
+                f"the page is there and its websocket is not: {failure}",
+                "The proxy must pass .../ws on to the same server, with the path as it is",
+            )
+        case NotLoggedIn():
+            return problem(check, f"{failure}", "The proxy must pass cookies on with websockets, too")
+        case TokenRefused():
+            return problem(check, f"{failure}", "All nodes need the same BOKEH_SECRET_KEY, --session-ids and time")
+        case Refused(status=403):
+            return problem(check, f"the page's own origin may be refused: {failure}", _allow(origin_of(url)))
+        case NotAServer(status=431 | 414 | 494) | Refused(status=431 | 414 | 494):
+            return problem(
+                check, f"the token is too long for a proxy: {failure}", "nginx: large_client_header_buffers 4 64k"
+            )
+        case NotAServer():
+            return problem(check, f"there is no websocket upgrade: {failure}", _UPGRADE)
+        case ServerGarbled():
+            return problem(
+                check, f"{failure}", "Something on the way changes what is sent, or this is no server of Bokeh apps"
+            )
+        case ServerSilent():
+            return problem(
+                check,
+                f"{failure}",
+                "A proxy may hold websockets back: deploy/nginx/nginx.conf passes them on",
+            )
+        case _:
+            return problem(check, f"{failure}", "Look at the logs of the server and of the proxy at this moment")
+
+
+def judge_pairs(pairs: int, strangers: int, failure: ClientError | Unreachable | None) -> Finding:
+    """Several pages with their websockets: does each websocket find its page's session?"""
+    check = "sessions"
+    if failure is not None:
+        return problem(
+            check,
+            f"of {pairs} more pages one failed: {failure}",
+            "One of several nodes differs: look at each without the load balancer",
+        )
+    if strangers:
+        return problem(
+            check,
+            f"{strangers} of {pairs} websockets got another session than their page",
+            "They land in different processes that know nothing of each other: give all nodes one --redis-url "
+            "and one --redis-namespace (bokeh serve --num-procs cannot do this)",
+        )
+    return good(check, f"{pairs} of {pairs} websockets found the session of their page")
+
+
+def judge_origin(origin: str, failure: ClientError | None) -> Finding:
+    """A page of another site that embeds the app."""
+    if failure is None:
+        return good("origin", f"pages of {origin} may embed the app")
+    if isinstance(failure, Refused):
+        return problem("origin", f"pages of {origin} may not embed the app: {failure}", _allow(origin))
+    return problem("origin", f"from {origin}: {failure}", "Look at the logs of the server and of the proxy")
+
+
+def judge_heads(accepted: int, refused_at: int | None, why: str) -> Finding:
+    """How many KB of cookies get through to the page."""
+    check = "headers"
+    if refused_at is None:
+        return good(check, f"{accepted} KB of cookies get through")
+    what = f"{refused_at} KB of cookies are refused ({why})"
+    mend = "nginx: large_client_header_buffers 4 64k; the server itself has --max-head-size"
+    return problem(check, what, mend) if refused_at <= COMMON_HEAD else doubt(check, what, mend)
+
+
+def judge_idle(patience: float, cut: float | None) -> Finding:
+    """A websocket on which nobody says anything."""
+    if cut is None:
+        return good("idle", f"a quiet websocket stayed open for {patience:g} s")
+    return problem(
+        "idle",
+        f"a quiet websocket was cut after {cut:.0f} s",
+        "A timeout on the way is shorter than the ping: nginx proxy_read_timeout 120s, or a smaller --keep-alive",
+    )
+
+
+def _allow(origin: str) -> str:
+    host = urlsplit(origin).netloc
+    return (
+        f"Start the server with --allow-websocket-origin {host}; let a proxy pass the Host header on with its port "
+        "(nginx: proxy_set_header Host $http_host)"
+    )

@@ -1,0 +1,147 @@
+"""The walk: one check after the other, and no further than where the next has nothing to stand on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit, urlunsplit
+
+from aperture.client.urls import app_url
+from aperture.doctor import checks
+from aperture.doctor.findings import Finding, Verdict
+from aperture.doctor.visit import Answer, Unreachable, Visitor, origin_of
+from aperture.errors import ClientError
+
+__all__ = ["Patient", "examine"]
+
+PAIRS = 6
+"""Pages and websockets tried; with two processes that know nothing of each other, one strays 63 of 64 times."""
+
+HEADS = (2, 4, 8, 16)
+"""KB of cookies."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What is examined.
+
+    Args:
+        url: of an app, as a user types it.
+        visitor: who asks.
+        origin: of a page that is to embed the app, if there is one.
+        patience: seconds for which a quiet websocket is watched; 0 leaves that out.
+    """
+
+    url: str
+    visitor: Visitor
+    origin: str | None = None
+    patience: float = 40.0
+
+
+async def examine(patient: Patient) -> AsyncIterator[Finding]:
+    """Examine a server from outside; yields each finding as soon as there is one.
+
+    Raises:
+        BadAddress: the address is none.
+    """
+    url, visitor = app_url(patient.url), patient.visitor
+    try:
+        page = await visitor.get(url)
+    except Unreachable as failure:
+        yield checks.judge_unreachable(url, failure)
+        return
+    found = checks.judge_page(page, await _index(visitor, page))
+    yield found
+    if found.verdict is Verdict.PROBLEM or page.token is None:
+        return
+    yield await _addresses(visitor, page)
+    yield checks.judge_clock(page, time.time())
+    failure_of_socket = await _open(visitor, page, origin_of(url))
+    yield checks.judge_websocket(url, failure_of_socket)
+    if failure_of_socket is not None:
+        return
+    yield await _pairs(visitor, url)
+    if patient.origin is not None:
+        yield checks.judge_origin(patient.origin, await _open(visitor, page, patient.origin))
+    yield await _heads(visitor, url)
+    if patient.patience > 0:
+        yield await _idle(patient, page)
+
+
+async def _index(visitor: Visitor, page: Answer) -> Answer | None:
+    """What lists the apps, for one who has missed them: the nearest page above that does."""
+    if page.status != 404:
+        return None
+    parts = urlsplit(page.url)
+    steps = [step for step in parts.path.split("/") if step]
+    for depth in range(len(steps) - 1, -1, -1):
+        above = "/".join(["", *steps[:depth], ""])
+        try:
+            answer = await visitor.get(urlunsplit(parts._replace(path=above, query="")))
+        except Unreachable:
+            return None
+        if checks.addresses_of(answer):
+            return answer
+    return None
+
+
+async def _addresses(visitor: Visitor, page: Answer) -> Finding:
+    found = checks.judge_asset(page, page.url, page)
+    for script in checks.names_app(page):
+        try:
+            answer = await visitor.get(script)
+        except Unreachable:
+            answer = None
+        found = checks.judge_asset(page, script, answer)
+        if found.verdict is not Verdict.GOOD:
+            return found
+    return found
+
+
+async def _open(visitor: Visitor, page: Answer, origin: str) -> ClientError | None:
+    assert page.token is not None, "only pages with a session come here"
+    try:
+        async with visitor.walk(page.url, page.token, origin) as walk:
+            await walk.pull()
+    except ClientError as failure:
+        return failure
+    return None
+
+
+async def _pairs(visitor: Visitor, url: str) -> Finding:
+    strangers = 0
+    for _ in range(PAIRS):
+        try:
+            page = await visitor.get(url)
+            if page.token is None:
+                return checks.judge_pairs(PAIRS, 0, Unreachable("cut", f"a page answered {page.status}"))
+            async with visitor.walk(url, page.token, origin_of(url)) as walk:
+                strangers += not page.roots <= await walk.pull()
+        except (ClientError, Unreachable) as failure:
+            return checks.judge_pairs(PAIRS, strangers, failure)
+    return checks.judge_pairs(PAIRS, strangers, None)
+
+
+async def _heads(visitor: Visitor, url: str) -> Finding:
+    accepted = 0
+    for size in HEADS:
+        cookies = "; ".join(f"doctor{number}={'x' * 1000}" for number in range(size))
+        given = next((value for name, value in visitor.headers.items() if name.lower() == "cookie"), "")
+        try:
+            answer = await visitor.get(url, {"Cookie": "; ".join(filter(None, [given, cookies]))})
+        except Unreachable as failure:
+            return checks.judge_heads(accepted, size, str(failure))
+        if answer.status != 200:
+            return checks.judge_heads(accepted, size, f"status {answer.status}")
+        accepted = size
+    return checks.judge_heads(accepted, None, "")
+
+
+async def _idle(patient: Patient, page: Answer) -> Finding:
+    assert page.token is not None, "only pages with a session come here"
+    try:
+        async with patient.visitor.walk(page.url, page.token, origin_of(page.url)) as walk:
+            return checks.judge_idle(patient.patience, await walk.cut_within(patient.patience))
+    except ClientError as failure:
+        return checks.judge_websocket(page.url, failure)
