@@ -93,7 +93,6 @@ system-packages:
 	command -v chromium > /dev/null || missing="$$missing chromium"; \
 	command -v nginx > /dev/null || test -x /usr/sbin/nginx || missing="$$missing nginx"; \
 	{ command -v prometheus && command -v promtool; } > /dev/null || missing="$$missing prometheus"; \
-	{ command -v prometheus && command -v promtool; } > /dev/null || missing="$$missing prometheus"; \
 	test -z "$$missing" || { $(call apt_install_or_say,$$missing); } || exit 1; \
 	case $$missing in *nginx*) { service nginx stop; update-rc.d nginx disable; } > /dev/null 2>&1 || true ;; esac; \
 	case $$missing in *prometheus*) \

@@ -118,7 +118,9 @@ def serve(
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"PYTHONUNBUFFERED": "1", "BOKEH_LOG_LEVEL": "warn", "APERTURE_LOG_FORMAT": "human"} | dict(env or {}),
+            env=os.environ
+            | {"PYTHONUNBUFFERED": "1", "BOKEH_LOG_LEVEL": "warn", "APERTURE_LOG_FORMAT": "human"}
+            | dict(env or {}),
             start_new_session=True,
         )
     server = Server(kind, process, log)

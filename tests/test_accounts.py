@@ -23,7 +23,8 @@ def passed_on(account: WorkerAccount) -> WorkerAccount:
     for part, last in account.parts():
         received.add(part)
         ends.append(last)
-    assert ends[-1] and not any(ends[:-1])
+    assert ends[-1]
+    assert not any(ends[:-1])
     return received
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 __all__ = [
     "ABNORMAL",
     "INTERNAL_ERROR",
-    "NO_CODE",
     "NORMAL_CLOSURE",
+    "NO_CODE",
     "POLICY_VIOLATION",
     "SERVICE_RESTART",
     "TRY_AGAIN_LATER",
