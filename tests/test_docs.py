@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
@@ -13,6 +14,8 @@ import pytest
 import yaml
 from support.patience import seconds
 
+from aperture.doctor.command import doctor_parser
+from aperture.gateway.drain import drain_parser
 from aperture.gateway.options import OPTIONS, Option
 from aperture.metrics.families import FAMILIES
 
@@ -31,7 +34,12 @@ DEPLOYED = [
     *(path for path in sorted((ROOT / "deploy").rglob("*")) if path.is_file() and path.suffix not in (".md", ".json")),
 ]
 """What starts nodes, asks them or stands before them; Grafana's dashboard aside."""
-FLAGS = {option.flag for option in OPTIONS}
+FLAGS = {option.flag for option in OPTIONS} | {
+    flag
+    for add_arguments in (drain_parser, doctor_parser)
+    for action in add_arguments(argparse.ArgumentParser())._actions
+    for flag in action.option_strings
+}
 VARIABLES = {option.environment for option in OPTIONS}
 METRICS = set(FAMILIES)
 
