@@ -146,12 +146,14 @@ class WorkerService:
         """Bring every session to rest and write it down, so that others can go on with it."""
         if self._survival is None:
             return
+        share = timeout * HAND_OVER_SHARE / 3
+        await self.store.close(share)  # what is still being made would be changed after all others are written down
         resting = [asyncio.ensure_future(session.freeze()) for session in self.store]
         if resting:
-            _, busy = await asyncio.wait(resting, timeout=timeout * HAND_OVER_SHARE / 2)
+            _, busy = await asyncio.wait(resting, timeout=share)
             for session in busy:
                 session.cancel()
-        await self._survival.flush(timeout * HAND_OVER_SHARE / 2)
+        await self._survival.flush(share)
 
     @property
     def keeps(self) -> bool:

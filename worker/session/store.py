@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 
 from aperture.errors import NotTheirs, SessionGone, StateMismatch
 from aperture.handoff import SessionInfo
@@ -123,12 +122,19 @@ class SessionStore:
             if self._is_unused(session):
                 await self._discard(session)
 
+    async def close(self, timeout: float | None = None) -> None:
+        """Create no more sessions. Returns when those that are being created are there, or will not be.
+
+        Args:
+            timeout: seconds after which it returns all the same.
+        """
+        self._closed = True
+        if self._creating:
+            await asyncio.wait(list(self._creating.values()), timeout=timeout)
+
     async def discard_all(self) -> None:
         """Discard every session, for the end of the worker. Nothing is taken apart: the process ends."""
-        self._closed = True
-        for creating in list(self._creating.values()):
-            with suppress(Exception):
-                await creating
+        await self.close()
         for session in list(self):
             await self._hosts[session.app].retire(session)
 
@@ -193,6 +199,8 @@ class SessionStore:
         """Build a session: again, if another worker kept it, else anew."""
         kept = None if fresh or self._keeper is None else await self._keeper.find(host.url, session_id)
         await self._turns.take()
+        if self._closed:  # since it was asked for: nobody would write down what happens to it
+            raise SessionGone("the worker is shutting down")
         if kept is not None and self._keeper is not None:
             if kept.origin.user != origin.user:
                 raise NotTheirs("the session was another user's")

@@ -266,7 +266,7 @@ async def test_an_id_is_released_when_no_app_has_it() -> None:
 
 @in_loop
 async def test_nobody_gets_in_while_the_worker_ends() -> None:
-    """New sessions are refused; those there are, or are being made, end with their hooks."""
+    """New sessions are refused, also those whose code has not run yet; those there are end with their hooks."""
     heard: list[str] = []
     shop = Shop(lambda document: document.on_session_destroyed(lambda session_context: heard.append("end")))
     await shop.get("a")
@@ -279,9 +279,25 @@ async def test_nobody_gets_in_while_the_worker_ends() -> None:
     with pytest.raises(SessionGone):
         await shop.get("c")
     shop.log.gate.set_result(None)
-    await asyncio.gather(ending, making)
-    assert heard == ["end", "end"]
+    await ending
+    with pytest.raises(SessionGone):
+        await making
+    assert heard == ["end"]
     assert len(shop.store) == 0
+
+
+@in_loop
+async def test_sessions_that_wait_for_their_turn_are_not_made_once_the_worker_ends() -> None:
+    """They would be changed after everything has been written down; who asked is sent to another worker."""
+    shop = Shop()
+    asking = [asyncio.ensure_future(shop.get(name)) for name in "abc"]
+    while "app" not in shop.log.entries:
+        await asyncio.sleep(0)
+    await shop.store.close()
+    made = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(outcome) for outcome in made] == [Session, SessionGone, SessionGone]
+    assert shop.log.entries.count("app") == len(shop.store) == 1
+    assert {"release b", "release c"} <= set(shop.log.entries)
 
 
 @in_loop
