@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
 
 from aperture.errors import BusDown, BusUnavailable
 
@@ -269,7 +269,10 @@ class Link:
             raise RedisError("Redis answered what nobody asked")
         future = self._unanswered.popleft().future
         if future is not None and not future.done():  # its caller may have been cancelled
-            if isinstance(reply, Exception):
+            if isinstance(reply, OutOfMemoryError):
+                # As good as away for whoever writes; what only reads goes on.
+                future.set_exception(BusDown(f"Redis at {self._where} is full (maxmemory)"))
+            elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)

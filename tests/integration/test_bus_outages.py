@@ -57,6 +57,22 @@ def test_a_restart_is_noticed_and_survived(server: RedisServer) -> None:
     run(scenario())
 
 
+def test_a_full_redis_is_as_good_as_away_for_who_writes(server: RedisServer) -> None:
+    """What would need memory fails as it does without Redis, and the connection goes on."""
+
+    async def scenario() -> None:
+        async with bus_on(server.url, fresh_namespace()) as bus:
+            await bus.command("CONFIG", "SET", "maxmemory", "1")
+            with pytest.raises(BusDown, match="full"):
+                await bus.command("SET", bus.names.session("one"), "x")
+            assert bus.up
+            assert await bus.command("GET", bus.names.session("one")) is None
+            await bus.command("CONFIG", "SET", "maxmemory", "0")
+            assert await bus.command("SET", bus.names.session("one"), "x") == b"OK"
+
+    run(scenario())
+
+
 def test_a_call_under_way_fails_when_redis_dies(server: RedisServer) -> None:
     """Nobody waits for an answer that cannot come."""
 
