@@ -24,6 +24,7 @@ from bokeh.models import Div, Slider
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 from bokeh.server.server import Server as StockServer
+from prometheus_client import REGISTRY
 from support.aside import ServerAside
 from support.fetch import fetch
 from support.patience import run, seconds, wait_until
@@ -361,6 +362,19 @@ class TestPlaces:
                 assert session.id[:8] in rows
                 assert session.id not in rows
                 assert '"sessions": 1' in await text_of(f"http://127.0.0.1:{port}/workers")
+
+        run(scenario())
+
+    def test_its_metrics(self) -> None:
+        """`/metrics` tells of its sessions, and the program's own registry has none of it."""
+        port = free_port()
+
+        async def scenario() -> None:
+            async with Server({"/app": fill}, port=0, admin_port=port) as server:
+                assert "<html" in await text_of(f"http://localhost:{server.port}/app")
+                shown = await text_of(f"http://127.0.0.1:{port}/metrics")
+                assert 'aperture_sessions{app="/app"} 1.0' in shown.splitlines()
+                assert not [family.name for family in REGISTRY.collect() if family.name.startswith("aperture")]
 
         run(scenario())
 
