@@ -2,7 +2,8 @@
 
 It may be made before its loop runs, started and stopped from any thread, and never blocks the loop. Its sockets listen
 from the beginning; who connects before the loop runs waits in the kernel. With Redis nobody is accepted before the
-server has entered the cluster, because no session could be claimed.
+server has entered the cluster, because no session could be claimed; with `redis_start="wait"`, and Redis away, new
+sessions are answered with 503 until it is there.
 """
 
 from __future__ import annotations
