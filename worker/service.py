@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from bokeh.application import Application
 
-from aperture.document import ids
+from aperture.document import current, ids
 from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
@@ -80,6 +80,7 @@ class WorkerService:
         collector: GarbageCollector | None = None,
     ) -> None:
         ids.install()
+        current.install()
         class_facts.install()
         auth = _auth_of(settings)
         tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)

@@ -32,7 +32,7 @@ from aperture.client.options import (
     session_id_or_new,
 )
 from aperture.client.urls import app_url, websocket_url_for_server_url
-from aperture.document import ids
+from aperture.document import current, ids
 from aperture.errors import ClientError, NotLocked, ServerGone, ServerSilent, SessionClosed
 from aperture.protocol.messages import Request
 
@@ -51,6 +51,7 @@ class AsyncSession:
 
     def __init__(self, options: ClientOptions, document: Document | None = None) -> None:
         ids.install()
+        current.install()
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()

@@ -44,7 +44,7 @@ from aperture.client.urls import (
     server_url_for_websocket_url,
     websocket_url_for_server_url,
 )
-from aperture.document import ids
+from aperture.document import current, ids
 from aperture.errors import (
     ClientError,
     LoopBlocked,
@@ -200,6 +200,7 @@ class ClientSession:
         reconnect: bool | Iterable[float] = False,
     ) -> None:
         ids.install()
+        current.install()
         server_url_for_websocket_url(websocket_url)  # complains of what is none
         key = key_bytes(secret_key)
         self._options = ClientOptions(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from bokeh.document import Document
+from bokeh.io import doc
 from bokeh.models import Column, ColumnDataSource, Div, Slider
 from support.peers import fragments_of, in_loop, make_session, state_of
 
@@ -14,6 +15,7 @@ from aperture.client import exchange as exchange_module
 from aperture.client.agenda import Agenda
 from aperture.client.exchange import Exchange, Phase
 from aperture.client.mirror import Mirror
+from aperture.document import current
 from aperture.errors import MessageTooLarge, Overloaded, RequestFailed, ServerGarbled, ServerGone
 from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
@@ -414,6 +416,7 @@ async def test_a_patch_that_cannot_be_applied_is_cured_by_a_pull() -> None:
 
 
 @in_loop
+@pytest.mark.usefixtures("curdoc_is_put_back")
 async def test_a_failing_callback_is_nobody_elses_trouble(caplog: pytest.LogCaptureFixture) -> None:
     """It is logged; the rest of the patch is there, and nothing is pulled."""
     model, other = slider(), Div(text="before")
@@ -425,6 +428,13 @@ async def test_a_failing_callback_is_nobody_elses_trouble(caplog: pytest.LogCapt
     assert client.sent == []
     assert client.is_equal()
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.fixture
+def curdoc_is_put_back() -> Iterator[None]:
+    current.install()  # as a session does
+    yield
+    assert doc._PATCHED_CURDOCS == []
 
 
 CONFIG = b'"config":{"type":"object","name":"DocumentConfig","id":"c"}'

@@ -1,0 +1,48 @@
+"""`aperture.document.current`: what is current is put back, whatever happens."""
+
+from __future__ import annotations
+
+import pytest
+from bokeh.document import Document
+from bokeh.document.callbacks import invoke_with_curdoc
+from bokeh.io import curdoc, doc
+
+from aperture.document import current
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    current.install()
+
+
+def test_a_failing_callback_leaves_nothing_behind() -> None:
+    """After it `curdoc()` is what it was before, though Bokeh's own would leave the callback's document there."""
+    document, before = Document(), curdoc()
+    with pytest.raises(ZeroDivisionError):
+        invoke_with_curdoc(document, lambda: 1 / 0)
+    assert curdoc() is before
+    assert doc._PATCHED_CURDOCS == []
+
+
+def test_documents_are_current_inside_of_each_other() -> None:
+    """Each from its beginning to its end, the same one twice included."""
+    one, other = Document(), Document()
+    with doc.patch_curdoc(one):
+        with doc.patch_curdoc(other):
+            with doc.patch_curdoc(one):
+                assert curdoc() is one
+            assert curdoc() is other
+        assert curdoc() is one
+    assert doc._PATCHED_CURDOCS == []
+
+
+def test_who_ends_first_takes_only_its_own_away() -> None:
+    """Two threads may overlap without being inside of each other."""
+    one, other = Document(), Document()
+    first, second = doc.patch_curdoc(one), doc.patch_curdoc(other)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert curdoc() is other
+    second.__exit__(None, None, None)
+    assert doc._PATCHED_CURDOCS == []
