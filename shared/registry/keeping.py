@@ -73,7 +73,7 @@ class Kept:
 class Keeping:
     """One worker's way to what is kept of sessions. Every call may raise `BusDown`: it may have been done or not.
 
-    Whatever is repeated after that does no harm. Calls for one session take effect in the order in which they are
+    A Redis that is full raises that, too. Whatever is repeated after it does no harm. Calls for one session take effect in the order in which they are
     begun. A session is named as the registry knows it, and must have been claimed there.
 
     Args:
@@ -233,7 +233,7 @@ class Keeping:
         except ReadOnlyError:
             raise BusDown("this Redis has become a replica") from None
         except ResponseError as problem:
-            # Out of memory, for one; the text names no key, but the script's own lines.
+            # Of a cluster, or of a proxy before it; the text names no key, but the script's own lines.
             raise KeepingBroken(f"Redis refuses: {problem}") from None
 
 

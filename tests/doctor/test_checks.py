@@ -24,6 +24,8 @@ from aperture.errors import (
 from aperture.protocol.tokens import Tokens
 
 URL = "https://example.org/x/app"
+NOW = time.time()
+"""When the token was made. The tests that compare clocks may run long after it, behind all others."""
 TOKEN = Tokens(None, False, 300).issue("session")
 PAGE = f'<script src="/x/static/js/bokeh.min.js?v=1"></script> [{{"token":"{TOKEN}","roots":{{"p1":"e1","p2":"e2"}}}}]'
 
@@ -95,13 +97,12 @@ def test_scripts_are_looked_for_where_the_page_says() -> None:
 @pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.GOOD), (-120, Verdict.DOUBT), (400, Verdict.PROBLEM)])
 def test_clocks_are_compared(ahead: float, verdict: Verdict) -> None:
     """A server that differs is doubtful; one whose token has expired when it comes cannot work."""
-    now = time.time()
-    assert checks.judge_clock(answer(Date=formatdate(now + ahead, usegmt=True)), now).verdict is verdict
+    assert checks.judge_clock(answer(Date=formatdate(NOW + ahead, usegmt=True)), NOW).verdict is verdict
 
 
 def test_a_date_that_is_none_is_no_reason_to_fail() -> None:
     """Garbage in a header is not believed."""
-    assert checks.judge_clock(answer(Date="yesterday"), time.time()).verdict is Verdict.GOOD
+    assert checks.judge_clock(answer(Date="yesterday"), NOW).verdict is Verdict.GOOD
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import msgpack
 import pytest
 from support.cluster import NAMESPACE, Cluster, Follower, patches_of, places_of, session_of, steady_viewer
-from support.patience import run, wait_until
+from support.patience import run, seconds, wait_until
 from support.proxy_deaf import DeafWire
 from support.redis import RedisServer
 from support.wire import Viewer, page_token
@@ -25,9 +25,13 @@ SERVICE_RESTART = 1012
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    """Two nodes of one worker; Redis cuts a subscriber off that is 64 KB behind for a second."""
+    """Two nodes of one worker; Redis cuts a subscriber off that is 64 KB behind for a second.
+
+    The lease is so long that a slow machine does not take a worker for dead that was frozen until then.
+    """
     limit = {"client-output-buffer-limit": "pubsub 64kb 64kb 1"}
-    with RedisServer(limit) as server, Cluster("relayed.py", workers=1, server=server) as cluster:
+    options = ["--lease", str(seconds(60))]
+    with RedisServer(limit) as server, Cluster("relayed.py", workers=1, options=options, server=server) as cluster:
         yield cluster
 
 
