@@ -15,7 +15,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -287,9 +287,7 @@ class ClientSession:
         Raises:
             ClientError: what is wrong.
         """
-        if not self.connected:
-            self._take_all()
-            raise self._failure or SessionClosed("the session has been closed, or was never connected")
+        self._raise_unless_connected()
 
     def pull(self) -> None:
         """Make the document what the server's is now. Connects if need be. Models in both stay the same objects.
@@ -466,7 +464,15 @@ class ClientSession:
 
     def _raise_unless_connected(self) -> None:
         if not self.connected:
+            self._learn_why()
             raise self._failure or SessionClosed("the session has been closed, or was never connected")
+
+    def _learn_why(self) -> None:
+        """The end of a connection is known a moment before its reason, which comes behind all that had arrived."""
+        self._take_all()
+        if self._link is not None:
+            with suppress(ServerSilent):
+                self._wait(lambda: self._link is None, "did not say why", CLOSE_SECONDS)
 
     def _lose(self, problem: ClientError) -> None:
         self._link = None
