@@ -64,8 +64,11 @@ class Keeper(Protocol):
         """Whether a session could be built again."""
         ...
 
-    def watch(self, session: Session, origin: Origin, made: str) -> None:
-        """Keep this session from now on; `made` is the fingerprint of what the app's code made."""
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+        """Keep this session from now on; `made` is the fingerprint of what the app's code made.
+
+        A session that was kept before is, when this returns, kept as it is now, if that can be had in a moment.
+        """
         ...
 
     def restored(self, session: Session) -> None:

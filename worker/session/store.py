@@ -221,7 +221,7 @@ class SessionStore:
             return
         made = fingerprint(session.document)
         await kept.restore(session)
-        self._keeper.watch(session, kept.origin, made)
+        await self._keeper.watch(session, kept.origin, made, again=not isinstance(kept, _FirstState))
 
     def _forget_attempt(self, key: tuple[str, str], done: asyncio.Future[Session]) -> None:
         # One that failed has gone already, and the next may have begun.

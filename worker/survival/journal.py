@@ -11,9 +11,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
-from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, TooLarge
+from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge
 from aperture.log import short_id
 from aperture.worker.document.changes import Patch
 from aperture.worker.document.state import pack_patch, snapshot
@@ -29,6 +30,9 @@ GATHER = 0.05
 
 RETRY = 0.5
 """Seconds between two attempts while Redis is away."""
+
+SETTLE = 1.0
+"""Seconds that a session which is built again may wait for Redis: its viewers wait with it."""
 
 PENDING_LIMIT = 8 * 1024 * 1024
 """Bytes that wait for Redis, per session."""
@@ -133,6 +137,17 @@ class SessionJournal:
         except KeepingBroken:
             self._begun = False
             await self._write()
+
+    async def settle(self) -> None:
+        """Write the session down before anybody has it; later, if that cannot be done in a moment.
+
+        What another worker kept of it cannot be added to. Many are rebuilt in one moment, and if each were written down
+        some time after that, whoever killed this worker, too, would undo all that was changed meanwhile.
+        """
+        with suppress(ApertureError, TimeoutError):  # `_work` meets it again, and knows what to do
+            async with asyncio.timeout(SETTLE):
+                await self.flush()
+        self._soon()
 
     def close(self) -> None:
         """Write no more, and answer nobody who still waits. Harmless twice."""

@@ -152,19 +152,22 @@ class Survival:
         if self._tallies is not None and (tally := self._tallies.apps.get(app)) is not None:
             tally.restores[outcome] += 1
 
-    def watch(self, session: Session, origin: Origin, made: str) -> None:
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
         """Write this session down from now on.
 
         Args:
             session: at its beginning, or just restored.
             origin: what it was created from.
             made: fingerprint of the document that the app's code made.
+            again: it was just restored: write it down before anybody changes it.
         """
         place = place_of(session.app, session.id)
         packed = pack_origin(origin, made)
         journal = SessionJournal(session, place, packed, self._store, turns=self._turns, at_once=self._acknowledge)
         self._journals[place] = journal
         session.journal = journal
+        if again:
+            await journal.settle()
 
     async def forget(self, session: Session) -> None:
         """The session has come to its end in good order; nothing of it is kept."""

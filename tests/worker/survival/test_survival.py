@@ -106,6 +106,38 @@ async def test_another_worker_goes_on_with_the_document_and_its_callbacks() -> N
 
 
 @in_loop
+async def test_a_session_is_kept_anew_before_anybody_has_it_again() -> None:
+    """Or what is changed until then would be lost with a second worker that dies soon after the first."""
+    kept = MemoryStore()
+    await do(await Worker(kept).get(), "slider", "value", 5)
+    kept.calls.clear()
+    second = Worker(kept)
+    await second.store.get_or_create(second.host, "s", Origin(None, {}))
+    assert kept.calls == ["load", "begin"]
+    assert kept.places[PLACE].entries == []
+
+
+@in_loop
+async def test_a_session_is_built_again_though_it_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that takes its time, or has gone since, keeps nobody waiting; the session is kept when it can be."""
+    monkeypatch.setattr(journal_module, "SETTLE", 0)
+    kept = MemoryStore()
+    await do(await Worker(kept).get(), "slider", "value", 5)
+
+    def closing(document: Document) -> None:
+        kept.gate.clear()
+        app(document)
+
+    second = await Worker(kept, closing).get()
+    await do(second, "slider", "value", 6)
+    assert kept.places[PLACE].entries != []
+    kept.gate.set()
+    await settled()
+    assert kept.calls[-1] in {"begin", "add"}
+    assert value(await Worker(kept).get(), "slider", "value") == 6
+
+
+@in_loop
 async def test_what_is_restored_and_what_starts_afresh_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     """With one line for each."""
     kept = MemoryStore()
