@@ -73,8 +73,8 @@ class Kept:
 class Keeping:
     """One worker's way to what is kept of sessions. Every call may raise `BusDown`: it may have been done or not.
 
-    A Redis that is full raises that, too. Whatever is repeated after it does no harm. Calls for one session take effect in the order in which they are
-    begun. A session is named as the registry knows it, and must have been claimed there.
+    So does a Redis that is full. Whatever is repeated after that does no harm. Calls for one session take effect in the
+    order in which they are begun. A session is named as the registry knows it, and must have been claimed there.
 
     Args:
         bus: started or not; may be down at any time.
