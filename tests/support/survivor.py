@@ -25,6 +25,9 @@ DELAYS = (0, 2, 4, 8, 16)
 ROUND_TRIP = 60
 """Seconds after which an answer will not come any more."""
 
+READ_LATE = 0.2
+"""Seconds that an answer may have waited in a socket of this process."""
+
 PACE = 0.5 if os.environ.get("SURVIVAL_FULL") else 0.05
 """Seconds between an answer and the next move; a hundred that are as fast as sixteen keep a machine from all else."""
 
@@ -111,9 +114,10 @@ class Survivor:
         assert value <= self._sent, "a change is there that nobody made"
         lost = [when for when, acknowledged in self._acknowledged if acknowledged > value]
         if lost and self._cut is not None:
-            # The connection may end long after the kill: an edge has to find out about it.
-            kills = [kill for kill in self._figures.kills if lost[0] <= kill <= self._cut]
-            self._figures.lost.append(min(kills, default=lost[0]) - lost[0])
+            # The connection may end long after the kill, as an edge has to find out about it; and what was acknowledged
+            # before it may have been read a moment after it.
+            kills = [kill for kill in self._figures.kills if lost[0] - READ_LATE <= kill <= self._cut]
+            self._figures.lost.append(max(0.0, min(kills, default=lost[0]) - lost[0]))
         self._acknowledged = [(time.monotonic(), value)]
 
     async def _move_on(self, viewer: Onlooker) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from aperture.log import short_id
 from aperture.protocol import messages
-from aperture.protocol.closing import INTERNAL_ERROR
+from aperture.protocol.closing import INTERNAL_ERROR, TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
 from aperture.worker.document.changes import Batch, Patch
 from aperture.worker.session.viewer import Viewer
@@ -77,7 +77,10 @@ def _answer_when_safe(
     if sender.here and patch:
         sender.outbox.send(_joined(patch))
     if reply:
-        session.journal.when_safe(lambda: sender.outbox.send(_joined(reply)))
+        session.journal.when_safe(
+            lambda: sender.outbox.send(_joined(reply)),
+            lambda: sender.outbox.close(TRY_AGAIN_LATER, "changes cannot be kept now"),
+        )
 
 
 def _runs(session: Session, batch: Batch) -> _Runs:

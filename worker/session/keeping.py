@@ -26,8 +26,11 @@ class Journal(Protocol):
         """Write a patch down, soon."""
         ...
 
-    def when_safe(self, act: Callable[[], None]) -> None:
-        """Call `act` once all that was recorded so far is safe; in the order of these calls."""
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
+        """Call `act` once all that was recorded so far is safe, in the order of these calls.
+
+        If too many wait already, `refuse` is called instead.
+        """
         ...
 
 
@@ -57,7 +60,11 @@ class Keeper(Protocol):
     """Keeps the sessions of a worker."""
 
     async def find(self, app: str, session_id: str) -> KeptBefore | None:
-        """What is kept of a session that has just been claimed."""
+        """What is kept of a session that has just been claimed.
+
+        Raises:
+            BusDown: nobody knows.
+        """
         ...
 
     async def exists(self, app: str, session_id: str) -> bool:

@@ -38,7 +38,16 @@ PENDING_LIMIT = 8 * 1024 * 1024
 """Bytes that wait for Redis, per session."""
 
 JOURNAL_LIMIT = 512 * 1024
-"""Bytes of journal that are cheaper to replay than a snapshot is to make."""
+"""Bytes of journal, and half of the snapshot's where that is more, until a snapshot is due: below that it costs more to
+make than is saved."""
+
+ENTRIES_LIMIT = 400
+"""Patches in the journal until a snapshot is due: a rebuild takes 0.15 ms for each, however small. One more is allowed
+for each so many bytes of the snapshot, which cost as much to make:"""
+BYTES_PER_ENTRY = 4096
+
+HELD_LIMIT = 10_000
+"""Answers of one session that wait for Redis. Whoever asks for more is sent away, to come back when it is there."""
 
 
 class JournalStore(Protocol):
@@ -77,6 +86,9 @@ class SessionJournal:
         self._pending_bytes = 0
         self._held: deque[tuple[int, Callable[[], None]]] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._entries = 0
+        """In the journal, since the snapshot."""
+        self._snapshot_bytes = 0
         self._dropped = 0
         """How often what was pending has been dropped."""
         self._closed = False
@@ -96,13 +108,16 @@ class SessionJournal:
             self.start_over()
         self._soon()
 
-    def when_safe(self, act: Callable[[], None]) -> None:
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not kept.
 
-        Never, once the session is another worker's: what was not written down before is lost.
+        Never, once the session is another worker's: what was not written down before is lost. If too many wait already,
+        `refuse` is called instead.
         """
         if not self.acknowledges or self._given_up or (self._begun and not self._pending and not self._closed):
             act()
+        elif len(self._held) >= HELD_LIMIT:
+            refuse()
         elif not self._closed:
             self._held.append((self._session.sequence, act))
             self._soon()
@@ -137,6 +152,8 @@ class SessionJournal:
         except KeepingBroken:
             self._begun = False
             await self._write()
+        finally:
+            self._soon()  # what could not be written now: the session may go on here
 
     async def settle(self) -> None:
         """Write the session down before anybody has it; later, if that cannot be done in a moment.
@@ -147,7 +164,6 @@ class SessionJournal:
         with suppress(ApertureError, TimeoutError):  # `_work` meets it again, and knows what to do
             async with asyncio.timeout(SETTLE):
                 await self.flush()
-        self._soon()
 
     def close(self) -> None:
         """Write no more, and answer nobody who still waits. Harmless twice."""
@@ -196,10 +212,17 @@ class SessionJournal:
         size = await self._store.add(self.place, self._session.epoch, first, last, [entry for _, entry in entries])
         while self._pending and self._pending[0][0] <= last:
             self._pending_bytes -= len(self._pending.popleft()[1])
+        self._entries += len(entries)
         self._release(last)
-        if size > JOURNAL_LIMIT:
+        if self._is_long(size):
             sequence, state = await self._snapshot()
             await self._store.snapshot(self.place, self._session.epoch, sequence, state)
+            self._entries = max(0, last - sequence)
+
+    def _is_long(self, size: int) -> bool:
+        """Whether a snapshot had better take the journal's place."""
+        entries = ENTRIES_LIMIT + self._snapshot_bytes // BYTES_PER_ENTRY
+        return size > max(JOURNAL_LIMIT, self._snapshot_bytes // 2) or self._entries > entries
 
     async def _begin(self) -> None:
         dropped = self._dropped
@@ -209,12 +232,15 @@ class SessionJournal:
             raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
         while self._pending and self._pending[0][0] <= sequence:
             self._pending_bytes -= len(self._pending.popleft()[1])
+        self._entries = 0
         self._begun = True
 
     async def _snapshot(self) -> tuple[int, bytes]:
         session = self._session
         await self._turns.take()
-        return await session.read_locked(lambda: (session.sequence, snapshot(session.document)))
+        sequence, state = await session.read_locked(lambda: (session.sequence, snapshot(session.document)))
+        self._snapshot_bytes = len(state)
+        return sequence, state
 
     def _give_up(self) -> None:
         """The session is not kept any more, and goes on; what waited to be kept waits no longer."""

@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
+from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.events import DocumentReady
 
@@ -40,6 +41,10 @@ from aperture.worker.survival.origins import pack_origin, unpack_origin
 __all__ = ["KeptSession", "KeptStore", "Survival"]
 
 log = logging.getLogger(__name__)
+
+
+ENTRIES_AT_ONCE = 25
+"""Patches that are laid over a document in one piece: a few milliseconds, in which nobody else is served."""
 
 
 class KeptStore(JournalStore, Protocol):
@@ -83,17 +88,25 @@ class KeptSession:
             raise StateMismatch("the app's code does not make the same document again")
         made = session.take_made()
         # What an app does when its page is ready, such as starting a periodic callback, was done for this page once.
-        await session.with_document_locked(
-            lambda: invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(DocumentReady()))
-        )
+        await session.with_document_locked(lambda: _tell_ready(document))
         if self.remade:
             return
         lay_over(document, self._kept.snapshot, made)
-        for entry in self._kept.entries:
+        for place, entry in enumerate(self._kept.entries, 1):
             replay(document, entry, made)
+            if place % ENTRIES_AT_ONCE == 0:
+                await asyncio.sleep(0)
         # The app's code may have set them to what they are at first.
         session_state(document).lay(values)
         session.skip_ids()
+
+
+def _tell_ready(document: Document) -> None:
+    """Run the document's callbacks for a page that is ready. One that fails costs the page no more than it did then."""
+    try:
+        invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(DocumentReady()))
+    except Exception:
+        log.exception("a callback for the page that is ready has failed")
 
 
 class Survival:
@@ -114,14 +127,18 @@ class Survival:
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
     async def find(self, app: str, session_id: str) -> KeptSession | None:
-        """What is kept of a session that has just been claimed; None if nothing, or nothing of use."""
+        """What is kept of a session that has just been claimed; None if nothing, or nothing of use.
+
+        Raises:
+            BusDown: nobody knows. To start afresh would overwrite what may well be there.
+        """
         place = place_of(app, session_id)
         try:
             kept = await self._store.load(place)
             if kept is None:
                 return None
             return KeptSession(*unpack_origin(kept.origin), kept)
-        except (BusDown, StateMismatch) as problem:
+        except (KeepingBroken, StateMismatch) as problem:
             self.failed(app, session_id, problem)
             return None
 

@@ -49,6 +49,11 @@ def journalled(store: MemoryStore, *, at_once: bool = False) -> tuple[Session, S
     return session, journal
 
 
+def unexpected() -> None:
+    """For an answer that must not be refused."""
+    raise AssertionError("refused")
+
+
 async def move(session: Session, value: int) -> None:
     slider: Any = session.document.get_model_by_name("slider")
     await session.with_document_locked(lambda: setattr(slider, "value", value))
@@ -156,7 +161,7 @@ async def test_what_overflows_during_the_beginning_is_not_forgotten(monkeypatch:
     answers: list[str] = []
     await settled(lambda: store.calls)
     await say(session, "x" * 2000)
-    journal.when_safe(lambda: answers.append(store.places[PLACE].snapshot.decode("latin-1")))
+    journal.when_safe(lambda: answers.append(store.places[PLACE].snapshot.decode("latin-1")), unexpected)
     store.gate.set()
     await settled()
     await assert_kept(store, session)
@@ -206,12 +211,12 @@ async def test_answers_wait_until_what_they_answer_is_safe() -> None:
     session, journal = journalled(store, at_once=True)
     await settled()
     answers: list[int] = []
-    journal.when_safe(lambda: answers.append(0))
+    journal.when_safe(lambda: answers.append(0), unexpected)
     assert answers == [0]
     store.gate.clear()
     for number in (1, 2):
         await move(session, number)
-        journal.when_safe(lambda number=number: answers.append(number))  # type: ignore[misc]
+        journal.when_safe(lambda number=number: answers.append(number), unexpected)  # type: ignore[misc]
         await settled()
     assert answers == [0]
     store.gate.set()
@@ -248,12 +253,12 @@ async def test_a_session_that_another_worker_has_is_written_no_more() -> None:
     answers: list[int] = []
     store.problem = Fenced("another's")
     await move(session, 1)
-    journal.when_safe(lambda: answers.append(1))
+    journal.when_safe(lambda: answers.append(1), unexpected)
     await settled()
     store.problem = None
     before = list(store.calls)
     await move(session, 2)
-    journal.when_safe(lambda: answers.append(2))
+    journal.when_safe(lambda: answers.append(2), unexpected)
     await settled()
     assert store.calls == before
     assert answers == []
@@ -271,7 +276,7 @@ async def test_a_document_that_is_too_large_is_not_kept(caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING):
         for number in range(6):
             await say(session, str(number) * journal_module.JOURNAL_LIMIT)
-            journal.when_safe(lambda number=number: answers.append(number))  # type: ignore[misc]
+            journal.when_safe(lambda number=number: answers.append(number), unexpected)  # type: ignore[misc]
             await settled()
     assert answers == list(range(6))
     assert [record.message for record in caplog.records].count("session session is too large to be kept") == 1
@@ -302,4 +307,83 @@ async def test_a_flush_keeps_anew_what_redis_has_lost() -> None:
     await move(session, 1)
     await session.freeze()
     await journal.flush()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_what_a_flush_could_not_write_is_written_when_it_can_be() -> None:
+    """The session was to be handed over, and goes on here because Redis was away."""
+    store = MemoryStore()
+    session, journal = journalled(store, at_once=True)
+    await settled()
+    answers: list[int] = []
+    store.problem = BusDown("away")
+    await move(session, 1)
+    journal.when_safe(lambda: answers.append(1), unexpected)
+    with pytest.raises(BusDown):
+        await journal.flush()
+    assert answers == []
+    store.problem = None
+    await settled()
+    assert answers == [1]
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_no_more_answers_wait_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis may be away for long; those who ask on are refused, and the others' answers come in order."""
+    monkeypatch.setattr(journal_module, "HELD_LIMIT", 3)
+    store = MemoryStore()
+    session, journal = journalled(store, at_once=True)
+    await settled()
+    answers: list[int] = []
+    store.gate.clear()
+    for number in range(5):
+        await move(session, number + 1)
+        journal.when_safe(lambda number=number: answers.append(number), lambda number=number: answers.append(-number))  # type: ignore[misc]
+    assert answers == [-3, -4]
+    store.gate.set()
+    await settled()
+    assert answers == [-3, -4, 0, 1, 2]
+
+
+@in_loop
+async def test_a_viewer_is_sent_away_when_too_many_answers_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a code that makes its browser come back."""
+    monkeypatch.setattr(journal_module, "HELD_LIMIT", 0)
+    store = MemoryStore()
+    session, _ = journalled(store, at_once=True)
+    await settled()
+    mover = Peer.pulled(session)
+    slider: Any = mover.document.get_model_by_name("slider")
+    store.gate.clear()
+    mover.change(lambda: setattr(slider, "value", 7))
+    assert mover.mailbox.closed == (1013, "changes cannot be kept now")
+    store.gate.set()
+    await settled()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_journal_of_many_small_changes_ends_in_a_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes its time to be replayed, however few bytes it has; a large document is not written again for a few."""
+    monkeypatch.setattr(journal_module, "ENTRIES_LIMIT", 10)
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    for number in range(100):
+        await move(session, number + 1)
+        await settled()
+    assert store.calls.count("snapshot") == 100 // 11
+    assert len(store.places[PLACE].entries) <= 11
+    await assert_kept(store, session)
+    await say(session, "x" * 100 * journal_module.BYTES_PER_ENTRY)
+    for number in range(22):
+        await move(session, number)
+        await settled()
+    store.calls.clear()
+    for number in range(90):
+        await move(session, number + 200)
+        await settled()
+    assert store.calls.count("snapshot") <= 1
     await assert_kept(store, session)

@@ -17,7 +17,7 @@ from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
 
 from aperture.document import ids
-from aperture.errors import BusDown
+from aperture.errors import BusDown, KeepingBroken
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement
@@ -207,16 +207,58 @@ async def test_an_app_that_cannot_make_the_same_again_starts_afresh() -> None:
 
 
 @in_loop
-async def test_a_session_starts_afresh_while_what_was_kept_cannot_be_asked_for() -> None:
-    """Its page is served all the same."""
+async def test_a_session_does_not_start_afresh_while_what_was_kept_cannot_be_asked_for() -> None:
+    """That would overwrite it: whoever asks is told that Redis is away, and finds the session as it was later."""
     kept = MemoryStore()
     await do(await Worker(kept).get(), "slider", "value", 5)
     kept.problem = BusDown("away")
     worker = Worker(kept)
+    with pytest.raises(BusDown):
+        await worker.get()
+    assert worker.survival.outcomes == {"restored": 0, "remade": 0, "fresh": 0}
+    kept.problem = None
+    assert value(await worker.get(), "slider", "value") == 5
+
+
+@in_loop
+async def test_a_redis_that_refuses_to_say_what_was_kept_starts_the_session_afresh() -> None:
+    """Asking again would not help; the page is served."""
+    kept = MemoryStore()
+    await do(await Worker(kept).get(), "slider", "value", 5)
+
+    def refusing(document: Document) -> None:
+        kept.problem = None
+        app(document)
+
+    kept.problem = KeepingBroken("refused")
+    worker = Worker(kept, refusing)
     assert value(await worker.get(), "slider", "value") == 0
     assert worker.survival.outcomes == {"restored": 0, "remade": 0, "fresh": 1}
-    kept.problem = None
-    await settled()
+
+
+@in_loop
+async def test_a_ready_callback_that_fails_keeps_no_session_from_being_built_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is logged, as it was in the session's first life."""
+
+    def failing(document: Document) -> None:
+        app(document)
+
+        def on_ready(event: object) -> None:
+            raise RuntimeError("not ready at all")
+
+        document.on_event(DocumentReady, on_ready)
+
+    kept = MemoryStore()
+    await do(await Worker(kept, failing).get(), "slider", "value", 5)
+    worker = Worker(kept, failing)
+    session = await worker.get()
+    assert value(session, "slider", "value") == 5
+    assert worker.survival.outcomes == {"restored": 1, "remade": 0, "fresh": 0}
+    assert "not ready at all" in caplog.text
+    await do(session, "slider", "value", 6)
+    assert value(session, "text", "text") == "at 6"
 
 
 @in_loop
