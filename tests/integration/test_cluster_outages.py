@@ -17,9 +17,9 @@ from support.wire import Viewer, page_token
 from aperture.bus.names import Names
 from aperture.worker.relay.places import place_of
 
-SESSIONS = 50
+SESSIONS = 100
 APP = "/relayed"
-PACE = 0.1
+PACE = 0.2
 """Seconds between two moves in one session."""
 FINAL = 999_999
 PAUSE = 10.0
