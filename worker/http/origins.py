@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Iterable
+from typing import TypeAlias
 from urllib.parse import urlsplit
+
+from bokeh.settings import settings as bokeh_settings
 
 from aperture.errors import ConfigurationError
 
 __all__ = ["AllowedOrigins"]
 
+log = logging.getLogger(__name__)
+
 _ANY = "*"
 _DEFAULT_PORT = "80"
+_SETTING = "BOKEH_ALLOW_WS_ORIGIN"
+
+_Pattern: TypeAlias = tuple[str, str]
+"""Host and port."""
 
 
 class AllowedOrigins:
@@ -21,17 +30,17 @@ class AllowedOrigins:
     lone `*` is any origin. Host and pattern must have the same number of parts: `dashboard.corp` admits neither
     `dashboard.corp.attacker.com` nor `attacker-dashboard.corp` (CVE-2026-21883).
 
+    Bokeh's setting `BOKEH_ALLOW_WS_ORIGIN` is read at each check, and replaces the list. There a pattern without a port
+    means any port: Bokeh adds the 80 only to what the option gives.
+
     Raises:
-        ConfigurationError: a pattern is not of that form.
+        ConfigurationError: a pattern, of the list or of the setting as it is now, is not of that form.
     """
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = [_parsed(pattern) for pattern in patterns]
-
-    def now(self) -> AllowedOrigins:
-        """These, or those of `BOKEH_ALLOW_WS_ORIGIN`: Bokeh reads it at each check, and it replaces the option."""
-        from_environment = os.environ.get("BOKEH_ALLOW_WS_ORIGIN")
-        return AllowedOrigins(from_environment.split(",")) if from_environment else self
+        self._patterns = [_parsed(pattern, _DEFAULT_PORT) for pattern in patterns]
+        self._setting = _stated()
+        self._replacing = [_parsed(part, _ANY, of=_SETTING) for part in self._setting]
 
     def admits(self, origin: str) -> bool:
         """Whether a page of this origin (`scheme://host:port`, the Origin header) may connect."""
@@ -40,24 +49,51 @@ class AllowedOrigins:
         except ValueError:  # brackets that are no IPv6 address
             return False
         host, _, port = netloc.lower().rpartition(":") if _has_port(netloc) else (netloc.lower(), "", _DEFAULT_PORT)
-        return bool(host) and any(_matches(host, port, pattern) for pattern in self._patterns)
+        return bool(host) and any(_matches(host, port, pattern) for pattern in self._now())
+
+    def _now(self) -> list[_Pattern]:
+        stated = _stated()
+        if stated != self._setting:
+            self._setting, self._replacing = stated, _parsed_as_far_as_possible(stated)
+        return self._replacing if stated else self._patterns
+
+
+def _stated() -> tuple[str, ...]:
+    """The parts of Bokeh's setting, from the environment, a `--use-config` file or the program; none if it is empty."""
+    try:
+        parts = bokeh_settings.allowed_ws_origin()
+    except ValueError:  # a file may hold what is no list
+        raise ConfigurationError(f"{_SETTING}: not a list of HOST or HOST:PORT") from None
+    return tuple(part for part in map(str, parts) if part.strip())
+
+
+def _parsed_as_far_as_possible(parts: Iterable[str]) -> list[_Pattern]:
+    """What changed while the server runs cannot stop it: what is no pattern is logged, and admits nobody."""
+    patterns = []
+    for part in parts:
+        try:
+            patterns.append(_parsed(part, _ANY, of=_SETTING))
+        except ConfigurationError as problem:
+            log.error("%s; it admits nobody", problem)
+    return patterns
 
 
 def _has_port(netloc: str) -> bool:
     return ":" in netloc.rpartition("]")[2]
 
 
-def _parsed(pattern: str) -> tuple[str, str]:
+def _parsed(pattern: str, default_port: str, of: str = "") -> _Pattern:
     pattern = pattern.strip().lower()
     if pattern == _ANY:
         return (_ANY, _ANY)
-    host, _, port = pattern.rpartition(":") if _has_port(pattern) else (pattern, "", _DEFAULT_PORT)
-    if not host or not (port == _ANY or port.isdigit()):
-        raise ConfigurationError(f"invalid websocket origin {pattern!r}: expected HOST or HOST:PORT")
+    host, _, port = pattern.rpartition(":") if _has_port(pattern) else (pattern, "", default_port)
+    if not host or "/" in host or not (port == _ANY or port.isdigit()):
+        where = f"{of}: " if of else ""
+        raise ConfigurationError(f"{where}invalid websocket origin {pattern!r}: expected HOST or HOST:PORT")
     return (host, port)
 
 
-def _matches(host: str, port: str, pattern: tuple[str, str]) -> bool:
+def _matches(host: str, port: str, pattern: _Pattern) -> bool:
     pattern_host, pattern_port = pattern
     if pattern_port not in (_ANY, port):
         return False

@@ -117,7 +117,7 @@ class AutoloadHandler(AppHandler):
 
         The script holds the token of a session that was made with those cookies. Bokeh shows it to any site.
         """
-        if self.services.origins.now().admits(origin):
+        if self.services.origins.admits(origin):
             self.set_header("Access-Control-Allow-Origin", origin)
         elif self.request.cookies:
             log.error(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 import pytest
+from bokeh.server.util import check_allowlist
+from bokeh.settings import settings as bokeh_settings
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,11 +90,75 @@ def test_any_pattern_of_several_will_do() -> None:
     assert not AllowedOrigins([]).admits("http://a.corp")
 
 
-@pytest.mark.parametrize("pattern", ["", ":5006", "host:", "host:port", "host:80a", "  "])
+@pytest.mark.parametrize(
+    "pattern", ["", ":5006", "host:", "host:port", "host:80a", "  ", "https://dash.corp", "https://dash.corp:443"]
+)
 def test_patterns_that_mean_nothing_are_refused_at_the_start(pattern: str) -> None:
     """Rather than admitting nobody without a word."""
     with pytest.raises(ConfigurationError, match="websocket origin"):
         AllowedOrigins([pattern])
+
+
+SETTING = "BOKEH_ALLOW_WS_ORIGIN"
+
+
+@pytest.mark.parametrize(
+    ("setting", "origin", "admitted"),
+    [
+        ("a.corp", "https://a.corp", True),
+        ("a.corp", "https://a.corp:8443", True),
+        ("a.corp:81", "http://a.corp:82", False),
+        ("a.corp:81", "http://a.corp:81", True),
+        ("*.corp", "http://a.corp:82", True),
+        ("*.corp", "http://corp:82", False),
+        ("a.corp,b.corp:81", "http://b.corp:81", True),
+        ("a.corp,b.corp:81", "http://b.corp", False),
+        ("*", "http://anything.example:1", True),
+        ("a.corp", "http://localhost:5006", False),
+        ("a.corp,", "http://a.corp:82", True),
+        ("a.corp,", "http://b.corp", False),
+    ],
+)
+def test_the_setting_replaces_the_option_and_means_what_it_means_to_bokeh(
+    setting: str, origin: str, admitted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host without a port is that host on any port, which for the option it is not."""
+    monkeypatch.setenv(SETTING, setting)
+    assert check_allowlist(urlsplit(origin).netloc, bokeh_settings.allowed_ws_origin()) is admitted
+    assert AllowedOrigins(["localhost:5006"]).admits(origin) is admitted
+
+
+@pytest.mark.parametrize("setting", ["", " ", ",", " , "])
+def test_an_empty_setting_counts_as_not_set(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As all empty variables do."""
+    monkeypatch.setenv(SETTING, setting)
+    assert AllowedOrigins(["a.corp"]).admits("http://a.corp")
+
+
+@pytest.mark.parametrize("setting", ["https://dash.corp", "a.corp,https://dash.corp", "a.corp:http", ":80"])
+def test_a_setting_that_means_nothing_is_refused_at_the_start(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name."""
+    monkeypatch.setenv(SETTING, setting)
+    with pytest.raises(ConfigurationError, match=SETTING):
+        AllowedOrigins([])
+
+
+def test_a_setting_that_changes_is_parsed_once_and_its_bad_parts_admit_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is raised while the server runs; the log says once what is wrong, and the good parts count."""
+    allowed = AllowedOrigins(["localhost:5006"])
+    monkeypatch.setenv(SETTING, "https://dash.corp,a.corp")
+    for _ in range(3):
+        assert allowed.admits("http://a.corp")
+        assert not allowed.admits("https://dash.corp")
+        assert not allowed.admits("http://localhost:5006")
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    monkeypatch.setenv(SETTING, "https://dash.corp")
+    assert not allowed.admits("https://dash.corp")
+    assert not allowed.admits("http://localhost:5006")
+    monkeypatch.delenv(SETTING)
+    assert allowed.admits("http://localhost:5006")
 
 
 @given(st.text())
