@@ -215,6 +215,15 @@ def test_autoload_needs_an_element(node: StockNode) -> None:
     assert fetch(node.url + "/context/autoload.js").status == 400
 
 
+def test_autoload_refuses_a_server_that_is_no_url_before_it_makes_a_session(ours: Node) -> None:
+    """An address that cannot be read is the embedding page's mistake."""
+    before = [row["id"] for row in ours.sessions()]
+    answer = fetch(ours.url + AUTOLOAD + "&bokeh-absolute-url=http://%5B")
+    assert answer.status == 400
+    assert [row["id"] for row in ours.sessions()] == before
+    assert "Traceback" not in ours.log()
+
+
 def test_autoload_brings_bokehjs_unless_told_not_to(node: StockNode) -> None:
     """`resources=none` is for pages that have BokehJS already; else its URLs are those of the embedding's server."""
     absolute = f"&bokeh-absolute-url={node.app_url('/context')}"

@@ -13,7 +13,7 @@ from aperture.errors import BusDown, NotTheirs, OwnerGone, SessionGone
 from aperture.log_scope import SESSION, SessionScope
 from aperture.worker.http.admission import admit_page, origin_of
 from aperture.worker.http.auth import AuthenticatedHandler
-from aperture.worker.http.render import AUTOLOAD, PAGE
+from aperture.worker.http.render import AUTOLOAD, PAGE, server_of
 from aperture.worker.services import Services
 from aperture.worker.session.host import AppHost
 
@@ -136,6 +136,7 @@ class AutoloadHandler(AppHandler):
             value = self.get_argument(name, default=None)
             if value is not None:
                 arguments[name.removeprefix("bokeh-")] = value
+        _refuse_no_url(arguments.get("absolute-url"))
         script = await self.rendered(AUTOLOAD, arguments)
         await self.services.extensions.publish()
         self.set_header("Content-Type", "application/javascript")
@@ -150,6 +151,14 @@ class AutoloadHandler(AppHandler):
         if wanted is not None:
             # A wildcard names neither Authorization nor, with credentials, anything.
             self.set_header("Access-Control-Allow-Headers", wanted)
+
+
+def _refuse_no_url(absolute_url: str | None) -> None:
+    """Before a session is made for a script that cannot be rendered."""
+    try:
+        server_of(absolute_url)
+    except ValueError:
+        raise HTTPError(400, reason="bokeh-absolute-url is no URL") from None
 
 
 class MetadataHandler(AppHandler):

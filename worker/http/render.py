@@ -13,7 +13,7 @@ from bokeh.embed.util import RenderItem
 from aperture.worker.http.resources import PageResources
 from aperture.worker.session.session import Session
 
-__all__ = ["AUTOLOAD", "PAGE", "render"]
+__all__ = ["AUTOLOAD", "PAGE", "render", "server_of"]
 
 PAGE = "page"
 AUTOLOAD = "autoload"
@@ -54,7 +54,7 @@ def _autoload(resources: PageResources, session: Session, arguments: Mapping[str
     element_id = arguments["element"]
     absolute_url = arguments.get("absolute-url")
     with_resources = arguments.get("resources") != "none"
-    bundle = resources.bundle(_server_of(absolute_url), with_resources=with_resources)
+    bundle = resources.bundle(server_of(absolute_url), with_resources=with_resources)
     item = RenderItem(token=session.token, elementid=element_id, use_for_title=False)  # type: ignore[arg-type]
     app_path = arguments.get("app-path", "/")
     bundle.add(Script(script_for_render_items({}, [item], app_path=app_path, absolute_url=absolute_url)))
@@ -62,7 +62,12 @@ def _autoload(resources: PageResources, session: Session, arguments: Mapping[str
     return script
 
 
-def _server_of(absolute_url: str | None) -> str | None:
+def server_of(absolute_url: str | None) -> str | None:
+    """The server that an embedding page names; None if it names none.
+
+    Raises:
+        ValueError: it is no URL.
+    """
     if not absolute_url:
         return None
     parts = urlsplit(absolute_url)
