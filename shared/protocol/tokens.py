@@ -17,6 +17,7 @@ import secrets
 import string
 import time
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -159,7 +160,30 @@ def _token(session_id: str, fields: dict[str, Any]) -> Token:
     expiry = fields.pop("session_expiry", None)
     if expiry is not None and (type(expiry) not in (int, float) or not math.isfinite(expiry)):
         raise TokenError("the token's expiry is not a time")
+    _check_request(fields)
     return Token(session_id, expiry, fields)
+
+
+def _check_request(fields: dict[str, Any]) -> None:
+    """What apps are shown as their request must have a request's shape; None is how Bokeh says that there is none."""
+    for name, is_shape in _SHAPES.items():
+        carried = fields.get(name)
+        if carried is None:
+            fields.pop(name, None)
+        elif not (isinstance(carried, dict) and all(map(is_shape, carried.values()))):
+            raise TokenError(f"the token's {name} are malformed")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_values(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, bytes) for item in value)
+
+
+_SHAPES: dict[str, Callable[[object], bool]] = {"headers": _is_text, "cookies": _is_text, "arguments": _is_values}
+"""What each value must be; names are text, as in all JSON."""
 
 
 def _read_fields(base: str) -> dict[str, Any]:
@@ -181,6 +205,8 @@ def _inflate(compressed: Any) -> dict[str, Any]:
         text = inflater.decompress(_decode(compressed), MAX_INFLATED + 1)
         if len(text) > MAX_INFLATED:
             raise TokenError("the token's payload is too large")
+        # Lone surrogates, which cannot be written down to keep a session, pass the one parser and not the other.
+        orjson.loads(text)
         payload = json.loads(text, object_hook=_read_bytes) if inflater.eof else None
     except (ValueError, zlib.error, RecursionError):
         raise TokenError("the token's payload is malformed") from None

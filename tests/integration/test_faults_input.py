@@ -20,6 +20,8 @@ from support.patience import run, seconds
 from support.wire import Viewer, page_token
 from tornado.httpclient import HTTPClientError
 
+from aperture.protocol.tokens import MAX_TOKEN
+
 SECRET = "a secret of the tests"
 OTHER = b"somebody else's secret"
 
@@ -49,13 +51,22 @@ def _token_with(fields: dict[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(fields).encode()).decode().rstrip("=")
 
 
-def _bomb() -> str:
-    """A token whose payload inflates to a gigabyte."""
-    squeeze = zlib.compressobj(9)
-    chunk = b"0" * (1024 * 1024)
-    packed = b"".join(squeeze.compress(chunk) for _ in range(64)) + squeeze.flush()
+def _packing(packed: bytes) -> str:
     payload = base64.urlsafe_b64encode(packed).decode().rstrip("=")
     return _token_with({"session_id": "a" * 44, "session_expiry": time.time() + 300, "__bk__zlib_": payload})
+
+
+def _bomb() -> str:
+    """A token whose payload inflates to 64 MB: what deflate can make of all that a token may hold is hardly more."""
+    squeeze = zlib.compressobj(9)
+    chunk = b"0" * (1024 * 1024)
+    token = _packing(b"".join(squeeze.compress(chunk) for _ in range(64)) + squeeze.flush())
+    assert 0.8 * MAX_TOKEN < len(token) <= MAX_TOKEN, "a longer one is refused for its length, unread"
+    return token
+
+
+def _carrying(payload: object) -> str:
+    return _packing(zlib.compress(json.dumps(payload).encode()))
 
 
 def _refusal(node: Node, token: str | None, **options: Any) -> HTTPClientError:
@@ -79,7 +90,11 @@ def _refusal(node: Node, token: str | None, **options: Any) -> HTTPClientError:
         pytest.param(_token_with({"session_id": "x", "session_expiry": "soon"}), id="expiry of the wrong type"),
         pytest.param(_token_with({"session_id": "x"}), id="no expiry"),
         pytest.param(_token_with({"session_id": "x", "session_expiry": 1}), id="expired"),
-        pytest.param(_bomb(), id="inflates to gigabytes"),
+        pytest.param(_bomb(), id="inflates to 64 MB"),
+        pytest.param(_carrying({"headers": 5}), id="headers are none"),
+        pytest.param(_carrying({"cookies": "abc"}), id="cookies are none"),
+        pytest.param(_carrying({"arguments": [1]}), id="arguments are none"),
+        pytest.param(_carrying({"arguments": {"x": 5}}), id="an argument of the wrong type"),
     ],
 )
 def test_a_bad_token_is_refused_with_403(node: Node, token: str) -> None:
@@ -88,6 +103,7 @@ def test_a_bad_token_is_refused_with_403(node: Node, token: str) -> None:
     page = fetch(node.app_url(f"/raising?bokeh-token={quote(token)}"))
     assert page.status == 403
     assert token not in node.log()
+    assert "Traceback" not in node.log()
 
 
 def test_a_wrongly_signed_token_is_refused_with_403(signing: Node) -> None:

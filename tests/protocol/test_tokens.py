@@ -154,8 +154,24 @@ def test_bare_ids_are_checked_by_their_own_signature() -> None:
         {"session_id": "x", **compressed(b'{"a": {"bytes": 5}}')},
         {"session_id": "x", **compressed(b'{"a": {"bytes": "\xc3\xa9"}}')},
         {"session_id": "x", **compressed(b'{"bytes": "eA"}')},
+        {"session_id": "x", **compressed(b'{"headers": {"a": "\\ud800"}}')},
         {"session_id": "x", **compressed(b'{"a":' * 100_000)},
         {"session_id": "x", **compressed(b'{"a": ' + b"9" * 5000 + b"}")},
+        {"session_id": "x", "headers": 5},
+        {"session_id": "x", "headers": ["a"]},
+        {"session_id": "x", "headers": {"a": 5}},
+        {"session_id": "x", "headers": {"a": None}},
+        {"session_id": "x", "cookies": "abc"},
+        {"session_id": "x", "cookies": {"a": ["b"]}},
+        {"session_id": "x", "arguments": [1]},
+        {"session_id": "x", "arguments": {"a": 5}},
+        {"session_id": "x", "arguments": {"a": "b"}},
+        {"session_id": "x", "arguments": {"a": ["b"]}},
+        {"session_id": "x", **compressed(b'{"headers": 5}')},
+        {"session_id": "x", **compressed(b'{"headers": {"a": {"bytes": "eA"}}}')},
+        {"session_id": "x", **compressed(b'{"arguments": {"a": {"bytes": "eA"}}}')},
+        {"session_id": "x", **compressed(b'{"arguments": {"bytes": "eA"}}')},
+        {"session_id": "x", **compressed(b'{"arguments": {"a": [{"bytes": "eA"}, 5]}}')},
     ],
     ids=str,
 )
@@ -164,6 +180,21 @@ def test_malformed_content_is_refused(content: Any, tokens: Tokens) -> None:
     """Nothing but TokenError comes of a token that holds the wrong things, rightly signed or not."""
     with pytest.raises(TokenError):
         tokens.verify(token_of(content, tokens))
+
+
+@BOTH
+def test_a_request_inside_has_the_shape_of_one(tokens: Tokens) -> None:
+    """Text for headers and cookies, lists of bytes for arguments; null is nothing."""
+    carried = b'{"headers": {"a": "b"}, "cookies": {}, "arguments": {"a": [{"bytes": "eA"}], "b": []}, "more": [1, {}]}'
+    read = tokens.verify(token_of({"session_id": tokens.new_session_id(), **compressed(carried)}, tokens))
+    assert read.payload == {
+        "headers": {"a": "b"},
+        "cookies": {},
+        "arguments": {"a": [b"x"], "b": []},
+        "more": [1, {}],
+    }
+    nothing = {"session_id": tokens.new_session_id(), "headers": None, "cookies": None, "arguments": None}
+    assert tokens.verify(token_of(nothing, tokens)).payload == {}
 
 
 def test_the_compressed_part_cannot_replace_the_session() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import zlib
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +13,8 @@ from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.util.token import generate_jwt_token, generate_session_id
+from hypothesis import given
+from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
 
@@ -23,6 +28,12 @@ UNSIGNED = Tokens(None, False, 300)
 SIGNED = Tokens(KEY, True, 300)
 HOST = "example.org:5006"
 NO_HOOKS = Application(FunctionHandler(lambda document: None))
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.fixed_dictionaries({"bytes": st.just("eA")}),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+"""Bytes among it, as Bokeh writes them."""
 
 
 def request(uri: str = "/app", **headers: str) -> HTTPServerRequest:
@@ -218,3 +229,19 @@ class TestOrigin:
         token = generate_jwt_token("s", extra_payload={"headers": {}, "cookies": {}, "arguments": {}, "user": "bob"})
         _, payload = seen(request(X_User="ann"), application, token)
         assert payload["user"] == "bob"
+
+    @given(JSON, st.sampled_from(["headers", "cookies", "arguments", "more"]))
+    def test_any_json_in_a_token_is_a_request_or_is_refused(self, content: Any, name: str) -> None:
+        """Whatever somebody packs into an unsigned token, the app sees a request's shapes, or 403 is answered."""
+        packed = base64.urlsafe_b64encode(zlib.compress(json.dumps({name: content}).encode())).decode()
+        fields = json.dumps({"session_id": "s", "__bk__zlib_": packed}).encode()
+        try:
+            verified = verify(UNSIGNED, base64.urlsafe_b64encode(fields).decode())
+        except HTTPError as refusal:
+            assert refusal.status_code == 403
+            return
+        seen_by_app = origin_of(request(), verified, Settings(), NO_HOOKS).request
+        assert seen_by_app is not None
+        for carried in (seen_by_app.headers, seen_by_app.cookies):
+            assert all(isinstance(value, str) for value in carried.values())
+        assert all(isinstance(value, bytes) for values in seen_by_app.arguments.values() for value in values)
