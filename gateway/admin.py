@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from http import HTTPStatus
 from itertools import islice
 from typing import Any
 
+from tornado.httpserver import HTTPServer
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 
 from aperture.accounts import SessionRow
@@ -25,12 +28,25 @@ from aperture.gateway.exposition import Exposition, MetricsHandler
 from aperture.gateway.roster import Roster
 from aperture.settings import Settings
 
-__all__ = ["admin_application"]
+__all__ = ["admin_application", "serve_admin"]
 
 log = logging.getLogger(__name__)
 
 ROWS_PER_WRITE = 500
 """Sessions written at once, so that a long list is not held in memory twice, and other connections get their turn."""
+
+MAX_BODY = 64 * 1024
+"""Bytes. Orders are in the path, so no body is needed; it is read before a token is asked for, so from anybody."""
+
+MAX_HEAD = 16 * 1024
+"""Bytes; a token, what a proxy adds, and the cookies that a browser has for this host."""
+
+BODY_TIMEOUT = 10.0
+"""Seconds in which a body must have come."""
+
+IDLE_TIMEOUT = 150.0
+"""Seconds that a connection may wait between two requests, or for the rest of a head: Prometheus keeps its own from one
+scrape to the next, and those are seldom more than two minutes apart."""
 
 
 def admin_application(
@@ -56,6 +72,19 @@ def admin_application(
         access=access,
         log_function=lambda handler: None,  # probes come every few seconds, for ever
     )
+
+
+def serve_admin(application: Application, listeners: Iterable[socket.socket]) -> HTTPServer:
+    """Serve the admin endpoints on the current loop; what strangers send is bounded before it is looked at."""
+    server = HTTPServer(
+        application,
+        max_body_size=MAX_BODY,
+        max_header_size=MAX_HEAD,
+        body_timeout=BODY_TIMEOUT,
+        idle_connection_timeout=IDLE_TIMEOUT,
+    )
+    server.add_sockets(listeners)
+    return server
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +211,10 @@ class _Sessions(_Listing):
         while page := list(islice(rows, ROWS_PER_WRITE)):
             self.write(separator + ", ".join(json.dumps(_session_row(worker, row)) for worker, row in page))
             separator = ", "
-            await self.flush()
+            try:
+                await self.flush()
+            except StreamClosedError:
+                return  # whoever asked has seen enough
         ends: dict[str, Any] = {"missing": [place.worker for place in seen.missing if place.name is None]}
         if self.whole_cluster:
             ends |= _gaps(seen.missing, seen.complete) | {"truncated": seen.truncated}

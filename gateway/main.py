@@ -8,10 +8,8 @@ import logging
 import signal
 from collections.abc import Callable
 
-from tornado.httpserver import HTTPServer
-
 from aperture.errors import ExitCode
-from aperture.gateway.admin import admin_application
+from aperture.gateway.admin import admin_application, serve_admin
 from aperture.gateway.answers import Farewells
 from aperture.gateway.dispatch import Dispatcher
 from aperture.gateway.exposition import GatewayMeasures
@@ -69,8 +67,8 @@ class _Gateway:
         supervisor = self._seat.supervisor_pid
         measures = GatewayMeasures(self._settings.metrics_dir, dispatcher, reception, supervisor)
         measures.start()
-        admin = HTTPServer(admin_application(dispatcher.roster, supervisor, self._settings, measures))
-        admin.add_sockets(self._seat.admin_listeners)
+        endpoints = admin_application(dispatcher.roster, supervisor, self._settings, measures)
+        admin = serve_admin(endpoints, self._seat.admin_listeners)
         acceptor.start()
         starting = asyncio.create_task(self._start(dispatcher))
         starting.add_done_callback(_report)

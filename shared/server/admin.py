@@ -11,7 +11,7 @@ from typing import cast
 from tornado.httpserver import HTTPServer
 
 from aperture.errors import BusDown
-from aperture.gateway.admin import admin_application
+from aperture.gateway.admin import admin_application, serve_admin
 from aperture.gateway.roster import Elsewhere, Roster, Survey
 from aperture.handoff import Acted, Load, Order, OthersAre
 from aperture.metrics import render
@@ -90,6 +90,5 @@ def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTP
         return None
     exposition = _OneExposition(assembly)
     roster = cast("Roster", _OneWorker(assembly))
-    server = HTTPServer(admin_application(roster, os.getpid(), assembly.service.services.settings, exposition))
-    server.add_sockets(listeners)
-    return server
+    endpoints = admin_application(roster, os.getpid(), assembly.service.services.settings, exposition)
+    return serve_admin(endpoints, listeners)
