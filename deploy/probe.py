@@ -12,9 +12,17 @@ TIMEOUT = 4.0
 """Seconds; below the timeout of the health check, so that it says what was wrong."""
 
 
-def probe(path: str, port: int) -> str:
-    """What is wrong, or an empty string."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT)
+ADDRESSES = {"": "127.0.0.1", "*": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}
+"""What listens on all addresses is asked at this machine's own."""
+
+
+def probe(path: str, address: str, port: str) -> str:
+    """What is wrong, or an empty string; `address` and `port` are as the node was told them, if it was."""
+    if not port or port.startswith(("tcp://", "udp://")):
+        port = "9006"  # Kubernetes sets the variable for a service of our name, and the node passes over it
+    if not port.isdecimal() or not int(port):
+        return f"no port to ask at: APERTURE_ADMIN_PORT={port}"
+    connection = http.client.HTTPConnection(ADDRESSES.get(address, address), int(port), timeout=TIMEOUT)
     try:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -27,6 +35,10 @@ def probe(path: str, port: int) -> str:
 
 
 if __name__ == "__main__":
-    wrong = probe(sys.argv[1] if len(sys.argv) > 1 else "/livez", int(os.environ.get("APERTURE_ADMIN_PORT") or 9006))
+    wrong = probe(
+        sys.argv[1] if len(sys.argv) > 1 else "/livez",
+        os.environ.get("APERTURE_ADMIN_ADDRESS", ""),
+        os.environ.get("APERTURE_ADMIN_PORT", ""),
+    )
     if wrong:
         sys.exit(wrong)

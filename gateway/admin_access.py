@@ -14,12 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-__all__ = ["INTENT_HEADER", "AdminAccess", "Refusal", "is_loopback"]
+__all__ = ["INTENT_HEADER", "AdminAccess", "Refusal", "address_to_ask", "is_loopback"]
 
 INTENT_HEADER = "X-Aperture"
 """What a POST without a token must carry, with any value: `curl -X POST -H "X-Aperture: 1" ...`."""
 
 _SCHEME = "bearer "
+
+_ALL = {"*": "localhost", "": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
+"""`*` is IPv4 and IPv6, of which a machine may lack either; the other two are one of them alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,11 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return address == "localhost"
+
+
+def address_to_ask(address: str) -> str:
+    """Where this machine reaches what listens on an address; `*` and its relatives stand for all there are."""
+    return _ALL.get(address, address)
 
 
 def _names_loopback(host: str) -> bool:

@@ -14,7 +14,9 @@ import signal
 import sys
 
 from aperture.errors import ConfigurationError, ExitCode
-from aperture.settings import DEFAULT_ADMIN_PORT
+from aperture.gateway.admin_access import address_to_ask
+from aperture.gateway.options import BY_NAME
+from aperture.gateway.sources import Sources
 
 __all__ = ["drain", "drain_parser"]
 
@@ -23,19 +25,32 @@ _TIMEOUT = 5.0
 
 
 def drain_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the arguments of `aperture drain`."""
-    parser.add_argument("--admin-address", default="127.0.0.1", help="address of the node's admin endpoints")
-    parser.add_argument("--admin-port", type=int, default=DEFAULT_ADMIN_PORT, help="their port (default: %(default)s)")
+    """Add the arguments of `aperture drain`; what is not given is what the node was told in the environment."""
+    told = Sources({}, os.environ)
+    for name, meaning in (("admin_address", "address of the node's admin endpoints"), ("admin_port", "their port")):
+        option = BY_NAME[name]
+        parser.add_argument(
+            option.flag,
+            type=_port if name == "admin_port" else str,
+            default=told.stated(option) or option.default,
+            help=f"{meaning} (default: {option.environment}, else {option.default})",
+        )
     parser.add_argument("--admin-token", help="their token (default: APERTURE_ADMIN_TOKEN in the environment)")
     parser.add_argument("--admin-token-file", help="file that holds it (default: APERTURE_ADMIN_TOKEN_FILE)")
     return parser
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no port; the node's log names it, if it has one")
+    return int(text)
 
 
 def drain(address: str, port: int, token: str | None = None) -> int:
     """Ask a node to replace its workers; returns once it has been told.
 
     Args:
-        address: of its admin endpoints.
+        address: that its admin endpoints listen on.
         port: of them.
         token: that they ask for, if they ask for one.
 
@@ -54,7 +69,7 @@ def drain(address: str, port: int, token: str | None = None) -> int:
 
 
 def _supervisor_pid(address: str, port: int, token: str | None) -> int:
-    connection = http.client.HTTPConnection(address, port, timeout=_TIMEOUT)
+    connection = http.client.HTTPConnection(address_to_ask(address), port, timeout=_TIMEOUT)
     try:
         connection.request("GET", "/workers", headers={"Authorization": f"Bearer {token}"} if token else {})
         response = connection.getresponse()

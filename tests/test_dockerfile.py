@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 from support.dockerfile import ROOT, ignored, stages
@@ -69,9 +72,39 @@ def test_variables_are_options_and_ports_are_exposed() -> None:
     told = {name: value for name, value in image.environment().items() if name.startswith("APERTURE_")}
     assert told.keys() <= {option.environment for option in OPTIONS}
     settings = parse([], told).settings
-    assert settings.admin_address == "0.0.0.0"
+    assert settings.admin_address == "*", "a cluster may be of IPv6 alone"
     assert [settings.port, settings.admin_port] == [int(port) for port in image.one("EXPOSE").split()]
     assert settings.port == BY_NAME["port"].default
+
+
+def test_the_probe_needs_a_port_and_asks_where_the_node_listens() -> None:
+    """What cannot be asked is said in a sentence; the address and the port are the node's own."""
+
+    def probe(**told: str) -> str:
+        told = {f"APERTURE_ADMIN_{name}": value for name, value in told.items()}
+        command = [sys.executable, str(ROOT / "deploy" / "probe.py"), "/livez"]
+        done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr
+        return done.stderr.strip() if done.returncode else "well"
+
+    assert probe(PORT="none") == "no port to ask at: APERTURE_ADMIN_PORT=none"
+    assert probe(PORT="0") == "no port to ask at: APERTURE_ADMIN_PORT=0"
+    with HTTPServer(("127.0.0.2", 0), _Well) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            port = str(server.server_port)
+            assert probe(PORT=port, ADDRESS="127.0.0.2") == "well"
+            assert probe(PORT=port, ADDRESS="*").startswith(f"no answer at port {port}")
+        finally:
+            server.shutdown()
+
+
+class _Well(BaseHTTPRequestHandler):
+    """Answers 200."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
 
 
 # The entry point, with an `aperture` that says what it was given

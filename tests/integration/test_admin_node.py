@@ -166,13 +166,13 @@ def test_probes_need_no_token(guarded: Node) -> None:
 
 
 def test_drain_brings_the_token(guarded: Node) -> None:
-    """Without it `aperture drain` says what is wanted; with it the worker is replaced."""
-    port = guarded.admin_url.rpartition(":")[2]
-    command = [sys.executable, "-m", "aperture", "drain", "--admin-port", port]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Without it `aperture drain` says what is wanted; with it the worker is replaced. The environment says where."""
+    environment = os.environ | {"APERTURE_ADMIN_PORT": guarded.admin_url.rpartition(":")[2]}
+    command = [sys.executable, "-m", "aperture", "drain"]
+    refused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode == 2
     assert "wants its token" in refused.stderr
-    environment = os.environ | {"APERTURE_ADMIN_TOKEN": TOKEN}
+    environment["APERTURE_ADMIN_TOKEN"] = TOKEN
     assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
     guarded.wait_for_log(r"worker 0 serves", 2)
 
