@@ -22,6 +22,9 @@ BACKLOG = 4096
 _ANY_PORT_ATTEMPTS = 16
 """A port that is free for IPv4 may be taken for IPv6; then another one is tried."""
 
+_ALL = "*"
+"""`0.0.0.0` is IPv4 alone and `::` IPv6 alone, so neither does for a file that is to work on any cluster."""
+
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
@@ -62,8 +65,10 @@ def _listen_tcp(address: str | None, port: int) -> list[socket.socket]:
 
 
 def _listen_everywhere(address: str | None, port: int) -> list[socket.socket]:
-    """One socket for each address that the name stands for, all on one port."""
-    found = socket.getaddrinfo(address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    """One socket for each address that the name stands for, all on one port; none or `*` is all of this machine."""
+    found = socket.getaddrinfo(
+        None if address == _ALL else address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
     wanted = sorted({(family, sockaddr[:2], sockaddr) for family, _, _, _, sockaddr in found}, key=lambda row: row[0])
     listeners: list[socket.socket] = []
     refused: OSError | None = None

@@ -232,6 +232,8 @@ def _show(urls: Sequence[str]) -> None:
 
 
 def _url_host(address: str) -> str:
+    if address == "*":
+        return "localhost"
     return f"[{address}]" if ":" in address else address
 
 

@@ -111,6 +111,7 @@ class TestAddresses:
             (Settings(), "http://localhost:5006/app"),
             (Settings(port=80, address="0.0.0.0"), "http://0.0.0.0:80/app"),
             (Settings(address="::1"), "http://[::1]:5006/app"),
+            (Settings(address="*"), "http://localhost:5006/app"),
             (Settings(prefix="/p", tls=Tls("cert.pem")), "https://localhost:5006/p/app"),
         ],
     )

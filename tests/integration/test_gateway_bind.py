@@ -42,6 +42,18 @@ def test_without_an_address_both_families_listen_on_one_port() -> None:
         close(listeners)
 
 
+def test_a_star_is_both_families_for_the_admin_endpoints_too() -> None:
+    """Containers run where there is IPv4, IPv6 or both, and neither `0.0.0.0` nor `::` stands for all of that."""
+    listeners, admin = bind_listeners(Settings(port=0, address="127.0.0.1", admin_port=0, admin_address="*"))
+    try:
+        assert [listener.family for listener in listeners] == [socket.AF_INET]
+        families = {listener.family for listener in admin}
+        assert families == ({socket.AF_INET, socket.AF_INET6} if has_ipv6() else {socket.AF_INET})
+        assert len({listener.getsockname()[1] for listener in admin}) == 1
+    finally:
+        close(listeners, admin)
+
+
 def test_a_taken_port_is_an_os_error_that_names_it_and_leaves_nothing_open() -> None:
     """The command line reports errno and text."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
