@@ -38,6 +38,9 @@ log = logging.getLogger(__name__)
 _BOKEH_COMMANDS = ("build", "html", "info", "init", "json", "sampledata", "secret", "static")
 _DRAIN = "Replace the workers of a node on this machine one by one; their sessions go on in others."
 _DOCTOR = "Walk to a server through whatever proxies stand before it; say what is wrong, and how to mend it."
+INTERRUPTED = 128 + signal.SIGINT
+"""As shells have it. A server that is told to stop has done what it was to do; who examines one has no answer yet."""
+
 PROCESS_ONE = 1
 """The process id of a container's first process, to which the system is a bit different."""
 
@@ -79,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(problem))
         return ExitCode.USAGE
     except KeyboardInterrupt:
-        return ExitCode.OK
+        return ExitCode.OK if words[0] == "serve" else INTERRUPTED
 
 
 def run(plan: ServePlan) -> int:

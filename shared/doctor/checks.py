@@ -25,6 +25,7 @@ __all__ = [
     "addresses_of",
     "judge_asset",
     "judge_clock",
+    "judge_elsewhere",
     "judge_heads",
     "judge_idle",
     "judge_origin",
@@ -46,7 +47,8 @@ _UPGRADE = (
     'proxy_set_header Connection "upgrade"; deploy/nginx/nginx.conf is complete'
 )
 _LINK = re.compile(r'href="([^"]+)"')
-_ASSET = re.compile(r'src="([^"]*/static/[^"]+\.js[^"]*)"')
+_SCRIPT = re.compile(r"""<script\b[^>]*\ssrc=["']([^"']+)["']""")
+_ASSET = re.compile(r"/static/.+\.js")
 
 _NOBODY = {
     "name": ("the host name is not known", "Check the spelling, and whether this machine's DNS knows it"),
@@ -143,13 +145,40 @@ def addresses_of(index: Answer) -> list[str]:
 
 def names_app(page: Answer) -> list[str]:
     """The scripts that a page wants from its own server."""
-    scripts = [urljoin(page.url, source) for source in _ASSET.findall(page.text)]
-    return list(dict.fromkeys(script for script in scripts if "cdn.bokeh.org" not in script))
+    return [script for script in _scripts(page) if _is_own(script)]
+
+
+def _scripts(page: Answer) -> list[str]:
+    return list(dict.fromkeys(urljoin(page.url, source) for source in _SCRIPT.findall(page.text)))
+
+
+def _is_own(script: str) -> bool:
+    return _ASSET.search(script) is not None and "cdn.bokeh.org" not in script
+
+
+def _is_mixed(page: Answer, script: str) -> bool:
+    return urlsplit(page.url).scheme == "https" and urlsplit(script).scheme == "http"
+
+
+def judge_elsewhere(page: Answer) -> Finding:
+    """The page's other scripts, which are not fetched: this machine may not be let to where browsers are."""
+    scripts = [script for script in _scripts(page) if not _is_own(script)]
+    for script in scripts:
+        if _is_mixed(page, script):
+            return problem(
+                "addresses",
+                f"the page is https and asks for {script}, which browsers refuse",
+                "Name it by https://, in the app's template or in Bokeh's BOKEH_RESOURCES settings",
+            )
+    if not scripts:
+        return good("addresses", "the page brings its scripts along")
+    hosts = dict.fromkeys(urlsplit(script).netloc for script in scripts)
+    return good("addresses", f"the page has its scripts from elsewhere: {', '.join(hosts)}")
 
 
 def judge_asset(page: Answer, script: str, answer: Answer | None) -> Finding:
     """One of the page's scripts, fetched as the browser does."""
-    if urlsplit(page.url).scheme == "https" and urlsplit(script).scheme == "http":
+    if _is_mixed(page, script):
         return problem(
             "addresses",
             f"the page is https and asks for {script}, which browsers refuse",

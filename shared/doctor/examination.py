@@ -89,15 +89,15 @@ async def _index(visitor: Visitor, page: Answer) -> Answer | None:
 
 
 async def _addresses(visitor: Visitor, page: Answer) -> Finding:
-    found = checks.judge_asset(page, page.url, page)
+    found = checks.judge_elsewhere(page)
     for script in checks.names_app(page):
+        if found.verdict is not Verdict.GOOD:
+            break
         try:
             answer = await visitor.get(script)
         except Unreachable:
             answer = None
         found = checks.judge_asset(page, script, answer)
-        if found.verdict is not Verdict.GOOD:
-            return found
     return found
 
 

@@ -94,6 +94,34 @@ def test_scripts_are_looked_for_where_the_page_says() -> None:
     assert "--use-xheaders" in checks.judge_asset(page, script.replace("https", "http"), None).mend
 
 
+CDN = '<script type="text/javascript" src="https://cdn.bokeh.org/bokeh/release/bokeh-3.9.2.min.js"></script>'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CDN, "elsewhere: cdn.bokeh.org"),
+        (CDN + CDN + CDN.replace("cdn.bokeh.org", "cdn.corp"), "elsewhere: cdn.bokeh.org, cdn.corp"),
+        ('<script>image.src="/x/static/js/logo.js"</script>', "brings its scripts along"),
+    ],
+    ids=["cdn", "two", "inline"],
+)
+def test_a_page_may_have_its_scripts_from_elsewhere_or_in_itself(text: str, said: str) -> None:
+    """As `BOKEH_RESOURCES=cdn` and `inline` have it: nothing of it is this server's, and nothing is wrong."""
+    page = answer(200, text)
+    assert checks.names_app(page) == []
+    found = checks.judge_elsewhere(page)
+    assert found.verdict is Verdict.GOOD
+    assert said in found.what
+
+
+def test_scripts_from_elsewhere_must_be_as_safe_as_the_page() -> None:
+    """Browsers refuse plain HTTP in a page of https, whoever serves it."""
+    insecure = CDN.replace("https:", "http:")
+    assert "which browsers refuse" in checks.judge_elsewhere(answer(200, PAGE + insecure)).what
+    assert checks.judge_elsewhere(answer(200, insecure, "http://example.org/x/app")).verdict is Verdict.GOOD
+
+
 @pytest.mark.parametrize(("ahead", "verdict"), [(0, Verdict.GOOD), (-120, Verdict.DOUBT), (400, Verdict.PROBLEM)])
 def test_clocks_are_compared(ahead: float, verdict: Verdict) -> None:
     """A server that differs is doubtful; one whose token has expired when it comes cannot work."""

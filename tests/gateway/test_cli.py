@@ -56,6 +56,17 @@ class TestCommand:
         assert cli.main(["serve", "nowhere/app.py"]) == ExitCode.USAGE
         assert capsys.readouterr().err == "aperture: error: nowhere/app.py does not exist\n"
 
+    @pytest.mark.parametrize(("command", "code"), [("doctor", 130), ("serve", 0)])
+    def test_ctrl_c_is_no_answer(self, command: str, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is how a server is stopped, and an examination that was broken off has not found that all is well."""
+
+        def interrupted(*given: object) -> int:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(cli, "doctor", interrupted)
+        monkeypatch.setattr(cli, "run", interrupted)
+        assert cli.main([command, *(["http://localhost"] if command == "doctor" else [])]) == code
+
     def test_windows_is_told_in_one_sentence(
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

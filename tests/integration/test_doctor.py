@@ -50,6 +50,16 @@ def test_a_healthy_server_passes_every_check(kind: type[StockNode]) -> None:
     assert code == 0
 
 
+@pytest.mark.parametrize("resources", ["cdn", "inline"])
+def test_a_page_without_scripts_of_its_server_passes(resources: str) -> None:
+    """`BOKEH_RESOURCES`: the scripts are elsewhere or in the page, and no page is taken for one."""
+    with Node(SLIDERS, env={"BOKEH_RESOURCES": resources}) as server:
+        code, findings = examine(server.app_url("/sliders"))
+    assert {finding["verdict"] for finding in findings.values()} == {"ok"}, findings
+    assert ("cdn.bokeh.org" in findings["addresses"]["what"]) is (resources == "cdn")
+    assert code == 0
+
+
 def test_the_shipped_proxy_passes_every_check(node: Node) -> None:
     """nginx as `deploy/nginx` has it, pages of two nodes' workers and 16 KB of cookies."""
     with Nginx([f"127.0.0.1:{node.port}"]) as proxy:
