@@ -7,6 +7,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.echo_node import EchoNode, echo_node, request
@@ -114,18 +115,30 @@ def test_silent_connections_above_the_bound_push_out_the_oldest() -> None:
             sock.close()
 
 
+MOST_PER_CONNECTION = 4096
+"""Bytes of the gateway's memory: a few Python objects and no buffer."""
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def test_ten_thousand_silent_connections_keep_nobody_out() -> None:
-    """A flood of idle connections costs the node nothing but its own bound."""
+    """A flood of idle connections costs the node nothing but its own bound, in memory, too."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 11_000:
         pytest.skip(f"this machine allows only {hard} descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 11_000), hard))
     try:
         with echo_node(1, head_timeout=60.0) as node:
+            assert node.ask()["session"] is None
+            before = resident(node.gateway())
             sockets = silent(node.port, 10_000)
             try:
                 for _ in range(20):
                     assert node.ask()["session"] is None
+                assert resident(node.gateway()) - before < MOST_PER_CONNECTION * 10_000
             finally:
                 for sock in sockets:
                     sock.close()
