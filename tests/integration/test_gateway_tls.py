@@ -7,11 +7,14 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 from support.echo_node import PATIENCE, Connection, EchoNode, Plan, echo_node, request
-from support.patience import wait_until
+from support.node import Node
+from support.patience import run, wait_until
+from support.wire import Viewer, page_token
 
 HEAD_TIMEOUT = 2.0
 
@@ -168,3 +171,38 @@ def test_a_certificate_that_cannot_be_read_stops_the_start() -> None:
         assert "cannot use the certificate" in node.logged()
     finally:
         node.stop()
+
+
+VISITORS = 6
+
+
+def test_pages_and_websockets_of_two_workers_pass_through_tls(certificate: tuple[str, str]) -> None:
+    """Real pages of Bokeh: each websocket is led to the worker of its page, and a slider moves what it moves."""
+    cert, key = certificate
+    trust = ssl.create_default_context(cafile=cert)
+    options = ["--num-procs", "2", "--ssl-certfile", cert, "--ssl-keyfile", key]
+
+    async def scenario(node: Node) -> None:
+        page, websocket = node.app_url("/relayed"), node.ws_url("/relayed")
+        tokens = [page_token(page, trust=trust) for _ in range(VISITORS)]
+        async with AsyncExitStack() as stack:
+            viewers = [
+                await stack.enter_async_context(Viewer.open(websocket, token, {"Origin": node.url}, trust=trust))
+                for token in tokens
+            ]
+            for value, viewer in enumerate(viewers, 1):
+                await viewer.pull()
+                assert (await viewer.set("slider", "value", value)).msgtype == "OK"
+                await viewer.wait_for_value("seen", "text", str(value))
+            rows = node.sessions()
+            held = [(row["connections"], row["edges"]) for row in rows]
+            assert held == [(1, 0)] * VISITORS, "a session for each page, and nobody goes through another worker"
+            assert {row["worker"] for row in rows} == {0, 1}
+            assert [viewer.value("seen", "text") for viewer in viewers] == [str(n + 1) for n in range(VISITORS)]
+        async with Viewer.open(websocket, tokens[0], trust=trust) as again:
+            await again.pull()
+            assert again.value("slider", "value") == 1, "the session that it left"
+
+    with Node("relayed.py", options=options) as node:
+        assert node.url.startswith("https:")
+        run(scenario(node))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,12 +57,16 @@ def fetch(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
     unix_socket: str | None = None,
+    trust: ssl.SSLContext | None = None,
 ) -> Response:
-    """Send one request on a connection of its own and return the answer, whatever its status."""
+    """Send one request on a connection of its own and return the answer, whatever its status; `trust` is for TLS."""
     where = urlsplit(url)
     connection: http.client.HTTPConnection
     if unix_socket is not None:
         connection = _UnixConnection(unix_socket, seconds(30))
+    elif trust is not None:
+        name = where.hostname or "localhost"
+        connection = http.client.HTTPSConnection(name, where.port, timeout=seconds(30), context=trust)
     else:
         connection = http.client.HTTPConnection(where.hostname or "localhost", where.port, timeout=seconds(30))
     target = (where.path or "/") + (f"?{where.query}" if where.query else "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import ssl
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -66,9 +67,9 @@ def token_of(page: str) -> str:
     return found.group(1)
 
 
-def page_token(url: str, headers: Mapping[str, str] | None = None) -> str:
+def page_token(url: str, headers: Mapping[str, str] | None = None, trust: ssl.SSLContext | None = None) -> str:
     """Load an app's page as a browser does, and return the token in it."""
-    answer = fetch(url, headers=headers)
+    answer = fetch(url, headers=headers, trust=trust)
     assert answer.status == 200, f"{url} answered {answer.status}: {answer.text[:500]}"
     return token_of(answer.text)
 
@@ -94,6 +95,7 @@ class Viewer:
         *,
         ack: bool = True,
         subprotocols: Iterable[str] | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> AsyncIterator[Self]:
         """Connect, and wait for the server's ACK unless told otherwise.
 
@@ -102,7 +104,7 @@ class Viewer:
             ConnectionEnded: the server accepted the handshake and then closed.
         """
         offered = list(subprotocols) if subprotocols is not None else ["bokeh", *([token] if token else [])]
-        request = HTTPRequest(url, headers=dict(headers or {}), connect_timeout=seconds(20))
+        request = HTTPRequest(url, headers=dict(headers or {}), connect_timeout=seconds(20), ssl_options=trust)
         connection = await websocket_connect(request, subprotocols=offered or None)
         viewer = cls(connection)
         try:
