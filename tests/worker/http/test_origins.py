@@ -128,6 +128,15 @@ def test_the_setting_replaces_the_option_and_means_what_it_means_to_bokeh(
     assert AllowedOrigins(["localhost:5006"]).admits(origin) is admitted
 
 
+def test_the_setting_may_come_from_a_file_or_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As all of Bokeh's settings; then it is a list."""
+    monkeypatch.setattr(type(bokeh_settings).allowed_ws_origin, "_user_value", ["a.corp", "b.corp:81"])
+    allowed = AllowedOrigins(["localhost:5006"])
+    assert allowed.admits("http://a.corp:8080")
+    assert not allowed.admits("http://b.corp:8080")
+    assert not allowed.admits("http://localhost:5006")
+
+
 @pytest.mark.parametrize("setting", ["", " ", ",", " , "])
 def test_an_empty_setting_counts_as_not_set(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As all empty variables do."""
