@@ -39,6 +39,7 @@ class Assembly:
         settings: of the node; with a `redis_url` the worker takes part in a cluster.
         applications: Bokeh applications by route.
         index: the worker's place in the node.
+        generation: counts those who were in that place before.
         link: to the gateway; None where there is none.
         collector: decides when garbage is collected, in a process that is not the worker's own.
 
@@ -52,6 +53,7 @@ class Assembly:
         applications: Mapping[str, Application],
         *,
         index: int = 0,
+        generation: int = 0,
         link: GatewayLink | None = None,
         collector: GarbageCollector | None = None,
     ) -> None:
@@ -84,7 +86,7 @@ class Assembly:
         """None with `--disable-metrics`."""
         if tallies is not None:
             self.measures = WorkerMeasures(
-                tallies, self.service, self.cluster, keeping, index=index, alone=link is None
+                tallies, self.service, self.cluster, keeping, index=index, generation=generation, alone=link is None
             )
         self._dashboard: Dashboard | None = None
         """A part in other nodes' dashboards, with `--admin` or without; None where nothing is measured."""

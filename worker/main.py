@@ -87,7 +87,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
         owns=lambda session_id: service.store.has(session_id),
         creates=lambda path: service.creates(path),
     )
-    assembly = Assembly(settings, applications, index=seat.index, link=link)
+    assembly = Assembly(settings, applications, index=seat.index, generation=seat.generation, link=link)
     service, cluster = assembly.service, assembly.cluster
     server = StickyServer(
         service.application,

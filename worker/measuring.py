@@ -39,6 +39,7 @@ class WorkerMeasures:
         cluster: its part in the cluster, if there is one.
         keeping: where its sessions are kept, if they are.
         index: its place in the node.
+        generation: counts those who were in that place before.
         alone: whether there is no gateway, which would otherwise tell what concerns the node.
     """
 
@@ -50,6 +51,7 @@ class WorkerMeasures:
         keeping: Keeping | None,
         *,
         index: int,
+        generation: int,
         alone: bool,
     ) -> None:
         self._tallies = tallies
@@ -57,6 +59,7 @@ class WorkerMeasures:
         self._cluster = cluster
         self._keeping = keeping
         self._index = index
+        self._generation = generation
         self._alone = alone
         self._pauses = GcPauses()
         self._files: ProcessFiles | None = None
@@ -105,6 +108,7 @@ class WorkerMeasures:
         yield from self._read_sessions()
         yield Reading(families.OUTBOX_BYTES, (), self._waiting_bytes())
         yield Reading(families.LOOP_LAG, (str(self._index),), self._service.lag.longest_lately)
+        yield Reading(families.GENERATION, (str(self._index),), self._generation + 1)
         yield from self._pauses.read()
         yield from read_process(worker_name(self._index))
         if self._cluster is not None:

@@ -121,6 +121,12 @@ WORKER_RESTARTS = _counter("aperture_worker_restarts_total", "Workers started in
 WORKER_FAILURES = _counter(
     "aperture_worker_failures_total", "Workers that ended with an error or by a signal, without being asked to."
 )
+GENERATION = _gauge(
+    "aperture_worker_generation",
+    "How many workers have been in this place, with the one that is.",
+    "worker",
+    merge="max",
+)
 GATEWAY_RESTARTS = _counter("aperture_gateway_restarts_total", "Gateways started in the place of one that ended.")
 LOOP_LAG = _gauge(
     "aperture_event_loop_lag_seconds", "Longest lag of the event loop in the last 15 seconds.", "worker", merge="max"

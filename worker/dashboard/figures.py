@@ -44,6 +44,7 @@ SHOWN = {
         families.BUS_UP,
         families.MEMORY,
         families.STARTED,
+        families.GENERATION,
     )
 }
 """The metrics that the dashboard shows, by their names without a counter's ending."""

@@ -32,6 +32,9 @@ SILENT_AFTER = 5.0
 FORGOTTEN_AFTER = 60.0
 """Seconds without a word after which what is not there any more is not shown any more."""
 
+NEW_FOR = 60.0
+"""Seconds in which a worker that took another's place is shown as restarted."""
+
 MAX_WORKERS = 512
 MAX_APPS = 200
 """Rows of the tables; what comes beyond is counted and not listed."""
@@ -82,8 +85,6 @@ class _Seen:
     """Of its counters, between its last two words."""
     seconds: float = 0.0
     """Between those."""
-    new_since: float = -math.inf
-    """When it took the place of another, if we saw that."""
     listed: float = 0.0
     """When its node last spoke of it at all."""
     sums: dict[str, float] = field(init=False)
@@ -105,6 +106,15 @@ class _Seen:
     @property
     def started(self) -> float:
         return self.sum(families.STARTED)
+
+    @property
+    def state(self) -> str:
+        """Of a worker that has just been heard. All of it is in its figures: whoever looks has no memory, either, if
+        the worker that was replaced is the one that drew the page."""
+        if not self.figures.alive:
+            return "down"
+        new = self.sum(families.GENERATION) > 1 and self.figures.at - self.started < NEW_FOR
+        return "new" if new else "up"
 
     def sum(self, family: Family) -> float:
         """Of all its series of a counter or gauge."""
@@ -188,11 +198,8 @@ class History:
             now if process.at != before.figures.at else before.heard,
             deltas=_differences(before.figures.values, process.values),
             seconds=process.at - before.figures.at,
-            new_since=before.new_since,
         )
         seen.listed = now
-        if seen.started and seen.started != before.started:
-            seen.new_since = now
         self._seen[place] = seen
         return seen
 
@@ -207,16 +214,14 @@ class History:
 
     def _worker_row(self, node: str, index: int, seen: _Seen, now: float) -> WorkerRow:
         silent_for = now - seen.heard
-        alive = seen.figures.alive
-        silent = silent_for > SILENT_AFTER
-        state = "down" if not alive else "silent" if silent else "new" if now - seen.new_since < 60 else "up"
+        state = "silent" if silent_for > SILENT_AFTER and seen.state != "down" else seen.state
         return WorkerRow(
             node=node,
             worker=index,
             state=state,
             sessions=int(seen.sum(families.SESSIONS)),
             connections=int(seen.sum(families.CONNECTIONS)),
-            rate_out=0.0 if silent or not alive else seen.per_second(seen.outgoing),
+            rate_out=0.0 if state in ("silent", "down") else seen.per_second(seen.outgoing),
             lag=seen.sum(families.LOOP_LAG),
             memory=seen.sum(families.MEMORY),
             up_for=max(0.0, seen.figures.at - seen.started) if seen.started else NAN,

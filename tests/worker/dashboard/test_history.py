@@ -26,6 +26,7 @@ def worker(
     out: int = 0,
     app: str = "/a",
     started: float | None = 1.0,
+    generation: int = 1,
     lag: float = 0.001,
     callbacks: tuple[float, ...] = (),
     sessions: int = 1,
@@ -43,6 +44,7 @@ def worker(
             Reading(families.LOOP_LAG, (str(index),), lag),
             Reading(families.MEMORY, (f"worker-{index}",), 50e6),
             Reading(families.STARTED, (f"worker-{index}",), started),
+            Reading(families.GENERATION, (str(index),), generation),
         ]
     return ProcessFigures(f"worker-{index}", at, values_of(readings))
 
@@ -94,11 +96,34 @@ def test_a_worker_that_follows_a_dead_one_goes_on_from_its_counters() -> None:
     assert rows(history)["n", 0].state == "down"
     assert history.apps[0].patches_out == 50
     assert history.apps[0].sessions == 0
-    history.look([node(worker(at=NOW + 2, out=54, started=NOW + 1))], NOW + 2)
+    history.look([node(worker(at=NOW + 2, out=54, started=NOW + 1, generation=2))], NOW + 2)
     row = rows(history)["n", 0]
     assert (row.state, row.rate_out, row.up_for) == ("new", 2, 1)
-    history.look([node(worker(at=NOW + 70, out=54, started=NOW + 1))], NOW + 70)
+    history.look([node(worker(at=NOW + 70, out=54, started=NOW + 1, generation=2))], NOW + 70)
     assert rows(history)["n", 0].state == "up"
+
+
+def test_the_first_look_knows_a_worker_that_took_anothers_place() -> None:
+    """Whoever drew the page may be the one that died, and its history with it; all workers of a new node are young."""
+    history = History("/admin")
+    history.look([node(worker(0, started=NOW - 1, generation=2), worker(1, started=NOW - 1))], NOW)
+    assert [rows(history)["n", index].state for index in (0, 1)] == ["new", "up"]
+
+
+def test_a_worker_that_was_replaced_while_nobody_looked_is_not_new() -> None:
+    """Hours later it is one like the others, though this page has known its predecessor."""
+    history = History("/admin")
+    history.look([node(worker())], NOW)
+    history.interrupt(NOW + 36_000)
+    history.look([node(worker(at=NOW + 36_000, started=NOW + 60, generation=2))], NOW + 36_000)
+    assert rows(history)["n", 0].state == "up"
+
+
+def test_the_clock_of_another_node_may_be_wrong() -> None:
+    """How long a worker has been there is told by its own machine's clock alone."""
+    history = History("/admin")
+    history.look([node(worker(at=NOW - 900, started=NOW - 905, generation=3))], NOW)
+    assert rows(history)["n", 0].state == "new"
 
 
 def test_a_worker_that_says_nothing_is_shown_as_silent() -> None:
