@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from aperture.accounts import SHOWN_ID_LENGTH, SessionRow
@@ -84,8 +84,13 @@ class Census:
         self._has_bus = has_bus
 
     def reported(self) -> list[WorkerSeen]:
-        """The workers of this node that are up, as they last reported, without their sessions."""
-        return [self._worker(worker, [], "") for worker in self._roster.table.up]
+        """The workers of this node that are up, as they last reported, without their sessions.
+
+        The lag of one that owes its report is at least for how long: its event loop has no time for it.
+        """
+        owing = self._roster.overdue()
+        seen = ((self._worker(worker, [], ""), seconds) for worker, seconds in owing.items())
+        return [replace(worker, lag_seconds=max(worker.lag_seconds, seconds)) for worker, seconds in seen]
 
     async def take(self, *, cluster: bool, prefix: str = "") -> Seen:
         """Ask all workers of this node, or of all nodes, what they have.

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Protocol
 
+from prometheus_client.metrics_core import Metric
 from tornado.web import RequestHandler
 
 from aperture.gateway.dispatch import Dispatcher
 from aperture.gateway.listener import Reception
-from aperture.metrics import NodeCollector, ProcessFiles, Reading, families, render
+from aperture.metrics import MetricsCollector, NodeCollector, ProcessFiles, Reading, families, render
 from aperture.metrics.process import OtherProcess, build_info, read_process
 
-__all__ = ["GATEWAY", "SUPERVISOR", "Exposition", "GatewayMeasures", "MetricsHandler"]
+__all__ = ["GATEWAY", "SUPERVISOR", "Exposition", "GatewayMeasures", "MetricsHandler", "WithStuckWorkers"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class GatewayMeasures:
         self._files: ProcessFiles | None = None
         self._timer: asyncio.Task[None] | None = None
         self._scraping = asyncio.Lock()
+        self._failing = False
         self._bokeh = metadata.version("bokeh")
 
     def start(self) -> None:
@@ -93,7 +95,7 @@ class GatewayMeasures:
             return None
         self._write()
         async with self._scraping:  # one at a time: many would keep each other, and the gateway, waiting
-            return await asyncio.to_thread(_rendered, self._path, accept)
+            return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.roster.overdue())
 
     def read(self) -> Iterator[Reading]:
         """The gateway's numbers."""
@@ -120,11 +122,40 @@ class GatewayMeasures:
         try:
             self._files.write(self.read())
         except OSError as problem:
-            log.debug("the gateway's metrics cannot be written: %s", problem)
+            if not self._failing:
+                log.warning("the gateway's metrics cannot be written: %s", problem)
+            self._failing = True
+        else:
+            self._failing = False
 
 
-def _rendered(path: str, accept: str) -> tuple[bytes, str]:
-    return render(NodeCollector(path), accept)
+def _rendered(path: str, accept: str, overdue: Mapping[int, float]) -> tuple[bytes, str]:
+    return render(WithStuckWorkers(NodeCollector(path), overdue), accept)
+
+
+class WithStuckWorkers:
+    """The node's numbers, with the lag of the workers that have no time to write down their own.
+
+    A gauge of the gateway's own would not do: in its file the last lag of a worker would outlive the worker.
+
+    Args:
+        node: as the processes have written it down.
+        overdue: seconds for which each worker has owed its report.
+    """
+
+    def __init__(self, node: MetricsCollector, overdue: Mapping[int, float]) -> None:
+        self._node = node
+        self._overdue = {str(worker): seconds for worker, seconds in overdue.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        """As the node does."""
+        for metric in self._node.collect():
+            if metric.name == families.LOOP_LAG.name:
+                metric.samples = [
+                    sample._replace(value=max(sample.value, self._overdue.get(sample.labels["worker"], 0.0)))
+                    for sample in metric.samples
+                ]
+            yield metric
 
 
 class MetricsHandler(RequestHandler):

@@ -266,6 +266,12 @@ class Roster:
             for message, passed in self._control.receive():
                 self._heed_supervisor(message, passed)
 
+    def overdue(self) -> dict[int, float]:
+        """Seconds for which each worker that is up has owed its report: it is stuck, and cannot say so itself."""
+        self._on_readable()  # what was said while this process was busy is not held against who said it
+        now = self._loop.time()
+        return {worker: self.table.overdue(worker, now) for worker in self.table.up}
+
     def close(self) -> None:
         """Stop listening to anybody."""
         for link in (*self._links, self._control):

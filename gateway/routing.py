@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aperture.handoff import Load
+from aperture.handoff import REPORT_INTERVAL, Load
 
 __all__ = ["RoutingTable"]
 
@@ -97,6 +97,11 @@ class RoutingTable:
         """The last load report of a worker that is up."""
         seat = self._up.get(worker)
         return None if seat is None else seat.load
+
+    def overdue(self, worker: int, now: float) -> float:
+        """Seconds for which a worker that is up has owed its load report."""
+        seat = self._up.get(worker)
+        return 0.0 if seat is None else max(0.0, now - seat.reported_at - REPORT_INTERVAL)
 
     def knows(self, session_id: str) -> bool:
         """Whether some worker is known to have this session."""

@@ -23,6 +23,7 @@ import msgpack
 __all__ = [
     "MAX_DATAGRAM",
     "RECEIVE_LIMIT",
+    "REPORT_INTERVAL",
     "Acted",
     "Adopt",
     "Claimed",
@@ -55,6 +56,9 @@ log = logging.getLogger(__name__)
 
 MAX_DATAGRAM = 192 * 1024
 """Linux refuses a datagram above the socket's send buffer (208 KB unless raised); a request head is at most 128 KB."""
+
+REPORT_INTERVAL = 0.5
+"""Seconds between two load reports of a worker; the gateway passes over one that has not reported for four of these."""
 
 _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 """A program that app code starts must not inherit the browsers' connections."""
@@ -136,7 +140,7 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Load(Message):
-    """Worker to gateway, twice a second. `adopted` counts the `Adopt` messages taken since the worker booted."""
+    """Worker to gateway, each `REPORT_INTERVAL`. `adopted` counts `Adopt` messages taken since the worker booted."""
 
     sessions: int
     connections: int

@@ -14,7 +14,7 @@ from bokeh.application import Application
 
 from aperture import tracing
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
-from aperture.handoff import WorkerSeat
+from aperture.handoff import REPORT_INTERVAL, WorkerSeat
 from aperture.settings import Settings
 from aperture.worker.adopt import StickyServer, http_options
 from aperture.worker.assembly import Assembly
@@ -27,9 +27,6 @@ from aperture.worker.service import WorkerService
 __all__ = ["worker_main"]
 
 log = logging.getLogger(__name__)
-
-_REPORT_INTERVAL = 0.5
-"""Seconds; the gateway passes over a worker that has not reported for four of these."""
 
 _RETIREMENT_INTERVAL = 1.0
 _AGE_SPREAD = 0.2
@@ -99,7 +96,7 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     link.obey(assembly.operations)
     link.open()
     await _report(link, service, cluster)
-    reporting = every(_REPORT_INTERVAL, lambda: _report(link, service, cluster))
+    reporting = every(REPORT_INTERVAL, lambda: _report(link, service, cluster))
     started = time.monotonic()
     retiring = every(_RETIREMENT_INTERVAL, lambda: _retire_in_time(seat, settings, started, stop))
     seat.booted()

@@ -7,7 +7,7 @@ the processes of a node share their numbers, `exposition` the text.
 from __future__ import annotations
 
 from aperture.metrics import families
-from aperture.metrics.exposition import NodeCollector, SourceCollector, render
+from aperture.metrics.exposition import MetricsCollector, NodeCollector, SourceCollector, render
 from aperture.metrics.families import FAMILIES, Family
 from aperture.metrics.storage import MetricsDirectory, ProcessFiles, forget_gauges, worker_name
 from aperture.metrics.tallies import AppTally, Distribution, Reading, RelayTally, Source, Tallies
@@ -17,6 +17,7 @@ __all__ = [
     "AppTally",
     "Distribution",
     "Family",
+    "MetricsCollector",
     "MetricsDirectory",
     "NodeCollector",
     "ProcessFiles",

@@ -18,7 +18,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from aperture.metrics.families import Family, Kind
 from aperture.metrics.tallies import Distribution, Reading, Source, bound_text
 
-__all__ = ["NodeCollector", "SourceCollector", "render"]
+__all__ = ["MetricsCollector", "NodeCollector", "SourceCollector", "render"]
 
 
 class MetricsCollector(Protocol):

@@ -129,7 +129,10 @@ GENERATION = _gauge(
 )
 GATEWAY_RESTARTS = _counter("aperture_gateway_restarts_total", "Gateways started in the place of one that ended.")
 LOOP_LAG = _gauge(
-    "aperture_event_loop_lag_seconds", "Longest lag of the event loop in the last 15 seconds.", "worker", merge="max"
+    "aperture_event_loop_lag_seconds",
+    "Longest lag of the event loop in the last 15 seconds; of one that is stuck, since when it has been.",
+    "worker",
+    merge="max",
 )
 BUS_UP = _gauge("aperture_bus_up", "1 if all workers are connected to Redis; absent without one.", merge="min")
 BUILD_INFO = _gauge("aperture_build_info", "Versions; the value is 1.", "version", "bokeh", "python", merge="max")

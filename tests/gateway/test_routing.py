@@ -6,7 +6,7 @@ import pytest
 
 from aperture.gateway import routing
 from aperture.gateway.routing import RoutingTable
-from aperture.handoff import Load
+from aperture.handoff import REPORT_INTERVAL, Load
 
 
 def table(workers: int, now: float = 0.0) -> RoutingTable:
@@ -36,6 +36,16 @@ def test_a_claimed_session_goes_to_its_owner_however_loaded() -> None:
     routes.report(1, load(sessions=1000, lag=5.0), 0.0)
     assert routes.choose("a", 0.0) == 1
     assert routes.knows("a")
+
+
+def test_a_worker_that_has_not_reported_in_time_owes_it() -> None:
+    """Between two reports it owes nothing; one that is not up owes nothing, either."""
+    routes = table(2, now=10.0)
+    routes.report(1, load(), 13.0)
+    later = 13.0 + REPORT_INTERVAL
+    assert [routes.overdue(worker, later) for worker in (0, 1)] == [3.0, 0.0]
+    routes.down(0, 0)
+    assert routes.overdue(0, later) == 0.0
 
 
 def test_an_unknown_session_stays_where_it_was_first_sent() -> None:

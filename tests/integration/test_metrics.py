@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -15,7 +17,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 from support.fetch import fetch
 from support.node import Node
-from support.patience import wait_until
+from support.patience import run, wait_until
+from support.wire import Viewer, page_token
 
 ROOT = Path(__file__).parents[2]
 APP = "/counting"
@@ -69,6 +72,51 @@ def test_promtool_and_a_strict_parser_accept_it(node: Node) -> None:
     answer = fetch(f"{node.admin_url}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.text.endswith("# EOF\n")
     assert {family.name for family in parse_openmetrics(answer.text)} >= {"aperture_sessions", "aperture_patches"}
+
+
+STUCK = """
+from bokeh.models import Slider
+from bokeh.plotting import curdoc
+
+def wait_for_somebody(attr, old, new):
+    with open({gate!r}) as gate:  # a FIFO: this returns when somebody opens its other end
+        gate.read()
+
+slider = Slider(name="slider", start=0, end=10, value=0)
+slider.on_change("value", wait_for_somebody)
+curdoc().add_root(slider)
+"""
+
+
+def test_a_worker_that_hangs_is_seen_while_it_hangs(tmp_path: Path) -> None:
+    """It cannot say so itself: the lag of its place grows, here and in `/workers`, and is not the other worker's."""
+    gate, app = tmp_path / "gate", tmp_path / "stuck.py"
+    os.mkfifo(gate)
+    app.write_text(STUCK.format(gate=str(gate)))
+
+    def lags(node: Node, worker: int) -> list[float]:
+        """What `/metrics` and `/workers` say of it."""
+        return [
+            shown(node)[f'aperture_event_loop_lag_seconds{{"worker": "{worker}"}}'],
+            node.workers()[worker]["event_loop_lag_seconds"],
+        ]
+
+    async def scenario(node: Node) -> None:
+        token = page_token(node.app_url("/stuck"))
+        (row,) = node.sessions()
+        async with Viewer.open(node.ws_url("/stuck"), token) as viewer:
+            await viewer.pull()
+            change = asyncio.ensure_future(viewer.set("slider", "value", 5))
+            await asyncio.to_thread(wait_until, lambda: min(lags(node, row["worker"])) > 1, PATIENCE)
+            before = lags(node, row["worker"])
+            await asyncio.to_thread(wait_until, lambda: lags(node, row["worker"]) > before, PATIENCE)
+            assert max(lags(node, 1 - row["worker"])) < min(lags(node, row["worker"]))
+            assert not change.done()
+            await asyncio.to_thread(gate.write_text, "go on")
+            assert (await change).msgtype == "OK"
+
+    with Node(app, options=["--num-procs", "2"]) as node:
+        run(scenario(node))
 
 
 def test_a_killed_worker_takes_no_counter_back(node: Node) -> None:
