@@ -248,3 +248,14 @@ def test_the_ingress_waits_longer_than_a_websocket_is_quiet(tmp_path: Path) -> N
     keep_alive = parse([], {}).settings.keep_alive
     for name in ("proxy-read-timeout", "proxy-send-timeout"):
         assert float(annotations[f"nginx.ingress.kubernetes.io/{name}"]) > keep_alive
+
+
+def test_the_ingress_asks_another_node_only_where_none_has_the_request(tmp_path: Path) -> None:
+    """A connection times out in time for that; a node that is slow has run the app's code."""
+    prefix = "nginx.ingress.kubernetes.io/proxy-"
+    annotations = find(everything(tmp_path), "Ingress")["metadata"]["annotations"]
+    assert annotations[f"{prefix}next-upstream"].split() == ["error", "timeout", "http_503"]
+    connect, again, read, send = (
+        float(annotations[f"{prefix}{name}-timeout"]) for name in ("connect", "next-upstream", "read", "send")
+    )
+    assert connect < again < min(read, send)

@@ -45,7 +45,8 @@ def test_a_full_disk_is_said_once(
         nonlocal room
         measures = GatewayMeasures(str(tmp_path), dispatcher, reception, 1)
         measures.start()
-        for room in (True, False, False, True, False):
+        for there_is in (True, False, False, True, False):
+            room = there_is
             await measures.answer("")
         measures.stop()
 

@@ -11,8 +11,9 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from support.patience import seconds, wait_until
 from support.redis import free_port
@@ -54,10 +55,18 @@ class Nginx:
     Args:
         upstreams: `host:port` addresses of nodes, which it is in front of as the shipped configuration says.
         locations: `location` blocks to serve instead of all that is shipped.
+        instead: what to put in the place of directives that are shipped, by their names.
     """
 
-    def __init__(self, upstreams: Sequence[str] = (), locations: str | None = None) -> None:
+    def __init__(
+        self,
+        upstreams: Sequence[str] = (),
+        locations: str | None = None,
+        *,
+        instead: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._upstreams = list(upstreams)
+        self._instead = instead
         self._locations = locations
         self._directory = Path(tempfile.mkdtemp(prefix="nginx-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,7 +104,11 @@ class Nginx:
     def _text(self) -> str:
         if self._locations is not None:
             return with_locations(self._locations, self.port, self._directory)
-        return rendered(CONFIGURATION.read_text(), self.port, self._upstreams, self._directory)
+        shipped = CONFIGURATION.read_text()
+        for name, value in self._instead.items():
+            shipped, changed = re.subn(rf"(?m)^( *){name} .*;$", rf"\g<1>{name} {value};", shipped)
+            assert changed == 1, f"{name} is there {changed} times"
+        return rendered(shipped, self.port, self._upstreams, self._directory)
 
     def _listens(self) -> bool:
         assert self._process is not None
