@@ -27,6 +27,9 @@ __all__ = ["ServePlan", "parse", "parser", "settings_of"]
 
 _MILLISECONDS = 1000.0
 
+_OF_A_SHARED_REDIS = ("redis_password", "redis_start", "redis_ca", "redis_cert", "redis_key", "redis_namespace")
+"""Options that say something only beside a URL."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServePlan:
@@ -149,7 +152,11 @@ def _refuse_dashboard(values: Mapping[str, Any], files: Sequence[str]) -> None:
 
 
 def _refuse_bad_bus(values: Mapping[str, Any]) -> None:
-    """A URL that is none is refused here, before anything is forked."""
+    """A URL that is none is refused here, before anything is forked; and so is one that was forgotten.
+
+    A URL that comes from a Secret may be empty, which is as if there were none: nodes that were to share a Redis would
+    each start as a server of its own, ready and wrong.
+    """
     if not is_namespace(values["redis_namespace"]):
         raise ConfigurationError("--redis-namespace takes letters, digits, dots, dashes and underscores, 64 at most")
     if values["redis_url"]:
@@ -157,6 +164,12 @@ def _refuse_bad_bus(values: Mapping[str, Any]) -> None:
             BusOptions(values["redis_url"])
         except ConfigurationError as problem:
             raise ConfigurationError(f"--redis-url: {problem}") from None
+        return
+    for option in map(BY_NAME.__getitem__, _OF_A_SHARED_REDIS):
+        if values[option.name] and values[option.name] != option.default:
+            raise ConfigurationError(
+                f"{option.flag} is for a Redis that nodes share, and no --redis-url names one: this node would be alone"
+            )
 
 
 def _refuse_network_options(values: Mapping[str, Any], sources: Sources) -> None:

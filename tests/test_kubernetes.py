@@ -148,6 +148,17 @@ def test_no_key_is_shipped_and_none_means_no_start(overlay: Path) -> None:
 
 
 @overlays
+def test_an_empty_url_of_redis_means_no_start(overlay: Path) -> None:
+    """Each node would be a server of its own, and ready: their pages would find no session behind the load balancer."""
+    told = environment(render(overlay))
+    assert "APERTURE_REDIS_URL" in told
+    with pytest.raises(ConfigurationError, match="--redis-url"):
+        parse([], told | {"APERTURE_REDIS_URL": ""})
+    with pytest.raises(ConfigurationError, match="--redis-url"):
+        parse([], told | {"APERTURE_REDIS_URL": "", "APERTURE_REDIS_PASSWORD": ""})
+
+
+@overlays
 def test_probes_ask_endpoints_that_there_are(overlay: Path) -> None:
     """Each path is one of the admin port, and each port is one of the container."""
     (container,) = pod_of(find(render(overlay), "Deployment"))["containers"]
@@ -215,6 +226,13 @@ def test_everything_that_selects_pods_selects_those_of_the_deployment(tmp_path: 
     }
     (redis,) = find(things, "NetworkPolicy", "aperture-redis")["spec"]["ingress"]
     assert redis["from"] == [{"podSelector": {"matchLabels": labels}}]
+
+
+@overlays
+def test_pods_start_wherever_there_is_room(overlay: Path) -> None:
+    """A cluster whose machines have no zone has no place at all for pods that must be spread over zones."""
+    for spread in pod_of(find(render(overlay), "Deployment"))["topologySpreadConstraints"]:
+        assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
 
 
 def test_nothing_is_sticky(tmp_path: Path) -> None:

@@ -414,6 +414,24 @@ class TestBus:
         assert "--redis-ca" in refusal("--redis-ca", str(tmp_path / "nothing.pem"))
         assert "--lease" in refusal("--lease", "0.1")
 
+    @pytest.mark.parametrize(
+        "said",
+        [
+            ("--redis-password", "word"),
+            ("--redis-start", "wait"),
+            ("--redis-ca", __file__),
+            ("--redis-cert", __file__),
+            ("--redis-cert", __file__, "--redis-key", __file__),
+            ("--redis-namespace", "prod"),
+        ],
+    )
+    def test_what_is_said_of_a_redis_that_is_not_named_is_refused(self, said: tuple[str, ...]) -> None:
+        """Its URL was forgotten, or its variable is empty: the node would start, alone."""
+        refused = refusal(*said, APERTURE_REDIS_URL="")
+        assert said[0] in refused
+        assert "--redis-url" in refused
+        assert settings("--redis-namespace", "default", "--redis-start", "fail").redis_url is None
+
 
 class TestDashboard:
     """`--admin`."""
