@@ -20,7 +20,13 @@ from typing import Protocol
 __all__ = ["FileSink", "FloodGate", "LineHandler", "Sink", "StreamSink"]
 
 PATIENCE = 0.05
-"""Seconds that one line waits for a reader that is behind. The next one does not wait again."""
+PATIENCE_PERIOD = 5.0
+"""So many seconds of so many the lines of a process wait for a reader that is behind, all of them together: one that is
+always behind would hold up the event loop with each line. After a line that was lost none waits until one gets through.
+"""
+
+_LEAST_WAIT = 0.001
+"""Seconds; a poll knows nothing shorter."""
 
 ATOMIC = 4096
 """Bytes that a pipe takes in one piece, and a poll promises room for (PIPE_BUF on Linux)."""
@@ -155,17 +161,20 @@ class FileSink:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as one line. Never raises, and holds nobody up for longer than `PATIENCE`.
+    """Writes each record as one line. Never raises, and holds nobody up for longer than `PATIENCE` allows.
 
     Args:
         sink: where the lines go.
+        clock: in seconds.
     """
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self.lost = 0
         """Lines that could not be written since the last one that could."""
         self._sink = sink
+        self._clock = clock
+        self._patience, self._patience_at = PATIENCE, clock()
         self._broken_off = False
         """The last line is there in part, so the next one begins with a line's end."""
 
@@ -186,12 +195,11 @@ class LineHandler(logging.Handler):
         super().close()
 
     def _write(self, line: bytes) -> None:
-        written = self._write_some(line, PATIENCE if not self.lost else 0.0)
+        written = self._write_some(line)
         self._broken_off = 0 < written < len(line) or (self._broken_off and written == 0)
         self.lost = 0 if written == len(line) else self.lost + 1
 
-    def _write_some(self, line: bytes, patience: float) -> int:
-        deadline = time.monotonic() + patience
+    def _write_some(self, line: bytes) -> int:
         written = 0
         while written < len(line):
             try:
@@ -199,12 +207,21 @@ class LineHandler(logging.Handler):
             except OSError:
                 break  # the reader has gone, or the disk is full
             written += taken
-            left = deadline - time.monotonic()
-            if not taken:
-                if left <= 0:
-                    break
-                self._sink.wait(left)
+            if not taken and not self._wait():
+                break
         return written
+
+    def _wait(self) -> bool:
+        """Give a reader that is behind some time; False if it has had what there was."""
+        now = self._clock()
+        regained = (now - self._patience_at) * PATIENCE / PATIENCE_PERIOD
+        self._patience, self._patience_at = min(PATIENCE, self._patience + regained), now
+        if self.lost or self._patience < _LEAST_WAIT:
+            return False
+        self._sink.wait(self._patience)
+        self._patience_at = self._clock()
+        self._patience -= self._patience_at - now
+        return True
 
     def _confession(self) -> str:
         record = logging.LogRecord(

@@ -24,7 +24,7 @@ from aperture.gateway.options import LOG_LEVELS
 from aperture.log import LOGGERS, TRACE, configure, level_number, lines_for
 from aperture.log_lines import HumanLines, JsonLines, TemplateLines, redacted
 from aperture.log_scope import PROCESS, REQUEST, SessionScope, request_id, session_scope
-from aperture.log_sink import BURST, FileSink, FloodGate, LineHandler, StreamSink
+from aperture.log_sink import BURST, PATIENCE, PATIENCE_PERIOD, FileSink, FloodGate, LineHandler, StreamSink
 
 SESSION = SessionScope("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGH", "/sliders")
 FORMS = [JsonLines(), HumanLines(), TemplateLines("%(asctime)s %(message)s")]
@@ -322,6 +322,52 @@ def test_a_reader_that_stands_still_holds_nobody_up(kind: str) -> None:
     handler.close()
     os.close(writing)
     os.close(reading)
+
+
+class SlowReader:
+    """A pipe whose reader takes 4 KB each 60 ms, in made-up time."""
+
+    PIECE, PAUSE, ROOM = 4096, 0.06, 16 * 4096
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.waits: list[float] = []
+        self.taken = b""
+        self._read = 0
+
+    def write(self, line: bytes) -> int:
+        self._read = min(len(self.taken), int(self.now / self.PAUSE) * self.PIECE)
+        if len(self.taken) - self._read + len(line) > self.ROOM:
+            return 0
+        self.taken += line
+        return len(line)
+
+    def wait(self, seconds: float) -> None:
+        waited = min(seconds, self.PAUSE - self.now % self.PAUSE + 1e-9)
+        self.waits.append(waited)
+        self.now += waited
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def test_a_reader_that_is_always_behind_holds_nobody_up() -> None:
+    """It gets the lines that it has the time for; what is waited for it is bounded over all lines, and none is missed
+    without a word.
+    """
+    reader = SlowReader()
+    handler = LineHandler(reader, clock=lambda: reader.now)
+    handler.setFormatter(TemplateLines("%(message)s"))
+    lines = 5000
+    for _ in range(lines):
+        reader.now += 0.002
+        emit(handler, "x" * 350)
+    assert reader.waits, "the reader was never behind"
+    assert sum(reader.waits) <= PATIENCE + reader.now * PATIENCE / PATIENCE_PERIOD
+    got = reader.taken.decode().splitlines()
+    told = [int(line.split()[0]) for line in got if line.endswith("lines of the log were lost")]
+    assert len(got) - len(told) + sum(told) + handler.lost == lines
+    assert len(reader.taken) > reader.now / reader.PAUSE * reader.PIECE / 2
 
 
 def test_a_closed_standard_error_is_borne() -> None:
