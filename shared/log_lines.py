@@ -27,7 +27,7 @@ _SECRETS = re.compile(
     (?: (?P<quote>["']) (?:\\.|(?!(?P=quote))[^\\])* (?P=quote)? | [^\r\n]+ )
   | (?P<argument>bokeh-(?:session-id|token)(?:=|%3D)) [^&\s"';]*           # an argument of a query, or a cookie
   | \beyJ[\w-]{{20,}}(?:\.[\w-]+)*                                         # a token: JSON in base64, signature
-  | \b(?P<id>[A-Za-z0-9]{{44}})(?:-[\w-]{{43}})?\b                         # a session id, perhaps signed
+  | \b(?P<id>[A-Za-z0-9]{{44}})(?:[.-][\w-]{{43}}|\b)                      # a session id, perhaps signed
     """,
     re.VERBOSE | re.IGNORECASE | re.DOTALL,
 )

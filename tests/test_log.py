@@ -222,6 +222,8 @@ def test_tokens_and_session_ids_are_known_by_their_form() -> None:
     token = "eyJzZXNzaW9uX2lkIjogImFiY2RlZmdoaWprbG1ub3AifQ.c2lnbmF0dXJlLW9mLWl0"
     assert redacted(f"problem with {token}!") == "problem with [cut]!"
     assert redacted(f"key aperture:x:{SESSION.session_id}:y") == "key aperture:x:01234567:y"
+    for signature in ("s" * 43, "-" * 43, "s" * 42 + "-"):
+        assert redacted(f"key x:{SESSION.session_id}.{signature}:y") == "key x:01234567:y"
     with session_scope(SessionScope("my-own-session-id", "/")):
         assert redacted("for my-own-session-id") == "for my-own-s"
 

@@ -40,6 +40,15 @@ def node() -> Iterator[Node]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def signing() -> Iterator[Node]:
+    """One whose session ids and tokens are signed."""
+    options = ["--session-ids", "signed", "--log-level", "debug", "--auth-module", app_path("auth.py")]
+    env = {"APERTURE_LOG_FORMAT": None, "BOKEH_SECRET_KEY": "of-this-test-alone-and-of-no-other-server"}
+    with Node("talking.py", options=options, env=env) as running:
+        yield running
+
+
 def lines(node: Node) -> list[Line]:
     """The log so far; every line of it has to be an object. The last may still be on its way."""
     return [json.loads(line) for line in node.log().splitlines(keepends=True) if line.endswith("\n")]
@@ -151,10 +160,14 @@ def hostile_requests() -> list[str]:
     return requests
 
 
-def test_no_secret_is_in_any_line(node: Node) -> None:
-    """At the level of debug, after requests that are refused, broken, and good: no token, cookie, session id, query."""
-    for request in hostile_requests():
-        raw(node, request)
+@pytest.mark.parametrize("name", ["node", "signing"])
+def test_no_secret_is_in_any_line(name: str, request: pytest.FixtureRequest) -> None:
+    """At the level of debug, after requests that are refused, broken, and good: no token, cookie, session id, query,
+    and no signature of one.
+    """
+    node: Node = request.getfixturevalue(name)
+    for hostile in hostile_requests():
+        raw(node, hostile)
 
     async def scenario() -> str:
         token = page_token(node.app_url("/talking?key=QuerySecret77"), headers=USER)
@@ -172,7 +185,10 @@ def test_no_secret_is_in_any_line(node: Node) -> None:
     wait_for_line(node, named("the-last", "200 GET"))
     log = node.log()
     session = read_session_id(token) or ""
-    for secret in [*SECRETS, token, session, token[:40]]:
+    assert ("." in session) is (name == "signing")
+    heard = wait_for_line(node, lambda line: line["message"].startswith("a thread has heard of " + session[:8]))
+    assert "session" not in heard, "the line is not of the session's scope, so the id was known by its form"
+    for secret in [*SECRETS, *token.split("."), *session.split("."), token[:40]]:
         assert secret not in log
     assert all(line.isprintable() for line in log.split("\n"))
     assert sum("forged" in line["message"] for line in lines(node)) <= 3

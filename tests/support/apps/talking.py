@@ -1,6 +1,10 @@
-"""An app whose own code writes to the log: when it is made, when its slider moves, and on the next tick after that."""
+"""An app whose own code writes to the log: when it is made, when its slider moves, and on the next tick after that.
+
+A thread of its own does so, too, which knows nothing of what it runs for.
+"""
 
 import logging
+import threading
 
 from bokeh.io import curdoc
 from bokeh.models import Slider
@@ -23,3 +27,4 @@ def moved(attr, old, new):
 slider.on_change("value", moved)
 curdoc().add_root(slider)
 log.info("an app is made for %s", curdoc().session_context.id)
+threading.Thread(target=log.info, args=("a thread has heard of %s", curdoc().session_context.id)).start()
