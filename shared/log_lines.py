@@ -71,7 +71,7 @@ class TemplateLines(logging.Formatter):
 
 
 class HumanLines(logging.Formatter):
-    """Short lines for people: time, level, process, session, message.
+    """Short lines for people: time, level, process, session with its app and request as far as known, message.
 
     Args:
         colours: whether the level is coloured.
@@ -82,13 +82,12 @@ class HumanLines(logging.Formatter):
         self._colours = colours
 
     def format(self, record: logging.LogRecord) -> str:
-        scope = SESSION.get()
         moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         parts = [f"{moment}.{int(record.msecs):03d}", self._level(record.levelno)]
         if PROCESS.name:
             parts.append(f"{PROCESS.name:<10}")
-        if scope is not None:
-            parts.append(f"[{printable(scope.short)}]")
+        if whose := _whose():
+            parts.append(f"[{whose}]")
         line = " ".join([*parts, _folded(_message(record))])
         exception = _exception(record)
         return line if exception is None else f"{line}\n{exception}"
@@ -118,6 +117,13 @@ class JsonLines(logging.Formatter):
             if name not in _KNOWN and name not in _NAMES_OF_SCOPE:
                 fields.setdefault(name, _plain(value))
         return json.dumps(fields, default=_text)
+
+
+def _whose() -> str:
+    """Session, app and request of a line; a request is marked, for a line may have nothing else."""
+    scope, request = SESSION.get(), REQUEST.get()
+    known = [] if scope is None else [scope.short, scope.app]
+    return printable(" ".join([*known, f"#{request}"] if request else known))
 
 
 def _scope() -> dict[str, str]:

@@ -136,6 +136,29 @@ def test_a_json_line_says_where_it_comes_from(monkeypatch: pytest.MonkeyPatch) -
     assert "session" not in as_json(record())
 
 
+def test_a_line_for_people_says_whose_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as there is something to say: the session with its app, the request, or nothing at all."""
+    monkeypatch.setattr(PROCESS, "name", "worker 3")
+
+    def said() -> str:
+        return HumanLines().format(record("hello")).partition("worker 3")[2].strip()
+
+    def inside() -> list[str]:
+        seen = [said()]
+        with session_scope(SESSION):
+            seen.append(said())
+            REQUEST.set("r-1")
+            seen.append(said())
+        return [*seen, said()]
+
+    assert contextvars.copy_context().run(inside) == [
+        "hello",
+        "[01234567 /sliders] hello",
+        "[01234567 /sliders #r-1] hello",
+        "[#r-1] hello",
+    ]
+
+
 def test_an_exception_is_one_field_of_one_line() -> None:
     """However many lines its traceback has."""
     try:
