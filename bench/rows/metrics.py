@@ -1,14 +1,19 @@
-"""What metrics cost: the same server with them and with --disable-metrics, by turns.
+"""What metrics cost: the same server with them and with --disable-metrics, by turns; and how long an answer takes.
 
 Most of it would be on the paths of patches, so that is what is measured: patches delivered, and saturated round trips.
 Both servers are alive all the time and have their turns in pairs, many of them, because the cost is less than what one
 turn differs from the next.
+
+`/metrics` is asked for while many sessions are open, over several workers; stock Bokeh has none to compare with.
 """
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from itertools import count
 
 import client
@@ -37,6 +42,14 @@ def _row(name: str, title: str) -> Row:
 DELIVER = {viewers: _row(f"metrics-deliver-{viewers}", f"small patches to {viewers}") for viewers in VIEWERS}
 TRIPS = _row("metrics-trips", "saturated round trips")
 
+OPEN = 1000
+SCRAPE = Row(f"scrape-{OPEN}", f"GET /metrics with {OPEN:,} sessions, 4 workers", "ms", Target(at_most=50))
+SCRAPES = 20
+"""Of each of the plan's turns."""
+
+COUNTED_AFTER = 30.0
+"""Seconds in which all sessions must be in the numbers; workers write them down once a second."""
+
 
 def measure(plan: Plan) -> Iterator[Result]:
     for viewers, row in DELIVER.items():
@@ -44,6 +57,8 @@ def measure(plan: Plan) -> Iterator[Result]:
             yield _delivered(row, viewers, plan)
     if TRIPS.name in plan.rows:
         yield _trips(plan)
+    if SCRAPE.name in plan.rows:
+        yield _scraped(plan)
 
 
 def _delivered(row: Row, viewers: int, plan: Plan) -> Result:
@@ -70,6 +85,38 @@ def _trips(plan: Plan) -> Result:
         return _by_turns(TRIPS, plan, lambda group: loader.call(client.move_sliders, group, SESSIONS, pace).rate)
 
 
+def _scraped(plan: Plan) -> Result:
+    result = Result(SCRAPE)
+    port = _free_port()
+    options = (*KEEP_SESSIONS, "--admin-port", str(port))
+    with Loader() as loader, serve(OURS, "slider", options=options, workers=4) as server:
+        loader.call(client.open_viewers, "open", server.port, "/slider", OPEN)
+        deadline = time.monotonic() + COUNTED_AFTER
+        while _scrape(port)[1] != OPEN:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"/metrics never told of {OPEN} sessions")
+            time.sleep(0.2)
+        result.ours = [1e3 * _scrape(port)[0] for _ in range(plan.repeat * SCRAPES)]
+    return result
+
+
+def _scrape(port: int) -> tuple[float, int]:
+    """Seconds until all of the answer is there, and the sessions that it tells of."""
+    connection = HTTPConnection("127.0.0.1", port)
+    started = time.perf_counter()
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    taken = time.perf_counter() - started
+    connection.close()
+    counts = [line.rpartition(" ")[2] for line in text.splitlines() if line.startswith("aperture_sessions{")]
+    return taken, int(sum(map(float, counts)))
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 def _servers(stack: ExitStack, app: str) -> Mapping[str, Server]:
     off = (*KEEP_SESSIONS, "--disable-metrics")
     return {
@@ -90,4 +137,4 @@ def _by_turns(row: Row, plan: Plan, turn: Callable[[str], float]) -> Result:
     return result
 
 
-GROUP = Group((*DELIVER.values(), TRIPS), measure)
+GROUP = Group((*DELIVER.values(), TRIPS, SCRAPE), measure)
