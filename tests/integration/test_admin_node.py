@@ -209,7 +209,9 @@ def test_the_admin_port_answers_while_sessions_are_handed_over() -> None:
             node.kill(other, signal.SIGSTOP)  # it takes its leave for as long as we like
             node.process.send_signal(signal.SIGTERM)
             assert await viewer.wait_closed() == 1012
-            assert fetch(node.admin_url + "/readyz").status == 503
+            unready = fetch(node.admin_url + "/readyz?verbose")
+            assert unready.status == 503
+            assert "[-] not-draining" in unready.text, "it is unready because a worker has gone, and not since before"
             assert fetch(node.admin_url + "/livez").status == 200
             with socket.socket() as late:
                 assert late.connect_ex(("127.0.0.1", node.port)) != 0, "the app port is closed by then"
