@@ -101,7 +101,7 @@ class Assembly:
             wait: whether to go on, unready, while Redis cannot be reached.
 
         Raises:
-            AppLoadError: an app's package cannot be loaded.
+            AppLoadError: an app's package cannot be loaded, or imports what is missing.
             BusUnavailable: Redis cannot be reached, and `wait` is false.
         """
         self.service.start()

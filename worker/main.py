@@ -18,7 +18,6 @@ from aperture.handoff import REPORT_INTERVAL, WorkerSeat
 from aperture.settings import Settings
 from aperture.worker.adopt import StickyServer, http_options
 from aperture.worker.assembly import Assembly
-from aperture.worker.document.loading import check_imports
 from aperture.worker.link import GatewayLink
 from aperture.worker.pulse import every, resident_bytes
 from aperture.worker.relay.cluster import Cluster
@@ -59,7 +58,6 @@ def worker_main(
     try:
         if load is not None and seat.generation > 0:
             applications = load()
-        check_imports(applications)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(seat, settings, applications))
     except AppLoadError as problem:

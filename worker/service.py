@@ -16,6 +16,7 @@ from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
 from aperture.worker.crowding import Crowding
 from aperture.worker.document import class_facts
+from aperture.worker.document.loading import check_imports
 from aperture.worker.door import Door, Elsewhere
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.auth import AuthHooks, load_auth_module
@@ -121,14 +122,15 @@ class WorkerService:
         return path in self._session_paths
 
     def start(self) -> None:
-        """Run the apps' load hooks and start the timers.
+        """Run the apps' load hooks, import what the apps import, and start the timers.
 
         Raises:
-            AppLoadError: an app's package cannot be loaded.
+            AppLoadError: an app's package cannot be loaded, or imports what is missing.
         """
         for host in self.hosts.values():
             host.load()
         self._loaded = True
+        check_imports({url: host.application for url, host in self.hosts.items()})
         self.services.resources.bundle()  # so that the first visitor does not wait for it
         settings = self.services.settings
         self._timers = [

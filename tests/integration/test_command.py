@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from textwrap import indent
 
 from support.fetch import fetch
 from support.node import Node
@@ -45,6 +46,24 @@ def test_an_app_whose_imports_fail_ends_the_start_with_its_traceback(tmp_path: P
     with Node(app, options=["--num-procs", "2"], wait=False) as node:
         assert node.wait() == ExitCode.APP_BROKEN
         assert "ModuleNotFoundError: No module named 'nothing_of_that_name'" in node.log()
+
+
+def test_apps_that_prepare_their_imports_start(tmp_path: Path) -> None:
+    """By a statement, by a hook of the server, or by the event loop that runs when they are imported."""
+    (tmp_path / "lib").mkdir()
+    write(tmp_path / "lib" / "mylib.py", "WORD = 'one'\n")
+    write(tmp_path / "on_a_loop.py", "import asyncio\nasyncio.get_running_loop()\nWORD = 'two'\n")
+    prepare = f"import sys\nsys.path.insert(0, {str(tmp_path / 'lib')!r})\n"
+    by_itself = write(tmp_path / "by_itself.py", f"{prepare}import mylib\n" + TITLE.replace("{!r}", "mylib.WORD"))
+    on_a_loop = write(tmp_path / "looping.py", "import on_a_loop\n" + TITLE.replace("{!r}", "on_a_loop.WORD"))
+    hooked = tmp_path / "hooked"
+    hooked.mkdir()
+    write(hooked / "app_hooks.py", "def on_server_loaded(context):\n" + indent(prepare, "    "))
+    write(hooked / "main.py", "import mylib\n" + TITLE.replace("{!r}", "mylib.WORD"))
+    with Node(by_itself, on_a_loop, hooked) as node:
+        pages = [fetch(node.app_url(f"/{app}")).text for app in ("by_itself", "looping", "hooked")]
+        assert [re.search(r"<title>(.*?)</title>", page).group(1) for page in pages] == ["one", "two", "one"]  # type: ignore[union-attr]
+        assert "fails outside of a session" not in node.log()
 
 
 def test_options_may_come_from_the_environment(tmp_path: Path) -> None:

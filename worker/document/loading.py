@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 
 from bokeh.application import Application
 from bokeh.application.application import SessionContext
+from bokeh.application.handlers.code_runner import CodeRunner
 from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.document import Document
@@ -19,6 +21,8 @@ from aperture.errors import AppLoadError
 from aperture.worker.document.changes import OrderedCallbacks
 
 __all__ = ["check_imports", "failure_of", "new_document", "use_our_lifecycle"]
+
+log = logging.getLogger(__name__)
 
 
 def new_document() -> Document:
@@ -74,37 +78,44 @@ def failure_of(application: Application) -> str | None:
 
 
 def check_imports(applications: Mapping[str, Application]) -> None:
-    """Import what the apps' files import at their top level.
+    """Import what the apps' files import before they do anything else.
 
     A module that is missing then stops the start of the node with the app's traceback, instead of an empty page for
-    every visitor; and the first visitor does not wait for imports. Runs in each worker, after the fork.
+    every visitor; and the first visitor does not wait for imports. Whatever else goes wrong is logged and left to the
+    sessions: a module may need what only a session has. Runs in each worker, after the load hooks and on the running
+    loop, because that is what an app's imports find when its sessions run them.
 
     Raises:
-        AppLoadError: an import failed.
+        AppLoadError: a module is missing.
     """
     for url, application in applications.items():
-        for path, source in _sources(application):
-            with _as_the_app_runs(path):
-                _import_all(url, path, source)
+        for runner in _runners(application):
+            with _as_the_app_runs(runner):
+                _import_all(url, os.fspath(runner.path), runner.source)
 
 
-def _sources(application: Application) -> Iterator[tuple[str, str]]:
+def _runners(application: Application) -> Iterator[CodeRunner]:
     for handler in application.handlers:
         # A directory app keeps the handler of its main.py inside.
         code = getattr(handler, "_main_handler", handler)
         runner = getattr(code, "_runner", None)
         if runner is not None and runner.source is not None:
-            yield os.fspath(runner.path), runner.source
+            yield runner
 
 
 @contextmanager
-def _as_the_app_runs(path: str) -> Iterator[None]:
-    before = list(sys.path)
-    sys.path.insert(0, os.path.dirname(os.path.abspath(path)))
+def _as_the_app_runs(runner: CodeRunner) -> Iterator[None]:
+    """The search path and arguments of Bokeh's `CodeRunner.run`; a module beside the app may parse the latter."""
+    folder, argv = os.path.dirname(os.path.abspath(runner.path)), sys.argv
+    sys.path.insert(0, folder)
+    sys.argv = [os.path.basename(runner.path), *runner._argv]
     try:
         yield
     finally:
-        sys.path[:] = before
+        # What a module beside the app has added stays: it is imported once, and what the app imports next may be there.
+        with suppress(ValueError):
+            sys.path.remove(folder)
+        sys.argv = argv
 
 
 def _import_all(url: str, path: str, source: str) -> None:
@@ -112,16 +123,32 @@ def _import_all(url: str, path: str, source: str) -> None:
         tree = ast.parse(source, path)
     except SyntaxError:
         return  # the handler has reported it already
-    for node in tree.body:
+    for node in _leading_imports(tree.body):
+        if not _import_one(url, path, node):
+            return  # what comes after it may need what it would have done
+
+
+def _leading_imports(body: Sequence[ast.stmt]) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Those before the first statement that does something, which may be what makes a later import possible."""
+    for node in body:
         if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.level == 0):
-            _import_one(url, path, node)
+            yield node
+        elif not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return  # a relative import, too: it needs the app's package, and may do anything
 
 
-def _import_one(url: str, path: str, node: ast.Import | ast.ImportFrom) -> None:
+def _import_one(url: str, path: str, node: ast.Import | ast.ImportFrom) -> bool:
+    """Whether it could be imported."""
     statement = ast.Module(body=[node], type_ignores=[])
     try:
         # The statement is the app's own; it is compiled under the app's path so that the traceback shows it.
         exec(compile(statement, path, "exec"), {"__name__": "aperture_import_check", "__file__": path})  # noqa: S102
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         shown = problem.with_traceback(problem.__traceback__.tb_next if problem.__traceback__ else None)
-        raise AppLoadError(url, "".join(traceback.format_exception(shown))) from problem
+        if (
+            isinstance(problem, ImportError) and problem.name is not None
+        ):  # said by `import`, not by a module of its own
+            raise AppLoadError(url, "".join(traceback.format_exception(shown))) from problem
+        log.warning("an import of %s fails outside of a session, and is left to the sessions", url, exc_info=shown)
+        return False
+    return True

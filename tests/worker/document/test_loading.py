@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,84 @@ def test_modules_beside_the_app_are_found(tmp_path: Path) -> None:
         assert sys.path == before
     finally:
         sys.modules.pop("beside_the_app_4711", None)
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Writes modules beside the app; they are forgotten afterwards, and so is what they did to the search path."""
+    names: list[str] = []
+    path = list(sys.path)
+
+    def write(**sources: str) -> None:
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            names.append(name)
+
+    yield write
+    sys.path[:] = path
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import sys\nsys.path.insert(0, 'lib')\n",
+        "import os\nos.environ['NEEDED'] = '1'\n",
+        "VALUE = 1\n",
+        "from .sibling import setup\n",
+    ],
+)
+def test_what_comes_after_the_first_statement_is_left_to_the_sessions(tmp_path: Path, first: str) -> None:
+    """The statement may be what makes the import possible."""
+    check_imports({"/app": script(tmp_path, f"'Words.'\n{first}import no_such_module_anywhere\n")})
+
+
+def test_a_module_that_fails_outside_of_a_session_is_left_to_the_sessions(
+    tmp_path: Path, beside: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With what comes after it, and with a warning that has the traceback."""
+    for problem in ("ValueError('needs a session')", "ImportError('needs a session')", "SystemExit(2)"):
+        beside(needs_a_session_4711=f"raise {problem}\n")
+        source = "import needs_a_session_4711\nimport no_such_module_anywhere\n"
+        caplog.clear()
+        check_imports({"/app": script(tmp_path, source)})
+        assert "left to the sessions" in caplog.text
+        assert "needs_a_session_4711.py" in caplog.text
+
+
+def test_a_module_beside_the_app_that_imports_what_is_missing_stops_the_start(
+    tmp_path: Path, beside: Callable[..., None]
+) -> None:
+    """It would fail for every visitor."""
+    beside(needs_more_4711="import no_such_module_anywhere\n")
+    with pytest.raises(AppLoadError, match="no_such_module_anywhere"):
+        check_imports({"/app": script(tmp_path, "import needs_more_4711\n")})
+
+
+def test_a_name_that_a_module_has_not_stops_the_start(tmp_path: Path) -> None:
+    """As when the other half of an update is missing."""
+    with pytest.raises(AppLoadError, match="no_such_name"):
+        check_imports({"/app": script(tmp_path, "from math import no_such_name\n")})
+
+
+def test_imports_find_the_arguments_of_the_app(tmp_path: Path, beside: Callable[..., None]) -> None:
+    """A module may parse them."""
+    beside(parses_4711="import sys\nSEEN = list(sys.argv)\n")
+    file = tmp_path / "app.py"
+    file.write_text("import parses_4711\n")
+    before = list(sys.argv)
+    check_imports({"/app": Application(ScriptHandler(filename=str(file), argv=["--deep"]))})
+    assert sys.modules["parses_4711"].SEEN == ["app.py", "--deep"]
+    assert sys.argv == before
+
+
+def test_a_folder_that_an_import_adds_to_the_search_path_stays(tmp_path: Path, beside: Callable[..., None]) -> None:
+    """The module is not run again for the session, which imports from there further down."""
+    beside(adds_a_folder_4711="import sys\nsys.path.insert(0, '/added')\n")
+    before = list(sys.path)
+    check_imports({"/app": script(tmp_path, "import adds_a_folder_4711\n")})
+    assert sys.path == ["/added", *before]
 
 
 def test_directory_apps_are_checked_too(tmp_path: Path) -> None:
