@@ -100,7 +100,7 @@ def make_supervisor(
     settings, bus_server = _with_bus(sockets.settings)
     from aperture.gateway.preload import preload
 
-    preload(files)
+    preload(files, foreign=sockets.settings.preload)
     tracing.prepare(os.environ)
     from aperture.gateway.main import gateway_main
     from aperture.gateway.supervisor import Supervisor

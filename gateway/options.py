@@ -237,6 +237,9 @@ OPTIONS: tuple[Option, ...] = (
            32 * 1024 * 1024, metavar="BYTES", least=1, added=True),
     Option("--disable-metrics", Kind.FLAG, "Count nothing for Prometheus; /metrics on the admin port answers 404.",
            added=True),
+    Option("--no-preload", Kind.FLAG,
+           "Leave to each worker what the apps import, instead of importing it once before the workers are forked.",
+           added=True),
 )  # fmt: skip
 
 

@@ -196,6 +196,7 @@ def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
         num_procs=1 if dev else values["num_procs"] or _cores(),
         drain_delay=values["drain_delay"],
         shutdown_grace=values["shutdown_grace"],
+        preload=not values["no_preload"],
         dev=dev,
         prefix=_normal_prefix(values["prefix"]),
         index=_existing_file("--index", values["index"]),

@@ -3,16 +3,23 @@
 Runs in the supervisor. Only modules that live outside the apps' own folders are imported: an app's own modules belong
 to the worker, which may have to reload them and must report their failures as the app's. What fails here is left for
 the worker to fail at, with a traceback that names the app.
+
+Nothing is imported that the app might have prepared for: an environment variable, a search path or a `setup()` may give
+an import another meaning, so an app's imports are followed, in their order, to the first statement that could do such
+a thing, in its own modules too, and no further. `--no-preload` is for whoever wants none of it.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import json
 import logging
+import os
+import stat
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,14 +33,17 @@ IF_INSTALLED = ("pandas",)
 """Bokeh looks for it whenever a column is set, so nearly every app has it in memory in the end."""
 
 _ENTRY_POINTS = (
-    "main.py",
-    "main.ipynb",
     "app_hooks.py",
     "server_lifecycle.py",
     "request_handler.py",
     "__init__.py",
+    "main.py",
+    "main.ipynb",
 )
-"""What Bokeh runs of a folder; everything else in it matters only if one of these imports it."""
+"""What Bokeh runs of a folder, in this order; everything else in it matters only if one of these imports it."""
+
+_LOAD_HOOK = "on_server_loaded"
+"""A function that runs between the hooks' own imports and those of main.py."""
 
 _MOST_FILES = 500
 """A bound on the walk through an app's own modules; beyond it, sharing a little less memory does no harm."""
@@ -47,48 +57,103 @@ class ImportedName:
     name: str | None = None
 
 
-def preload(apps: Sequence[str]) -> None:
+def preload(apps: Sequence[str], *, foreign: bool = True) -> None:
     """Import Bokeh, numpy, and what the apps import from outside their own folders.
 
     Args:
         apps: scripts, notebooks and folders.
+        foreign: False imports only what every server needs, and nothing for the apps' sake.
     """
-    threads = threading.active_count()
-    for module in (*ALWAYS, *(name for name in IF_INSTALLED if find_spec(name) is not None)):
+    for module in ALWAYS:
         _import(ImportedName(module))
-    for imported in foreign_imports(apps):
-        _import(imported)
-    grown = threading.active_count() - threads
-    if grown > 0:
-        log.warning(
-            "importing what the apps import started %d thread(s), which do not survive the fork; "
-            "import that module inside a function of the app instead",
-            grown,
-        )
-
-
-def foreign_imports(apps: Sequence[str]) -> list[ImportedName]:
-    """What the apps and their own modules import at their top level from elsewhere, in order and once each."""
-    found: dict[ImportedName, None] = {}
+    if not foreign:
+        return
+    for module in IF_INSTALLED:
+        if find_spec(module) is not None:
+            _import(ImportedName(module))
     for app in apps:
-        path = Path(app).expanduser().absolute()
-        entries = [path / name for name in _ENTRY_POINTS] if path.is_dir() else [path]
-        folder = path if path.is_dir() else path.parent
-        found.update(dict.fromkeys(_walk(folder, [entry for entry in entries if entry.is_file()])))
-    return list(found)
+        for imported in foreign_imports(app):
+            if not _import(imported):
+                break  # the app's next import may need what this one would have done
 
 
-def _walk(folder: Path, entries: list[Path]) -> Iterator[ImportedName]:
-    waiting, seen = list(entries), set(entries)
-    while waiting and len(seen) < _MOST_FILES:
-        for imported in _top_level_imports(waiting.pop(0)):
-            own = _own_files(folder, imported)
-            if own is None:
-                yield imported
-                continue
-            new = [file for file in own if file not in seen]
-            seen.update(new)
-            waiting.extend(new)
+def foreign_imports(app: str) -> list[ImportedName]:
+    """What an app and its own modules import from elsewhere before they do anything else, in order and once each."""
+    path = Path(app).expanduser().absolute()
+    if path.is_dir():
+        entries = [path / name for name in _ENTRY_POINTS]
+        return _Imports(path).followed([entry for entry in entries if entry.is_file()])
+    return _Imports(path.parent).followed([path])
+
+
+class _Imports:
+    """Follows imports through the modules of one app's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._seen: set[Path] = set()
+        self._found: dict[ImportedName, None] = {}
+
+    def followed(self, entries: Sequence[Path]) -> list[ImportedName]:
+        """Those from elsewhere, in the order in which they would run."""
+        all(self._follow(entry) for entry in entries)
+        return list(self._found)
+
+    def _follow(self, file: Path) -> bool:
+        """Whether what comes after this file is as it would be without it."""
+        if file in self._seen:
+            return True
+        self._seen.add(file)
+        tree = _parsed(file)
+        if tree is None or len(self._seen) > _MOST_FILES:
+            return False
+        goes_on = all(self._pass(statement) for statement in tree.body)
+        return goes_on and not _defines_load_hook(tree)
+
+    def _pass(self, node: ast.stmt) -> bool:
+        """Whether what comes after this statement is as it would be without it."""
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            return all(self._import(imported) for imported in _names(node))
+        if isinstance(node, ast.Try | ast.TryStar) and not node.finalbody and _only_imports(node.body):
+            # Whether the handlers run is seen when it is imported; if they may prepare something, nothing follows.
+            handled = [statement for handler in node.handlers for statement in handler.body]
+            return all(map(self._pass, node.body)) and all(map(_is_plain, [*handled, *node.orelse]))
+        return _is_plain(node)
+
+    def _import(self, imported: ImportedName) -> bool:
+        own = _own_files(self._folder, imported)
+        if own is None:
+            self._found[imported] = None
+            return True
+        return all(self._follow(file) for file in own)
+
+
+def _only_imports(body: Sequence[ast.stmt]) -> bool:
+    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in body)
+
+
+def _is_plain(node: ast.stmt) -> bool:
+    """Whether a statement can change nothing for an import that comes after it: definitions, constants, words."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Pass):
+        return True
+    if isinstance(node, ast.ClassDef):
+        return all(map(_is_plain, node.body))
+    if isinstance(node, ast.If):
+        return _is_for_others(node.test) and all(map(_is_plain, node.orelse))
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant)
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        return all(isinstance(target, ast.Name) for target in targets) and not _calls(node.value)
+    return False
+
+
+def _calls(value: ast.expr | None) -> bool:
+    return value is not None and any(isinstance(node, ast.Call) for node in ast.walk(value))
+
+
+def _defines_load_hook(tree: ast.Module) -> bool:
+    return any(getattr(node, "name", None) == _LOAD_HOOK for node in tree.body)
 
 
 def _own_files(folder: Path, imported: ImportedName) -> list[Path] | None:
@@ -104,12 +169,11 @@ def _own_files(folder: Path, imported: ImportedName) -> list[Path] | None:
     return [candidate for candidate in candidates if candidate.is_file()]
 
 
-def _top_level_imports(file: Path) -> list[ImportedName]:
+def _parsed(file: Path) -> ast.Module | None:
     try:
-        tree = ast.parse(_source(file), str(file))
+        return ast.parse(_source(file), str(file))
     except (OSError, ValueError, SyntaxError):
-        return []  # the worker says so, with the app's name
-    return [imported for node in _executed(tree.body) for imported in _names(node)]
+        return None  # the worker says so, with the app's name
 
 
 def _source(file: Path) -> str | bytes:
@@ -120,38 +184,50 @@ def _source(file: Path) -> str | bytes:
     return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
-def _executed(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """The statements that run when the module does, those inside of blocks included."""
-    for node in body:
-        yield node
-        if isinstance(node, ast.If) and not _is_for_others(node.test):
-            yield from _executed([*node.body, *node.orelse])
-        elif isinstance(node, ast.Try | ast.TryStar):
-            handlers = [statement for handler in node.handlers for statement in handler.body]
-            yield from _executed([*node.body, *handlers, *node.orelse, *node.finalbody])
-        elif isinstance(node, ast.With):
-            yield from _executed(node.body)
-
-
 def _is_for_others(test: ast.expr) -> bool:
-    """`if TYPE_CHECKING` and `if __name__ == …` guard what does not run here."""
-    words = {getattr(node, "id", getattr(node, "attr", None)) for node in ast.walk(test)}
-    return bool(words & {"TYPE_CHECKING", "__name__"})
+    """`if TYPE_CHECKING` and `if __name__ == "__main__"` guard what does not run here."""
+    written = ast.unparse(test)
+    return written == "__name__ == '__main__'" or written.rpartition(".")[2] == "TYPE_CHECKING"
 
 
-def _names(node: ast.stmt) -> list[ImportedName]:
+def _names(node: ast.Import | ast.ImportFrom) -> list[ImportedName]:
     if isinstance(node, ast.Import):
         return [ImportedName(alias.name) for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        prefix = "." * node.level
-        return [ImportedName(prefix + (node.module or ""), alias.name) for alias in node.names if alias.name != "*"]
-    return []
+    if node.module == "__future__":
+        return []
+    module = "." * node.level + (node.module or "")
+    return [ImportedName(module, None if alias.name == "*" else alias.name) for alias in node.names]
 
 
-def _import(imported: ImportedName) -> None:
+def _import(imported: ImportedName) -> bool:
+    """Whether it could be imported; what it started that a fork does not divide well is warned of."""
+    threads, sockets = threading.active_count(), _open_sockets()
     try:
         module = importlib.import_module(imported.module)
         if imported.name is not None and not hasattr(module, imported.name):
             importlib.import_module(f"{imported.module}.{imported.name}")
     except (Exception, SystemExit) as problem:
         log.debug("could not import %s ahead of the workers: %s", imported.module, problem)
+        return False
+    finally:
+        _warn(imported.module, threading.active_count() - threads, len(_open_sockets() - sockets))
+    return True
+
+
+def _warn(module: str, threads: int, sockets: int) -> None:
+    remedy = "import it inside a function of the app, or give --no-preload"
+    if threads > 0:
+        log.warning("importing %s started %d thread(s), which do not survive the fork; %s", module, threads, remedy)
+    if sockets > 0:
+        log.warning("importing %s opened %d socket(s), which all workers would share; %s", module, sockets, remedy)
+
+
+def _open_sockets() -> set[tuple[int, int]]:
+    """The descriptors that are sockets, with what tells one from the next under the same number."""
+    found = set()
+    for name in os.listdir("/dev/fd"):
+        with contextlib.suppress(OSError):  # the listing's own, for one
+            state = os.fstat(int(name))
+            if stat.S_ISSOCK(state.st_mode):
+                found.add((int(name), state.st_ino))
+    return found

@@ -89,6 +89,8 @@ class Settings:
     """Bytes of resident memory above which a worker hands its sessions over and is replaced; 0 sets no bound."""
     max_worker_age: float = 0.0
     """Seconds after which it does so; 0 sets no bound. Workers of one node spread out by up to a fifth more."""
+    preload: bool = True
+    """Whether the supervisor imports what the apps import, before it forks."""
     dev: bool = False
 
     # URLs

@@ -59,7 +59,7 @@ OF_FILES = {
 
 OF_THE_NODE = (
     *("drain_delay", "head_timeout", "max_pending_connections", "max_worker_age", "max_worker_memory"),
-    "spread_viewers",
+    *("no_preload", "spread_viewers"),
 )
 """Without effect in one process, which has no gateway, and nobody to start it again."""
 
