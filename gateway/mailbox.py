@@ -46,9 +46,13 @@ class SignalMailbox:
             self._before[number] = signal.signal(number, _ignore)
 
     def take(self) -> list[signal.Signals]:
-        """The signals that have come since the last call."""
+        """The signals that have come since the last call.
+
+        The wake-up is written for every signal that has a handler in Python, and a module that an app imports may have
+        installed one; that one has run, and is nothing to whoever reads here.
+        """
         with contextlib.suppress(BlockingIOError, InterruptedError):
-            return [signal.Signals(number) for number in self._read_end.recv(_MOST_AT_ONCE)]
+            return [signal.Signals(number) for number in self._read_end.recv(_MOST_AT_ONCE) if number in self._before]
         return []
 
     def close(self) -> None:

@@ -5,8 +5,9 @@ process that died can be given to another. It has no event loop and no threads, 
 there is little in it that can fail. If the node has a Redis of its own, that is a child, too: the first to be started
 and the last to be stopped.
 
-What it waits for, in one `select`: signals (through a `SignalMailbox`), a byte from each worker that has booted, what
-the gateway says, and what a gateway that does not yet know better still sends to a worker that is dead.
+What it waits for, in one `select`: signals (through a `SignalMailbox`), a byte from each worker that has booted and one
+from each that wants to retire, what the gateway says, and what a gateway that does not yet know better still sends to a
+worker that is dead.
 """
 
 from __future__ import annotations
@@ -68,6 +69,10 @@ PROCESS_ONE = 1
 
 SIGNALS = ("SIGCHLD", "SIGTERM", "SIGINT", "SIGHUP")
 
+_BOOTED = b"!"
+_RETIRES = b"-"
+"""What a worker says to the supervisor."""
+
 
 class _Worker(Child):
     """A place for a worker: its process, and both ends of its pair with the gateway."""
@@ -77,7 +82,8 @@ class _Worker(Child):
         self.index = index
         self.gateway_end, self.worker_end = datagram_pair()
         self.inbox = Endpoint(self.worker_end)
-        self.booted_pipe: int | None = None
+        self.pipe: int | None = None
+        """On which the worker says that it has booted, and later perhaps that it wants to retire."""
         self.retire_by: float | None = None
         """Set while this generation is being replaced in an orderly way: when patience with it ends."""
         self.given_up = False
@@ -142,6 +148,9 @@ class Supervisor:
         self._mailbox = SignalMailbox(SIGNALS)
         self._selector = selectors.DefaultSelector()
         self._rolling: deque[_Worker] = deque()
+        """Who is still to be replaced; the first of them is in work."""
+        self._replacing = False
+        """The first of them was told to go, or died before that: the next one that boots there is new."""
         self._started = False
         self._ready = False
         self._outcome: ExitCode | None = None
@@ -202,24 +211,32 @@ class Supervisor:
         if worker.given_up:
             worker.given_up = False
             self._selector.unregister(worker.worker_end)
-        booted_read, booted_write = os.pipe()
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)  # a process that the worker has left behind may hold the other end
 
-        def booted() -> None:
-            with contextlib.suppress(OSError):  # said before, or the supervisor is gone
-                os.write(booted_write, b"!")
+        def say(word: bytes) -> None:
+            with contextlib.suppress(OSError):  # the supervisor is gone
+                os.write(write_end, word)
 
         def prepare() -> None:
-            os.close(booted_read)
+            os.close(read_end)
             self._let_go(keep=(worker.worker_end,))
 
-        seat = WorkerSeat(worker.index, worker.generation + 1, worker.worker_end, self._lifeline, booted)
+        seat = WorkerSeat(
+            worker.index,
+            worker.generation + 1,
+            worker.worker_end,
+            self._lifeline,
+            booted=lambda: say(_BOOTED),
+            retire=lambda: say(_RETIRES),
+        )
         worker.retire_by = None
         worker.fork(prepare, lambda: self._worker_main(seat))
         if worker.generation > 0:
             self._deaths.note_worker_restart()
-        os.close(booted_write)
-        worker.booted_pipe = booted_read
-        self._selector.register(booted_read, selectors.EVENT_READ, lambda: self._heed_booted(worker))
+        os.close(write_end)
+        worker.pipe = read_end
+        self._selector.register(read_end, selectors.EVENT_READ, lambda: self._heed_worker(worker))
 
     def _fork_gateway(self) -> None:
         links = tuple(worker.gateway_end for worker in self._workers)
@@ -245,8 +262,8 @@ class Supervisor:
         self._selector.close()
         os.close(self._lifeline_end)
         for worker in self._workers:
-            if worker.booted_pipe is not None:
-                os.close(worker.booted_pipe)
+            if worker.pipe is not None:
+                os.close(worker.pipe)
         kept = {id(sock) for sock in keep}
         for sock in self._sockets():
             if id(sock) not in kept:
@@ -344,39 +361,65 @@ class Supervisor:
         self.handle_term()
 
     def handle_hup(self) -> None:
-        """Replace the workers, one after the other; asked meanwhile, do it once more afterwards."""
+        """Replace the workers, one after the other; asked meanwhile, or at the start, do it afterwards."""
         if self._outcome is not None or len(self._rolling) > len(self._workers):
             return
         log.info("replacing the workers one by one")
-        idle = not self._rolling
         self._rolling.extend(self._workers)
-        if idle:
-            self._roll()
+        self._roll()
 
     # Workers
 
-    def _heed_booted(self, worker: _Worker) -> None:
-        if worker.booted_pipe is None:
+    def _heed_worker(self, worker: _Worker) -> None:
+        if worker.pipe is None:
             return  # read a moment ago, when the worker was reaped in the same turn of the loop
-        told = os.read(worker.booted_pipe, 1)
-        self._close_booted_pipe(worker)
-        if told:
-            worker.boot()
-            self._started = self._started or all(other.booted_at is not None for other in self._workers)
-            if self._rolling and self._rolling[0] is worker:
-                self._rolling.popleft()
-                self._roll()
+        try:
+            told = os.read(worker.pipe, 2)
+        except BlockingIOError:
+            return
+        if not told:
+            self._close_pipe(worker)
+        if _BOOTED in told:
+            self._heed_booted(worker)
+        if _RETIRES in told and self._outcome is None:
+            self._retire(worker)
+
+    def _heed_booted(self, worker: _Worker) -> None:
+        worker.boot()
+        self._started = self._started or all(other.booted_at is not None for other in self._workers)
+        if self._replacing and self._rolling[0] is worker:
+            self._rolling.popleft()
+            self._replacing = False
+        self._roll()
 
     def _roll(self) -> None:
-        if self._rolling and self._outcome is None:
-            worker = self._rolling[0]
-            worker.retire_by = time.monotonic() + self._settings.shutdown_grace
-            worker.kill(signal.SIGTERM)
-            # It takes its leave of its browsers for seconds; new connections must not wait for that.
-            self._give_up(worker)
+        """Replace the next one, if that can be done now."""
+        if not self._rolling or not self._started or self._replacing or self._outcome is not None:
+            return
+        worker = self._rolling[0]
+        if worker.pid is not None and worker.booted_at is None:
+            return  # it may have loaded the apps already, and cannot be told to go before it serves
+        self._replacing = True
+        if worker.pid is not None:
+            self._retire(worker)
+
+    def _stop_rolling(self) -> None:
+        if self._rolling:
+            log.warning("%d worker(s) are not replaced any more", len(set(self._rolling)))
+        self._rolling.clear()
+        self._replacing = False
+
+    def _retire(self, worker: _Worker) -> None:
+        if worker.retire_by is not None or worker.booted_at is None:
+            return
+        worker.retire_by = time.monotonic() + self._settings.shutdown_grace
+        worker.kill(signal.SIGTERM)
+        # It takes its leave of its browsers for seconds; new connections must not wait for that.
+        self._give_up(worker)
 
     def _bury_worker(self, worker: _Worker, returncode: int) -> None:
-        self._heed_booted(worker)  # it may have booted and died since the last look
+        self._heed_worker(worker)  # it may have booted and died since the last look
+        self._close_pipe(worker)
         retired = worker.retire_by is not None
         worker.retire_by = None
         if self._outcome is not None and self._close_at is None:
@@ -393,7 +436,7 @@ class Supervisor:
         if not self._started:
             log.error("%s ended with %s before it served: the node cannot start", worker.name, _ending(returncode))
             return True
-        self._rolling.clear()
+        self._stop_rolling()
         if all(other.failed_boots >= MAX_FAILED_BOOTS for other in self._workers):
             log.error("no worker can boot any more (%s)", _ending(returncode))
             return True
@@ -461,6 +504,7 @@ class Supervisor:
         self._outcome = outcome
         self._stopping_since = time.monotonic()
         self._rolling.clear()
+        self._replacing = False
         for child in self._children():
             child.restart_at = None
         self._delayed = delay > 0
@@ -515,9 +559,9 @@ class Supervisor:
         self._mailbox.close()
         self._selector.close()
         for worker in self._workers:
-            if worker.booted_pipe is not None:
-                os.close(worker.booted_pipe)
-                worker.booted_pipe = None
+            if worker.pipe is not None:
+                os.close(worker.pipe)
+                worker.pipe = None
         self._control.close()
         for sock in self._sockets():
             sock.close()
@@ -544,11 +588,11 @@ class Supervisor:
             when,
         )
 
-    def _close_booted_pipe(self, worker: _Worker) -> None:
-        if worker.booted_pipe is not None:
-            self._selector.unregister(worker.booted_pipe)
-            os.close(worker.booted_pipe)
-            worker.booted_pipe = None
+    def _close_pipe(self, worker: _Worker) -> None:
+        if worker.pipe is not None:
+            self._selector.unregister(worker.pipe)
+            os.close(worker.pipe)
+            worker.pipe = None
 
 
 def _ending(returncode: int) -> str:

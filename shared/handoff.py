@@ -505,6 +505,7 @@ class WorkerSeat:
         link: the worker's end of its pair with the gateway.
         lifeline: a descriptor that becomes readable (end of file) when the supervisor is gone.
         booted: tells the supervisor that the worker serves.
+        retire: asks the supervisor for a replacement: it tells the gateway to send nothing more, and the worker to end.
     """
 
     index: int
@@ -512,6 +513,7 @@ class WorkerSeat:
     link: socket.socket
     lifeline: int
     booted: Callable[[], None]
+    retire: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,8 +95,8 @@ async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str
     link.open()
     await _report(link, service, cluster)
     reporting = every(REPORT_INTERVAL, lambda: _report(link, service, cluster))
-    started = time.monotonic()
-    retiring = every(_RETIREMENT_INTERVAL, lambda: _retire_in_time(seat, settings, started, stop))
+    retirement = _Retirement(seat, settings)
+    retiring = every(_RETIREMENT_INTERVAL, retirement.look)
     seat.booted()
     log.info("worker %d serves (pid %d)", seat.index, os.getpid())
     await stop.wait()
@@ -122,14 +122,28 @@ def _stop_signal(seat: WorkerSeat) -> asyncio.Event:
     return stop
 
 
-async def _retire_in_time(seat: WorkerSeat, settings: Settings, started: float, stop: asyncio.Event) -> None:
-    """Stop, as for SIGTERM, when this worker has grown too large or too old; the supervisor starts the next one."""
-    age, memory = time.monotonic() - started, resident_bytes()
-    # Workers that were started together do not retire together.
-    most = settings.max_worker_age * (1 + _AGE_SPREAD * seat.index / max(1, settings.num_procs))
-    if (settings.max_worker_age and age > most) or 0 < settings.max_worker_memory < memory:
-        log.info("worker %d retires after %.0f s, with %.0f MB", seat.index, age, memory / 1e6)
-        stop.set()
+class _Retirement:
+    """Asks to be replaced, once, when this worker has grown too large or too old; SIGTERM is the answer.
+
+    The supervisor has the gateway send nothing more to a worker that it tells to end.
+    """
+
+    def __init__(self, seat: WorkerSeat, settings: Settings) -> None:
+        self._seat = seat
+        # Workers that were started together do not retire together.
+        self._most_age = settings.max_worker_age * (1 + _AGE_SPREAD * seat.index / max(1, settings.num_procs))
+        self._most_memory = settings.max_worker_memory
+        self._started = time.monotonic()
+        self._asked = False
+
+    async def look(self) -> None:
+        """Whether it is time."""
+        age, memory = time.monotonic() - self._started, resident_bytes()
+        if self._asked or not (0 < self._most_age < age or 0 < self._most_memory < memory):
+            return
+        self._asked = True
+        log.info("worker %d retires after %.0f s, with %.0f MB", self._seat.index, age, memory / 1e6)
+        self._seat.retire()
 
 
 async def _report(link: GatewayLink, service: WorkerService, cluster: Cluster | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 from support.echo_node import EchoNode, Plan, echo_node, request
@@ -93,6 +94,56 @@ def test_a_hang_up_replaces_the_workers_one_by_one() -> None:
             replaced = len(now) == 2 and not set(now.values()) & set(before.values())
         assert replaced
         assert "the next one starts at once" in node.logged()
+
+
+def replaced(node: EchoNode, before: dict[int, int]) -> bool:
+    """Whether every worker is there, and another one than before."""
+    now = node.workers()
+    return now.keys() == before.keys() and not set(now.values()) & set(before.values())
+
+
+def test_a_hang_up_during_the_start_replaces_the_workers_after_it() -> None:
+    """They may have loaded the apps already, so it counts; but a worker that boots cannot be told to go."""
+    node = EchoNode(Plan(2, "slow boot"))
+    try:
+        wait_until(lambda: len(node.descendants()) == 4, why="all are forked")
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_ready()
+        wait_until(lambda: node.logged().count("the next one starts at once") == 2 and len(node.workers()) == 2)
+        assert "cannot start" not in node.logged()
+    finally:
+        node.stop()
+
+
+def test_a_hang_up_that_meets_a_booting_worker_replaces_all() -> None:
+    """The one that boots is told once it serves; its end is no failed boot, and the others have their turn."""
+    with echo_node(2, mode="slow boot") as node:
+        first, all_before = node.workers(), set(node.descendants())
+        os.kill(first[0], signal.SIGKILL)
+        wait_until(lambda: set(node.descendants(zombies=False)) - all_before, why="the next one is forked")
+        node.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: replaced(node, first))
+        assert "not replaced any more" not in node.logged()
+
+
+def test_signals_that_an_import_has_handlers_for_end_nothing() -> None:
+    """They are delivered to the supervisor's mailbox, too, and are nothing to it."""
+    with echo_node(1, mode="handlers") as node:
+        before = node.workers()
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN, signal.SIGHUP):
+            node.process.send_signal(number)
+        wait_until(lambda: replaced(node, before), why="the last of them was heeded")
+
+
+def test_a_worker_that_retires_gets_nothing_more() -> None:
+    """As one that is replaced: a session that it had is served by the next worker before it has ended."""
+    with echo_node(2, mode="stubborn", shutdown_grace=2.0) as node:
+        connection = node.connect()
+        told = connection.ask("/retire?bokeh-session-id=a")
+        wait_until(lambda: node.ask("/?bokeh-session-id=a")["pid"] != told["pid"], why="others serve the session")
+        assert Path(f"/proc/{told['pid']}").exists(), "it is still there, and was killed by nobody"
+        wait_until(lambda: node.workers().get(told["worker"], told["pid"]) != told["pid"], why="there is a new one")
+        assert "ended with SIGKILL; the next one starts at once" in node.logged()
 
 
 def test_a_hundred_worker_restarts_leak_neither_process_nor_descriptor() -> None:

@@ -4,7 +4,8 @@ Run as a script with one JSON argument (see `Plan`), it prints `{"admin": …, "
 exits with the supervisor's code. `EchoNode` starts that script and talks to it; it is what the tests use.
 
 A worker answers each request with one JSON object in a kept-alive response, then echoes lines that are no request.
-`/stuck?s` holds the whole worker for that many seconds, and `/crash` kills it.
+`/stuck?s` holds the whole worker for that many seconds, `/crash` kills it, and with `/retire` it asks to be replaced.
+`/pour?n` sends so many bytes, as far as they are taken.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Plan:
 
     `mode` is how its workers behave: "serve"; "broken" (cannot boot, says so); "dies" (killed before it boots);
     "breaks later" (generations above 0 cannot boot); "stubborn" (ignores SIGTERM); "slow boot"; "until polled" (the
-    supervisor's poll ends the node after a few seconds); "adopts" (orphans become the supervisor's children, as
-    those of a container do, and `/orphan` leaves it one).
+    supervisor's poll ends the node after a few seconds); "handlers" (something has installed handlers for signals that
+    are none of the supervisor's); "adopts" (orphans become the supervisor's children, as those of a container do, and
+    `/orphan` leaves it one).
     """
 
     workers: int = 2
@@ -152,6 +154,12 @@ class EchoWorker:
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         if head.path == "/stuck":
             time.sleep(float(head.query or "1"))
+        if head.path == "/retire":
+            self.seat.retire()
+        if head.path == "/pour":
+            sock.settimeout(seconds(0.5))
+            with contextlib.suppress(OSError):
+                sock.sendall(b"z" * int(head.query))
         if head.path == "/orphan":
             subprocess.run(["/bin/sh", "-c", "sleep 0.1 &"], check=True)
         if head.path == "/crash":
@@ -222,6 +230,9 @@ def run_node(plan: Plan) -> int:
 
     if plan.mode == "adopts":
         become_subreaper()
+    if plan.mode == "handlers":
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN):
+            signal.signal(number, lambda number, frame: None)
     polls = iter(range(6))
     poll = (lambda: next(polls) == 5) if plan.mode == "until polled" else None
     worker_main = partial(echo_worker_main, mode=plan.mode)
