@@ -5,12 +5,14 @@ Runs in the supervisor; `_live` is the only function here that runs in the child
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -102,9 +104,13 @@ class Child:
 
 
 def _live(prepare: Callable[[], None], unblock: Callable[[], None], run: Callable[[], int]) -> NoReturn:
-    """The whole life of a child. Leaves with `os._exit`: what the parent registered to run at exit is not ours."""
+    """The whole life of a child. Leaves with `os._exit`; first it runs what was registered at exit after the fork.
+
+    Whoever takes too long for that is killed by the supervisor, whose deadline for the child's end holds for it, too.
+    """
     code: int = ExitCode.INTERNAL
     try:
+        _disown_exit_handlers()
         prepare()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
         unblock()
@@ -114,10 +120,21 @@ def _live(prepare: Callable[[], None], unblock: Callable[[], None], run: Callabl
     except BaseException:
         log.exception("process %d has failed", os.getpid())
     finally:
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
         with contextlib.suppress(Exception):
             logging.shutdown()
         _flush()
         os._exit(code)
+
+
+def _disown_exit_handlers() -> None:
+    """What the parent has registered to run at exit is not ours: it would remove the parent's files, for one."""
+    atexit._clear()
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
+    # Or temporary folders that are made from here on would outlive us: it registers itself once.
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
 
 
 def _flush() -> None:

@@ -66,6 +66,38 @@ def test_apps_that_prepare_their_imports_start(tmp_path: Path) -> None:
         assert "fails outside of a session" not in node.log()
 
 
+NOTES = """
+import atexit, os, sys, tempfile
+
+def note(word):
+    with open({notes!r}, "a") as file:
+        file.write(f"{{word}} {{os.getpid()}}\\n")
+
+atexit.register(note, {word!r})
+sys.kept_{word} = tempfile.TemporaryDirectory()
+with open({folders!r}, "a") as file:
+    file.write(sys.kept_{word}.name + "\\n")
+"""
+
+
+def test_exit_handlers_run_once_and_where_they_were_registered(tmp_path: Path) -> None:
+    """A worker runs its own at its end, those behind temporary folders too, and none of the supervisor's."""
+    notes, folders = tmp_path / "notes", tmp_path / "folders"
+    app = tmp_path / "app"
+    app.mkdir()
+    for file, word in (("app_hooks.py", "supervisor"), ("main.py", "session")):
+        write(app / file, NOTES.format(notes=str(notes), folders=str(folders), word=word))
+    with Node(app, options=["--num-procs", "2"]) as node:
+        assert fetch(node.app_url("/app")).status == 200
+        workers = {str(row["pid"]) for row in node.workers()}
+        assert node.stop() == ExitCode.OK
+    # Bokeh runs the file of hooks once for each kind of hook.
+    by_session, *by_supervisor = notes.read_text().splitlines()
+    assert by_session.removeprefix("session ") in workers
+    assert set(by_supervisor) == {f"supervisor {node.pid}"}
+    assert not any(Path(name).exists() for name in folders.read_text().split())
+
+
 def test_options_may_come_from_the_environment(tmp_path: Path) -> None:
     """The command line still wins: the node's port is the one that was free."""
     app = write(tmp_path / "app.py", TITLE.format("one"))
