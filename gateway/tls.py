@@ -14,6 +14,7 @@ import ssl
 
 from aperture.errors import ConfigurationError
 from aperture.gateway.answers import half_close
+from aperture.liveness import notice_lost_peer
 from aperture.settings import Tls
 
 __all__ = ["Pump", "Pumps", "server_context"]
@@ -53,7 +54,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 class _Flow:
     """One direction of a pump: what was read from `source` and `sink` has not taken yet."""
 
-    __slots__ = ("closed", "ended", "sink", "source", "waiting")
+    __slots__ = ("closed", "ended", "moved", "sink", "source", "waiting")
 
     def __init__(self, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -61,6 +62,8 @@ class _Flow:
         self.waiting = memoryview(b"")
         self.ended = False
         """The source will send nothing more."""
+        self.moved = 0
+        """Bytes that the sink has taken."""
         self.closed = False
         """The sink was told so, or takes nothing more."""
 
@@ -90,7 +93,9 @@ class _Flow:
         """Whether everything that waited has been taken."""
         while self.waiting and not self.closed:
             try:
-                self.waiting = self.waiting[self.sink.send(self.waiting) :]
+                sent = self.sink.send(self.waiting)
+                self.moved += sent
+                self.waiting = self.waiting[sent:]
             except _NOT_NOW:
                 return False
             except (BrokenPipeError, ConnectionResetError):
@@ -118,8 +123,13 @@ class Pump:
 
     @property
     def has_more_to_say(self) -> bool:
-        """Whether the worker may still send something."""
+        """Whether the worker may still send something, or the browser has not taken all of it."""
         return not self._outbound.closed
+
+    @property
+    def delivered(self) -> int:
+        """Bytes that the browser's side has taken."""
+        return self._outbound.moved
 
     def run(self) -> None:
         """Move what can be moved now, and watch for what makes more of it possible."""
@@ -178,8 +188,22 @@ class Pumps:
 
     @property
     def idle(self) -> bool:
-        """Whether every worker behind a pump has said its last."""
+        """Whether every worker behind a pump has said its last, and every browser has it."""
         return not any(pump.has_more_to_say for pump in self._running)
+
+    def close_stalled(self, before: dict[Pump, int]) -> dict[Pump, int]:
+        """End the pumps that have delivered nothing since `before`, which an earlier call has returned.
+
+        Returns:
+            those with more to deliver, and what they have delivered by now; empty when every worker has said its last.
+        """
+        now = {pump: pump.delivered for pump in self._running if pump.has_more_to_say}
+        stalled = [pump for pump, delivered in now.items() if before.get(pump) == delivered]
+        for pump in stalled:
+            del now[pump]
+            with contextlib.suppress(OSError):
+                pump.close()
+        return now
 
     def start(self, browser: ssl.SSLSocket) -> socket.socket:
         """Pump for this connection; the returned socket is the worker's end of it.
@@ -188,6 +212,7 @@ class Pumps:
             OSError: out of descriptors; the connection is closed.
         """
         try:
+            notice_lost_peer(browser)  # the worker's end of the pair cannot tell
             ours, theirs = socket.socketpair()
         except OSError:
             browser.close()

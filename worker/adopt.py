@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import sys
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
+from aperture.liveness import notice_lost_peer
 from aperture.settings import Settings
 
 __all__ = [
@@ -38,11 +38,6 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
-
-UNACKNOWLEDGED_LIMIT = 120_000
-"""Milliseconds that sent bytes may stay unacknowledged before the kernel gives the peer up (TCP_USER_TIMEOUT). Without
-it a laptop that went to sleep holds its session for a quarter of an hour."""
-
 
 IDLE_TIMEOUT = 3600.0
 """Seconds that a kept-alive connection may be idle, as in Tornado; proxies close theirs long before."""
@@ -100,9 +95,7 @@ def adopt_socket(adopted: socket.socket) -> None:
     if adopted.family not in (socket.AF_INET, socket.AF_INET6):
         return
     adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    adopted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if sys.platform == "linux":
-        adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_LIMIT)
+    notice_lost_peer(adopted)
 
 
 class HandBackRequest(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
 import subprocess
@@ -9,12 +10,17 @@ import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 from support.echo_node import PATIENCE, Connection, EchoNode, Plan, echo_node, request
 from support.node import Node
-from support.patience import run, wait_until
+from support.patience import run, seconds, wait_until
 from support.wire import Viewer, page_token
+
+from aperture.errors import ExitCode
+from aperture.gateway.tls import Pumps
+from aperture.liveness import UNACKNOWLEDGED_LIMIT
 
 HEAD_TIMEOUT = 2.0
 
@@ -107,6 +113,50 @@ def test_a_notice_of_the_end_in_the_same_packet_as_the_request_leaves_the_answer
         while received := raw.recv(65_536):
             incoming.write(received)
     assert tls.read(65_536).startswith(b"HTTP/1.1 200 OK")
+
+
+def test_a_client_that_takes_nothing_does_not_hold_up_the_end(certificate: tuple[str, str]) -> None:
+    """It is left behind, with what it was still to be sent; the node ends by itself."""
+    with echo_node(1, tls=certificate, shutdown_grace=6.0) as node:
+        connection = secure(node)
+        connection.send(request("/pour?50000000"))
+        assert connection.response()[0] == 200
+        secure(node).ask("/stuck?3")  # the worker has given up pouring, and takes half of the grace period to end
+        node.process.terminate()
+        assert node.wait() == ExitCode.OK
+
+
+def test_a_client_that_takes_its_time_gets_all_before_the_end(certificate: tuple[str, str]) -> None:
+    """As long as it takes something."""
+    size = 3_000_000
+    with echo_node(1, tls=certificate, shutdown_grace=seconds(6.0)) as node:
+        connection = secure(node)
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+        connection.send(request(f"/big?{size}"))
+        assert connection.response()[0] == 200
+        node.process.terminate()
+        assert connection.rest() == b"z" * size
+        assert node.wait() == ExitCode.OK
+
+
+def test_the_gateway_notices_that_a_client_is_lost() -> None:
+    """As the worker does where it holds the connection itself."""
+
+    async def options() -> tuple[int, int]:
+        with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+            browser, _ = server.accept()
+            browser.setblocking(False)
+            pumps = Pumps(asyncio.get_running_loop())
+            pumps.start(cast(ssl.SSLSocket, browser)).close()
+            found = (
+                browser.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                browser.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            )
+            client.close()
+            pumps.close()
+            return found
+
+    assert asyncio.run(options()) == (1, UNACKNOWLEDGED_LIMIT)
 
 
 def test_a_client_that_vanishes_takes_its_pump_with_it(node: EchoNode) -> None:
