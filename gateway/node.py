@@ -106,12 +106,19 @@ def make_supervisor(
     from aperture.gateway.supervisor import Supervisor
 
     settings, metrics = _with_metrics(settings, among_nodes=sockets.settings.redis_url is not None)
+
+    def clean_up() -> None:
+        if metrics is not None:
+            metrics.remove()
+        if bus_server is not None:
+            bus_server.close()
+
     return Supervisor(
         settings,
         sockets.listeners,
         sockets.admin_listeners,
         partial(run_worker, settings=settings),
-        partial(gateway_main, settings=settings),
+        partial(gateway_main, settings=settings, clean_up=clean_up),
         on_ready=partial(on_ready, settings),
         poll=poll,
         bus_server=bus_server,

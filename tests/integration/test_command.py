@@ -107,6 +107,18 @@ def test_options_may_come_from_the_environment(tmp_path: Path) -> None:
         assert len(node.workers()) == 2
 
 
+def test_a_supervisor_that_is_killed_leaves_no_files(tmp_path: Path) -> None:
+    """The gateway notices, and removes what the node has in the folder for temporary files."""
+    app, room = write(tmp_path / "app.py", TITLE.format("one")), tmp_path / "room"
+    room.mkdir()
+    with Node(app, options=["--num-procs", "2"], env={"TMPDIR": str(room)}) as node:
+        assert len(list(room.glob("aperture-*"))) == 2, "a Redis and metrics"
+        node.kill(node.pid)
+        node.wait()
+        wait_until(lambda: not node.processes())
+        assert not list(room.glob("aperture-*"))
+
+
 def test_show_opens_each_app_once_however_many_workers_there_are(tmp_path: Path) -> None:
     """In the browser that BOKEH_BROWSER names."""
     app = write(tmp_path / "app.py", TITLE.format("one"))

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -208,11 +209,14 @@ def test_metrics_can_be_turned_off_and_leave_nothing(tmp_path: Path) -> None:
 
 
 def test_a_node_removes_its_numbers_and_those_of_a_killed_one(tmp_path: Path) -> None:
-    """A supervisor that was killed cannot clean up; the next node on the machine does."""
+    """Where neither the supervisor nor the gateway can clean up any more, the next node on the machine does."""
     env = {"TMPDIR": str(tmp_path)}
     with Node("counting.py", env=env) as killed:
+        gateway = killed.gateway_pid()
+        killed.kill(gateway, signal.SIGSTOP)
         killed.kill(killed.pid)
         killed.wait()
+        killed.kill(gateway)
         wait_until(lambda: not killed.processes(), PATIENCE)
         assert len(list(tmp_path.glob("aperture-metrics-*"))) == 1
     with Node("counting.py", env=env):
