@@ -148,11 +148,14 @@ def _command_parser() -> argparse.ArgumentParser:
 
 def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
     """Load, bind, import, fork. Runs in the process that becomes the supervisor."""
+    from aperture.worker.http.auth import with_auth_loaded
+
     applications = load_applications(plan.files, plan.app_arguments)
+    settings = with_auth_loaded(plan.settings)
     try:
-        sockets = NodeSockets.open(plan.settings)
+        sockets = NodeSockets.open(settings)
     except OSError as problem:
-        _complain(_bind_complaint(plan.settings, problem))
+        _complain(_bind_complaint(settings, problem))
         return ExitCode.CANNOT_BIND
     from aperture.worker.main import worker_main
 

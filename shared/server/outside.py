@@ -22,6 +22,7 @@ from aperture.gateway.browse import open_pages
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.server.keywords import ServerPlan
 from aperture.settings import Settings
+from aperture.worker.http.auth import with_auth_loaded
 
 __all__ = ["NodeLoop", "ServerOutside"]
 
@@ -66,6 +67,7 @@ class ServerOutside:
 
     Raises:
         OSError: the port is taken, or not ours to use.
+        ConfigurationError: the auth module is not as it should be.
         RuntimeError: app code has run already, which the workers would all have a copy of.
     """
 
@@ -74,7 +76,7 @@ class ServerOutside:
             if not application.safe_to_fork:
                 raise RuntimeError(f"the code of the app at {route} has run already: it cannot be forked into workers")
         self._applications = applications
-        self._sockets = NodeSockets.open(plan.settings)
+        self._sockets = NodeSockets.open(with_auth_loaded(plan.settings))
         self.settings = self._sockets.settings
         self.io_loop = NodeLoop(self)
         self.started = False

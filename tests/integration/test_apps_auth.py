@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 from support.fetch import Response, fetch
 from support.node import APPS, BOTH, Node, StockNode, kind_name
-from support.patience import run
+from support.patience import run, wait_until
 from support.wire import ConnectionEnded, Viewer, page_token
 from tornado.httpclient import HTTPClientError
+
+from aperture.errors import ExitCode
 
 MODULE = str(APPS / "auth.py")
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -68,6 +72,40 @@ def test_login_opens_page_and_websocket_and_logout_closes_them(node: StockNode) 
     left = fetch(node.url + "/logout", headers={"Cookie": cookie})
     assert (left.status, left.headers["location"]) == (302, "/login")
     assert re.search(r'user=("")?(;|$)', left.cookies())
+
+
+LINES = """
+import os, secrets
+KEY = secrets.token_hex()
+with open({ran!r}, "a") as file:
+    file.write(f"{{os.getpid()}}\\n")
+login_url = "/login"
+def get_user(handler):
+    return KEY
+"""
+
+
+def test_the_module_runs_once_for_all_workers_and_those_after_them(tmp_path: Path) -> None:
+    """As with Bokeh: a key that it makes signs what every worker reads."""
+    module, ran, app = tmp_path / "auth.py", tmp_path / "ran", tmp_path / "app.py"
+    module.write_text(LINES.format(ran=str(ran)))
+    app.write_text("from bokeh.io import curdoc\n")
+    with Node(app, options=["--auth-module", str(module), "--num-procs", "2"]) as node:
+        first = node.worker_pids()
+        node.kill(node.pid, signal.SIGHUP)
+        wait_until(lambda: len(now := node.worker_pids()) == 2 and not set(now) & set(first))
+        assert fetch(node.app_url("/app")).status == 200
+        assert ran.read_text().split() == [str(node.pid)]
+
+
+def test_a_module_that_fails_stops_the_start(tmp_path: Path) -> None:
+    """With its traceback, and the exit code of a bad option."""
+    module = tmp_path / "auth.py"
+    module.write_text("import nothing_of_that_name\n")
+    with Node("context.py", options=["--auth-module", str(module)], wait=False) as node:
+        assert node.wait() == ExitCode.USAGE
+        assert "No module named 'nothing_of_that_name'" in node.log()
+        assert str(module) in node.log()
 
 
 def test_a_stolen_token_is_no_login(node: StockNode) -> None:

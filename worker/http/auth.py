@@ -7,9 +7,11 @@ attributes (Bokeh's own `AuthProvider` is one) does as well.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import logging
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -21,8 +23,9 @@ from urllib.parse import urljoin
 from tornado.web import HTTPError, RequestHandler
 
 from aperture.errors import ConfigurationError
+from aperture.settings import Settings
 
-__all__ = ["AuthHooks", "AuthenticatedHandler", "load_auth_module"]
+__all__ = ["AuthHooks", "AuthenticatedHandler", "load_auth_module", "with_auth_loaded"]
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +100,7 @@ def load_auth_module(path: str) -> AuthHooks:
     """Run an auth module and take its hooks.
 
     Raises:
-        ConfigurationError: there is no such file, or its hooks contradict each other.
+        ConfigurationError: there is no such file, it fails, or its hooks contradict each other.
     """
     if not Path(path).is_file():
         raise ConfigurationError(f"auth module: no such file: {path}")
@@ -105,7 +108,10 @@ def load_auth_module(path: str) -> AuthHooks:
     if spec is None or spec.loader is None:
         raise ConfigurationError(f"auth module: not a Python file: {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as problem:
+        raise ConfigurationError(f"auth module {path} has failed:\n{traceback.format_exc()}") from problem
     return AuthHooks(
         get_user=getattr(module, "get_user", None),
         get_user_async=getattr(module, "get_user_async", None),
@@ -115,6 +121,19 @@ def load_auth_module(path: str) -> AuthHooks:
         logout_url=getattr(module, "logout_url", None),
         logout_handler=getattr(module, "LogoutHandler", None),
     )
+
+
+def with_auth_loaded(settings: Settings) -> Settings:
+    """The settings with the hooks of the auth module in place of its path; for a node, before it forks its workers.
+
+    A key that the module makes when it runs must be the same in every worker, and in those that take their places.
+
+    Raises:
+        ConfigurationError: as `load_auth_module`.
+    """
+    if settings.auth_module is None or settings.auth_provider is not None:
+        return settings
+    return dataclasses.replace(settings, auth_module=None, auth_provider=load_auth_module(settings.auth_module))
 
 
 class AuthenticatedHandler(RequestHandler):

@@ -11,7 +11,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 
 from aperture.errors import ConfigurationError
-from aperture.worker.http.auth import AuthenticatedHandler, AuthHooks, load_auth_module
+from aperture.settings import Settings
+from aperture.worker.http.auth import AuthenticatedHandler, AuthHooks, load_auth_module, with_auth_loaded
 
 
 class Page(RequestHandler):
@@ -102,6 +103,27 @@ def test_a_module_that_is_not_there(tmp_path: Path) -> None:
     """Says which file it is about."""
     with pytest.raises(ConfigurationError, match="nowhere"):
         load_auth_module(str(tmp_path / "nowhere.py"))
+
+
+@pytest.mark.parametrize("source", ["def (", "1 / 0", "raise SystemExit('no')"])
+def test_a_module_that_fails_is_told_of_with_its_traceback(tmp_path: Path, source: str) -> None:
+    """It is the administrator's to mend."""
+    file = tmp_path / "auth.py"
+    file.write_text(source)
+    with pytest.raises(ConfigurationError, match=r"(?s)auth\.py has failed.*Traceback.*auth\.py"):
+        load_auth_module(str(file))
+
+
+def test_settings_take_the_hooks_once(tmp_path: Path) -> None:
+    """What the module has made when it ran is then the same for all; a provider of the program's own wins."""
+    file = tmp_path / "auth.py"
+    file.write_text("key = object()\nget_user = lambda handler: key\nlogin_url = '/login'\n")
+    loaded = with_auth_loaded(Settings(auth_module=str(file)))
+    assert loaded.auth_module is None
+    assert with_auth_loaded(loaded) is loaded
+    hooks = AuthHooks.of(loaded.auth_provider)
+    assert hooks == loaded.auth_provider
+    assert with_auth_loaded(Settings()) == Settings()
 
 
 class Connection:
