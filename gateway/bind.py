@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import socket
 import stat
@@ -15,6 +16,8 @@ import stat
 from aperture.settings import Settings
 
 __all__ = ["bind_listeners", "unlink_socket_file"]
+
+log = logging.getLogger(__name__)
 
 BACKLOG = 4096
 """Connections that may wait while a gateway restarts; the kernel caps it at net.core.somaxconn."""
@@ -39,11 +42,29 @@ def bind_listeners(settings: Settings) -> tuple[list[socket.socket], list[socket
     else:
         listeners = _listen_tcp(settings.address, settings.port)
     try:
-        admin = [] if settings.admin_port is None else _listen_tcp(settings.admin_address, settings.admin_port)
+        admin = _listen_admin(settings)
     except OSError:
         _close(listeners)
         raise
     return listeners, admin
+
+
+def _listen_admin(settings: Settings) -> list[socket.socket]:
+    if settings.admin_port is None:
+        return []
+    try:
+        return _listen_tcp(settings.admin_address, settings.admin_port)
+    except OSError as problem:
+        if problem.errno != errno.EADDRINUSE or settings.admin_port_stated:
+            raise
+    # Nobody asked for that port, and a second server beside the first must not fail for want of it.
+    listeners = _listen_tcp(settings.admin_address, 0)
+    log.warning(
+        "port %d is taken: the admin endpoints are at port %d; --admin-port states which",
+        settings.admin_port,
+        listeners[0].getsockname()[1],
+    )
+    return listeners
 
 
 def unlink_socket_file(settings: Settings) -> None:

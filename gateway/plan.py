@@ -190,6 +190,7 @@ def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
         unix_socket=values["unix_socket"],
         tls=_tls(values, sources),
         admin_port=_admin_port(values["admin_port"]),
+        admin_port_stated=sources.stated(BY_NAME["admin_port"]) is not None,
         admin_address=values["admin_address"],
         dashboard=values["admin"],
         admin_token=_admin_token(values),

@@ -71,6 +71,8 @@ class Settings:
     tls: Tls | None = None
     admin_port: int | None = DEFAULT_ADMIN_PORT
     """0 picks a free port; None serves no admin endpoints."""
+    admin_port_stated: bool = False
+    """Whether somebody has asked for that port; otherwise any free one does where it is taken."""
     admin_address: str = "127.0.0.1"
     dashboard: bool = False
     """Whether there is a live dashboard at `DASHBOARD_ROUTE`, on the app port."""

@@ -153,7 +153,7 @@ class TestAddresses:
         ]
 
     def test_a_taken_admin_port_comes_with_the_way_out(self) -> None:
-        """It is the port that nobody asked for."""
+        """Two servers may be told the same, and the option is not one of Bokeh's."""
         taken = OSError(errno.EADDRINUSE, "Address already in use (127.0.0.1:9006)")
         assert "--admin-port" in cli._bind_complaint(Settings(), taken)
         taken = OSError(errno.EADDRINUSE, "Address already in use (*:5006)")

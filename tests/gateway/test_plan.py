@@ -126,6 +126,7 @@ class TestPrecedence:
         """A service named aperture puts APERTURE_PORT=tcp://… into every pod."""
         given = settings(APERTURE_PORT="tcp://10.0.0.1:5006", APERTURE_ADMIN_PORT="tcp://10.0.0.1:9006")
         assert (given.port, given.admin_port) == (5006, 9006)
+        assert not given.admin_port_stated
 
 
 class TestEnvironment:

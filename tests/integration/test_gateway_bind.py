@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,31 @@ def close(*groups: list[socket.socket]) -> None:
     for group in groups:
         for listener in group:
             listener.close()
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    """A port that somebody else listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def test_an_admin_port_that_nobody_stated_may_be_another(taken: int, caplog: pytest.LogCaptureFixture) -> None:
+    """A second server on a machine starts, and says where its admin endpoints are."""
+    listeners, admin = bind_listeners(Settings(port=0, admin_port=taken))
+    try:
+        port = admin[0].getsockname()[1]
+        assert port != taken
+        assert f"port {taken} is taken: the admin endpoints are at port {port}" in caplog.text
+    finally:
+        close(listeners, admin)
+
+
+def test_an_admin_port_that_was_stated_is_that_or_none(taken: int) -> None:
+    """Whoever stated it looks for the node there."""
+    with pytest.raises(OSError, match=str(taken)) as refused:
+        bind_listeners(Settings(port=0, admin_port=taken, admin_port_stated=True))
+    assert refused.value.errno == errno.EADDRINUSE
 
 
 def has_ipv6() -> bool:
@@ -59,7 +85,7 @@ def test_a_taken_port_is_an_os_error_that_names_it_and_leaves_nothing_open() -> 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=str(port)) as caught:
-            bind_listeners(Settings(port=0, address="127.0.0.1", admin_port=port))
+            bind_listeners(Settings(port=0, address="127.0.0.1", admin_port=port, admin_port_stated=True))
         assert caught.value.errno == errno.EADDRINUSE
 
 
