@@ -174,7 +174,8 @@ def _develop(plan: ServePlan) -> int:
     from aperture.gateway.reload import Changes, execute_again
 
     log.info("Running in --dev mode with one worker")
-    changes = Changes(plan.files[0], plan.watched)
+    auth = plan.settings.auth_module
+    changes = Changes(plan.files[0], plan.watched if auth is None else (*plan.watched, auth))
     try:
         code = _serve(plan, changes)
     except AppLoadError as problem:

@@ -131,8 +131,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("--use-config", Kind.TEXT, "YAML file with settings of Bokeh.", metavar="FILE"),
     Option("--args", Kind.REST, "Everything that follows is given to the apps as sys.argv[1:].", metavar="ARGUMENT"),
     Option("--dev", Kind.FILES,
-           "Restart when a .py, .html, .css or .yaml file of the app changes, or one of the files named here. "
-           "One app and one worker only.", metavar="FILE"),
+           "Restart when a .py, .html, .css or .yaml file of the app changes, the auth module, a module that the "
+           "supervisor has imported for the app, or one of the files named here. One app and one worker only.",
+           metavar="FILE"),
     Option("--show", Kind.FLAG, "Open the apps in a browser."),
     Option("--allow-websocket-origin", Kind.REPEATED,
            "Public host name from which browsers may connect; * stands for a part of it.",

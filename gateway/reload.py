@@ -2,7 +2,8 @@
 
 A new process image is the only reload that forgets everything, modules and supervisor alike, so the node is drained and
 the same command is executed again. Modification times are polled: a watch through the kernel would need a thread or a
-loop in the supervisor, and an app has few files.
+loop in the supervisor, and an app has few files. Of the modules from elsewhere those are watched that the supervisor
+has imported itself; what only a worker imports is known to nobody here.
 """
 
 from __future__ import annotations
@@ -11,17 +12,24 @@ import logging
 import os
 import signal
 import sys
+import sysconfig
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-__all__ = ["Changes", "execute_again", "is_reload", "watched_files"]
+__all__ = ["Changes", "execute_again", "imported_files", "is_reload", "watched_files"]
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-_PATTERNS = ("*.py", "*.html", "*.css", "*.yaml")
+_SUFFIXES = frozenset({".py", ".html", ".css", ".yaml"})
+_OF_OTHERS = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__"})
+"""Folders of what is installed or made; as hidden ones, they hold thousands of files that nobody edits."""
+
+_ENVIRONMENT = "pyvenv.cfg"
+"""Marks a virtual environment, whatever its name."""
+
 _MARK = "_APERTURE_RELOADED"
 """Set for the process that replaces this one, so that it does not open the browser again."""
 
@@ -37,12 +45,32 @@ def watched_files(app: str, further: Sequence[str] = ()) -> Iterator[Path]:
     """
     path = Path(app).expanduser().absolute()
     if path.is_dir():
-        for pattern in _PATTERNS:
-            yield from path.rglob(pattern)
+        yield from _files_below(path)
     else:
         yield path
         yield from path.parent.glob("*.py")
     yield from map(Path, further)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not _is_of_others(parent, name)]
+        yield from (Path(parent, name) for name in files if os.path.splitext(name)[1] in _SUFFIXES)
+
+
+def _is_of_others(parent: str, name: str) -> bool:
+    return name.startswith(".") or name in _OF_OTHERS or os.path.exists(os.path.join(parent, name, _ENVIRONMENT))
+
+
+def imported_files() -> Iterator[Path]:
+    """The modules that this process has imported, but for Python's own and those that are installed."""
+    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+    for module in tuple(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and not file.startswith(libraries):
+            path = Path(file)
+            if _OF_OTHERS.isdisjoint(path.parts):
+                yield path
 
 
 class Changes:
@@ -52,15 +80,19 @@ class Changes:
         self._app = app
         self._further = further
         self._before = self._snapshot()
+        self._imported: Snapshot = {}
+        """Modules from elsewhere, as they were when they were first seen; they come while the node is made."""
         self.seen = False
 
     def __call__(self) -> bool:
         """Look again; True from the first difference on."""
         if not self.seen:
             now = self._snapshot()
-            different = sorted(path for path in self._before.keys() | now if self._before.get(path) != now.get(path))
+            different = {path for path in self._before.keys() | now if self._before.get(path) != now.get(path)}
+            imported = _states(imported_files())
+            different |= {path for path, state in imported.items() if self._imported.setdefault(path, state) != state}
             if different:
-                log.info("%s changed, restarting", ", ".join(path.name for path in different))
+                log.info("%s changed, restarting", ", ".join(path.name for path in sorted(different)))
                 self.seen = True
         return self.seen
 
@@ -73,14 +105,18 @@ class Changes:
             time.sleep(POLL_SECONDS)
 
     def _snapshot(self) -> Snapshot:
-        found: Snapshot = {}
-        for path in watched_files(self._app, self._further):
-            try:
-                state = path.stat()
-            except OSError:
-                continue  # editors replace files, so one may be missing for a moment
-            found[path] = (state.st_mtime_ns, state.st_size)
-        return found
+        return _states(watched_files(self._app, self._further))
+
+
+def _states(paths: Iterable[Path]) -> Snapshot:
+    found: Snapshot = {}
+    for path in paths:
+        try:
+            state = path.stat()
+        except OSError:
+            continue  # editors replace files, so one may be missing for a moment
+        found[path] = (state.st_mtime_ns, state.st_size)
+    return found
 
 
 def is_reload() -> bool:

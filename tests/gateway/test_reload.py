@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
-from aperture.gateway.reload import Changes, watched_files
+import pytest
+
+from aperture.gateway.reload import Changes, imported_files, watched_files
 
 
 def touch(path: Path) -> None:
@@ -24,6 +28,33 @@ def test_a_folder_is_watched_with_all_below(tmp_path: Path) -> None:
     for name in ("main.py", "deep/er/mod.py", "templates/index.html", "static/a.css", "theme.yaml", "log.txt"):
         touch(tmp_path / name)
     assert names(tmp_path) == {"main.py", "mod.py", "index.html", "a.css", "theme.yaml"}
+
+
+@pytest.mark.parametrize("folder", [".venv/lib", ".git", "site-packages/x", "node_modules/x", "__pycache__", "env/lib"])
+def test_what_is_installed_below_a_folder_is_not_walked(tmp_path: Path, folder: str) -> None:
+    """It may be thousands of files, twice a second."""
+    touch(tmp_path / "main.py")
+    touch(tmp_path / folder / "other.py")
+    touch(tmp_path / "env" / "pyvenv.cfg")
+    assert names(tmp_path) == {"main.py"}
+
+
+def test_a_module_from_elsewhere_that_was_imported_is_watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From when it is first seen: it is imported after the watch has begun."""
+    touch(tmp_path / "app" / "main.py")
+    touch(tmp_path / "elsewhere" / "watched_4711.py")
+    changes = Changes(str(tmp_path / "app"))
+    module = ModuleType("watched_4711")
+    module.__file__ = str(tmp_path / "elsewhere" / "watched_4711.py")
+    monkeypatch.setitem(sys.modules, "watched_4711", module)
+    assert not changes()
+    touch(tmp_path / "elsewhere" / "watched_4711.py")
+    assert changes()
+
+
+def test_installed_modules_are_not_watched() -> None:
+    """Bokeh alone has hundreds, which nobody edits while working on an app."""
+    assert not {"pytest", "json"} & {path.parent.name for path in imported_files()}
 
 
 def test_a_script_is_watched_with_the_modules_beside_it(tmp_path: Path) -> None:
