@@ -23,7 +23,7 @@ from aperture.registry import scripts
 __all__ = ["Appended", "Claim", "Registry", "WorkerName"]
 
 KEPT_LEASES = 10
-"""After so many leases without a heartbeat, what a worker left in Redis goes away by itself."""
+"""After so many leases without a heartbeat, what a worker left in Redis goes away by itself; its claims, in a day."""
 
 LEAST_GRACE = 6.0
 """Seconds. The bus tries to connect every five at least."""
@@ -39,7 +39,7 @@ BATCH = 500
 """Sessions per call of a script: Redis serves nobody else meanwhile, which is about a millisecond."""
 
 MOST_DOUBTS = 10_000
-"""Sessions whose owner is looked up after an outage; what is more than that ends by itself after ten leases."""
+"""Sessions whose owner is looked up after an outage; what is more than that stands until its worker ends."""
 
 WAIT_STEP = 0.1
 """Seconds between two looks whether an old owner has put its claim back."""
@@ -290,7 +290,6 @@ class Registry:
                 payload,
                 kept,
                 round(STREAM_SECONDS * 1000),
-                self._kept_ms,
             ],
         )
         if receivers < 0:

@@ -35,6 +35,13 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function whole(number) return string.format('%.0f', number) end
 """
 
+_OWNED = """
+-- How long a claim stands that nobody renews: a day. What frees a session is its release, or the end of its owner's
+-- lease, which goes on while app code keeps the owner's loop, and its claims from being renewed, for as long as it likes.
+-- This only sweeps up behind the dead.
+local owned_ms = 24 * 3600 * 1000
+"""
+
 _KEEPING = """
 local function whole(number) return string.format('%.0f', number) end
 
@@ -74,6 +81,7 @@ end
 
 CLAIM = Script(
     _NOW
+    + _OWNED
     + _BELIEVE
     + """
 -- KEYS session stream workers epoch born seasoned
@@ -103,7 +111,7 @@ local epoch = math.max(old, tonumber(redis.call('GET', KEYS[4]) or '0')) + 1
 epoch = math.max(epoch, now)
 redis.call('SET', KEYS[4], whole(epoch), 'PX', ARGV[3])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', whole(epoch))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], owned_ms)
 redis.call('DEL', KEYS[2])
 redis.call('ZADD', KEYS[3], whole(now + ARGV[2]), ARGV[1])
 return {'owned', ARGV[1], whole(epoch)}
@@ -149,7 +157,8 @@ return born
 )
 
 RENEW_CLAIMS = Script(
-    """
+    _OWNED
+    + """
 -- KEYS epoch session...
 -- ARGV me kept_ms epoch...
 -- -> the positions of the sessions that are lost
@@ -164,7 +173,7 @@ for i = 2, #KEYS do
         lost[#lost + 1] = i - 2
     end
     if not held[1] or held[1] == ARGV[1] then
-        redis.call('PEXPIRE', KEYS[i], ARGV[2])
+        redis.call('PEXPIRE', KEYS[i], owned_ms)
     end
 end
 if highest > tonumber(redis.call('GET', KEYS[1]) or '0') then
@@ -203,15 +212,16 @@ return living
 )
 
 APPEND = Script(
-    """
+    _OWNED
+    + """
 -- KEYS session stream
--- ARGV me epoch channel first last payload kept_entries stream_ms kept_ms
+-- ARGV me epoch channel first last payload kept_entries stream_ms
 -- -> the number of subscribers reached, or -1 for a stranger
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if not held[1] then
     -- Redis was restarted empty, and nobody has claimed the session since.
     redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2])
-    redis.call('PEXPIRE', KEYS[1], ARGV[9])
+    redis.call('PEXPIRE', KEYS[1], owned_ms)
 elseif held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
     return -1
 end
