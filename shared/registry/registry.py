@@ -15,10 +15,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from aperture.bus.bus import Bus
 from aperture.errors import Fenced
 from aperture.log import short_id
 from aperture.registry import scripts
+from aperture.registry.stream import StreamLedger
 
 __all__ = ["Appended", "Claim", "Registry", "WorkerName"]
 
@@ -30,10 +33,6 @@ LEAST_GRACE = 6.0
 
 STREAM_SECONDS = 60.0
 """How long a session's stream is kept after its last patch. A gap is noticed, and repaired, within seconds."""
-
-STREAM_ENTRIES = 1024
-STREAM_BYTES = 16 * 1024 * 1024
-"""About what the stream of one session may take; large patches push out more of the older ones."""
 
 BATCH = 500
 """Sessions per call of a script: Redis serves nobody else meanwhile, which is about a millisecond."""
@@ -116,6 +115,8 @@ class Registry:
         self._kept_ms = self._lease_ms * KEPT_LEASES
         self._grace_ms = round(1000 * (max(lease, LEAST_GRACE) if grace is None else grace))
         self._claims: dict[str, int] = {}
+        self._streams: dict[str, StreamLedger] = {}
+        """Of the sessions here that have been published, until they are given up."""
         self._claiming: Counter[str] = Counter()
         self._doubtful: set[str] = set()
         self._first_born = ""
@@ -194,6 +195,7 @@ class Registry:
     async def release(self, session_id: str, epoch: int) -> None:
         """Give the session up, if it is still mine at that epoch. If that fails, the next heartbeat does it."""
         self._claims.pop(session_id, None)
+        self._streams.pop(session_id, None)
         try:
             await self._release({session_id: epoch})
         except BaseException:
@@ -257,6 +259,7 @@ class Registry:
         """End the lease and all claims, for the end of the worker."""
         self._withdrawn = True
         claims, self._claims = self._claims, {}
+        self._streams.clear()
         await self._bus.command("ZREM", self._names.workers, self.me)  # with it gone, anybody may have the sessions
         for batch in _batches(claims):
             await self._release({key: claims[key] for key in batch})
@@ -277,7 +280,8 @@ class Registry:
         Raises:
             Fenced: the session is not mine at that epoch; nothing was published.
         """
-        kept = max(1, min(STREAM_ENTRIES, STREAM_BYTES // max(1, len(payload))))
+        stream = self._stream_of(session_id, epoch)
+        stream.note(last, len(payload))
         receivers = await self._bus.run(
             scripts.APPEND,
             [self._names.session(session_id), self._names.stream(session_id)],
@@ -288,11 +292,12 @@ class Registry:
                 first,
                 last,
                 payload,
-                kept,
+                stream.floor,
                 round(STREAM_SECONDS * 1000),
             ],
         )
         if receivers < 0:
+            self._streams.pop(session_id, None)
             raise Fenced(f"session {short_id(session_id)} is not this worker's any more")
         return Appended(receivers)
 
@@ -301,7 +306,16 @@ class Registry:
 
         None also says that nothing is kept: then Redis cannot tell whether anything is missing. The first payload may
         begin at or before that number.
+
+        Raises:
+            ValueError: somebody else has written there.
         """
+        try:
+            return await self._read(session_id, after)
+        except ResponseError as problem:
+            raise ValueError(str(problem)) from None
+
+    async def _read(self, session_id: str, after: int) -> list[bytes] | None:
         entries = await self._bus.command("XRANGE", self._names.stream(session_id), f"{after}-0", "+")
         if not entries and not await self._ends_at(session_id, after):
             return None
@@ -319,6 +333,12 @@ class Registry:
     async def _ends_at(self, session_id: str, sequence: int) -> bool:
         entries = await self._bus.command("XREVRANGE", self._names.stream(session_id), "+", "-", "COUNT", 1)
         return bool(entries) and _entry(entries[0][1])[1] == sequence
+
+    def _stream_of(self, session_id: str, epoch: int) -> StreamLedger:
+        stream = self._streams.get(session_id)
+        if stream is None or stream.epoch != epoch:
+            stream = self._streams[session_id] = StreamLedger(epoch)
+        return stream
 
     def _noted(self, session_id: str, owner: str, epoch: int) -> Claim:
         self._doubtful.discard(session_id)
@@ -354,6 +374,7 @@ class Registry:
         for session_id in lost:
             if self._claims.get(session_id) == sessions[session_id]:
                 del self._claims[session_id]
+                self._streams.pop(session_id, None)
         return lost
 
     async def _release(self, sessions: Mapping[str, int]) -> None:
@@ -368,4 +389,7 @@ def _batches(sessions: Mapping[str, Any]) -> list[Sequence[str]]:
 
 def _entry(fields: list[bytes]) -> tuple[int, int, bytes]:
     named = dict(zip(fields[::2], fields[1::2], strict=True))
-    return int(named[b"first"]), int(named[b"last"]), named[b"payload"]
+    try:
+        return int(named[b"first"]), int(named[b"last"]), named[b"payload"]
+    except KeyError as problem:
+        raise ValueError(f"an entry without {problem}") from None

@@ -215,7 +215,7 @@ APPEND = Script(
     _OWNED
     + """
 -- KEYS session stream
--- ARGV me epoch channel first last payload kept_entries stream_ms
+-- ARGV me epoch channel first last payload floor stream_ms
 -- -> the number of subscribers reached, or -1 for a stranger
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if not held[1] then
@@ -229,7 +229,7 @@ end
 -- attempt was lost, cannot be entered twice; it is published again, and its readers know it by its number.
 local id = ARGV[5] .. '-0'
 redis.pcall(
-    'XADD', KEYS[2], 'MAXLEN', '~', ARGV[7], id, 'first', ARGV[4], 'last', ARGV[5], 'payload', ARGV[6]
+    'XADD', KEYS[2], 'MINID', '~', ARGV[7], id, 'first', ARGV[4], 'last', ARGV[5], 'payload', ARGV[6]
 )
 redis.call('PEXPIRE', KEYS[2], ARGV[8])
 return redis.call('PUBLISH', ARGV[3], ARGV[6])

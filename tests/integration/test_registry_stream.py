@@ -11,7 +11,7 @@ from support.redis import KINDS, bus_on, eventually, fresh_namespace, node_serve
 
 from aperture.bus.redis import RedisBus
 from aperture.errors import Fenced
-from aperture.registry import registry as module
+from aperture.registry import stream as module
 from aperture.registry.registry import Appended, Registry, WorkerName
 
 
@@ -120,6 +120,69 @@ def test_the_stream_is_capped(url: str, monkeypatch: pytest.MonkeyPatch) -> None
             assert await bus.command("XLEN", bus.names.stream("s")) <= 5
             await registry.append("s", epoch, 521, 521, b"x" * 200_000)
             assert await registry.read("s", 520) == [b"x" * 200_000]
+            assert await bus.command("XLEN", bus.names.stream("s")) == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("patches", [9, 20, 100])
+def test_a_large_call_leaves_the_small_ones_before_it(url: str, patches: int) -> None:
+    """As after a moment in which Redis was slow: all of it together is far below the cap, so nothing is missing."""
+
+    async def scenario() -> None:
+        async with bus_on(url, fresh_namespace()) as bus:
+            registry, epoch = await owner(bus)
+            for number in range(1, 201):
+                await registry.append("s", epoch, number, number, b"x" * 10_000)
+            await registry.append("s", epoch, 201, 200 + patches, b"x" * 10_000 * patches)
+            for number in range(201 + patches, 211 + patches):
+                await registry.append("s", epoch, number, number, b"x" * 10_000)
+            payloads = await registry.read("s", 1)
+            assert payloads is not None
+            assert len(payloads) == 210
+
+    run(scenario())
+
+
+def test_mixed_sizes_stay_within_the_cap(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes and entries, with repetitions among them, and from the first patch of a new claim on."""
+    monkeypatch.setattr(module, "STREAM_ENTRIES", 64)
+    monkeypatch.setattr(module, "STREAM_BYTES", 640_000)
+
+    async def fill(bus: RedisBus, registry: Registry, epoch: int) -> None:
+        for number in range(1, 301):
+            size = (100, 9_000, 50_000)[number % 3]
+            for _ in range(1 + number % 2):
+                await registry.append("s", epoch, number, number, b"x" * size)
+        entries = await bus.command("XRANGE", bus.names.stream("s"), "-", "+")
+        sizes = [len(fields[-1]) for _, fields in entries]
+        assert len(sizes) <= 64
+        assert 500_000 < sum(sizes) <= 640_000
+
+    async def scenario() -> None:
+        async with bus_on(url, fresh_namespace()) as bus:
+            registry, epoch = await owner(bus)
+            await fill(bus, registry, epoch)
+            await registry.release("s", epoch)
+            await fill(bus, registry, (await registry.claim("s", fresh=False)).epoch)
+
+    run(scenario())
+
+
+def test_what_others_have_written_there_is_no_patch(url: str) -> None:
+    """An entry without its fields, one with wrong ones, or no stream at all: said as one kind of mistake."""
+
+    async def scenario() -> None:
+        async with bus_on(url, fresh_namespace()) as bus:
+            registry, _ = await owner(bus)
+            for session, fields in (("a", ["foo", "bar"]), ("b", ["first", "x", "last", "y", "payload", "z"])):
+                await bus.command("XADD", bus.names.stream(session), "5-0", *fields)
+                for after in (0, 6):
+                    with pytest.raises(ValueError, match=r"\w"):
+                        await registry.read(session, after)
+            await bus.command("SET", bus.names.stream("c"), "text")
+            with pytest.raises(ValueError, match="kind of value"):
+                await registry.read("c", 0)
 
     run(scenario())
 

@@ -161,13 +161,13 @@ class FakeRedis:
         return [worker.encode() for worker in args if self._lives(worker)]
 
     def _append(self, keys: list[str], args: list[Any]) -> Any:
-        me, epoch, channel, first, last, payload, kept, *_ = args
+        me, epoch, channel, first, last, payload, floor, *_ = args
         if self.sessions.setdefault(keys[0], (me, epoch)) != (me, epoch):
             return -1
         stream = self.streams.setdefault(keys[1], [])
         if not stream or stream[-1][0] < last:
             stream.append((last, [b"first", b"%d" % first, b"last", b"%d" % last, b"payload", payload]))
-            del stream[: -int(kept)]
+            stream[:] = [entry for entry in stream if entry[0] >= floor]
         return self.publish(channel, payload)
 
     def _lives(self, worker: str) -> bool:
