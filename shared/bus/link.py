@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import random
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -22,7 +23,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import OutOfMemoryError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import (
+    ClusterDownError,
+    MasterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from aperture.errors import BusDown, BusUnavailable
 
@@ -45,6 +55,22 @@ MAX_WAITING_BYTES = 64 * 1024 * 1024
 MAX_UNANSWERED = 20_000
 """Requests without an answer: seconds of a busy worker's work."""
 
+_REFUSALS: dict[type[Exception], str] = {
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+    TryAgainError: "TRYAGAIN",
+    NoPermissionError: "NOPERM",
+}
+"""The codes that the client library has cut off and made a class of."""
+
+_REFUSAL = re.compile(r"(?:^|: -)(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM)\b")
+"""In the text of all others: at its start, or, of a script in Redis 6, behind where in the script it happened."""
+
+_UNFIT = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"})
+"""A server that refuses whatever is written is as good as none. Connecting anew, with growing pauses, finds out when
+that is over, and who is the primary by then."""
 
 _PLAIN = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 
@@ -268,17 +294,17 @@ class Link:
         if not self._unanswered:
             raise RedisError("Redis answered what nobody asked")
         future = self._unanswered.popleft().future
+        code = _refusal_code(reply)
         if future is not None and not future.done():  # its caller may have been cancelled
-            if isinstance(reply, OutOfMemoryError):
-                # As good as away for whoever writes; what only reads goes on.
-                future.set_exception(BusDown(f"Redis at {self._where} is full (maxmemory)"))
+            if code is not None:
+                # As good as away for whoever asked; what Redis does not refuse goes on.
+                future.set_exception(BusDown(_refused(code)))
             elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:
                 future.set_result(reply)
-        if isinstance(reply, ReadOnlyError):
-            # The primary has become a replica; whoever is primary now is found by connecting anew.
-            raise reply
+        if code in _UNFIT:
+            raise RedisError(_refused(code))
 
     async def _write(self, connection: AbstractConnection) -> None:
         try:
@@ -319,6 +345,19 @@ class Link:
         if connection is not None:
             with suppress(OSError, RedisError):
                 await connection.disconnect(nowait=True)
+
+
+def _refusal_code(reply: Any) -> str | None:
+    """Why Redis carries out nothing of the kind now, whatever it was; None where it has answered or found a mistake."""
+    if not isinstance(reply, ResponseError):
+        return None
+    known = _REFUSALS.get(type(reply))
+    found = _REFUSAL.search(str(reply)) if known is None else None
+    return known if found is None else found[1]
+
+
+def _refused(code: str) -> str:
+    return "Redis is full (OOM, maxmemory)" if code == "OOM" else f"Redis refuses ({code})"
 
 
 def _reason(problem: BaseException) -> str:

@@ -178,7 +178,8 @@ class RedisBus:
 
     async def _greet(self) -> None:
         self._loaded.clear()
-        await self._commands.request_early("PING")
+        # Takes nobody out; but a server that takes no writes now refuses it, as a PING would not be.
+        await self._commands.request_early("ZREM", self.names.workers, "")
 
     # Connecting
 

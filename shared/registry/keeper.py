@@ -45,6 +45,7 @@ class LeaseKeeper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._renewed_at = time.monotonic()
+        self._failing = False
 
     def start(self) -> None:
         self._thread.start()
@@ -89,5 +90,10 @@ class LeaseKeeper:
         self._renewed_at = now
         try:
             await mine.renew({})
+            self._failing = False
         except BusError as problem:
-            log.debug("the lease was not renewed: %s", problem)
+            log.debug("the lease was not renewed: %s", problem)  # the bus has told why
+        except Exception:
+            # Whatever it is, it may be over by the next time, and without this thread busy sessions would be lost.
+            log.log(logging.DEBUG if self._failing else logging.ERROR, "the lease was not renewed", exc_info=True)
+            self._failing = True

@@ -37,8 +37,8 @@ local function whole(number) return string.format('%.0f', number) end
 
 _OWNED = """
 -- How long a claim stands that nobody renews: a day. What frees a session is its release, or the end of its owner's
--- lease, which goes on while app code keeps the owner's loop, and its claims from being renewed, for as long as it likes.
--- This only sweeps up behind the dead.
+-- lease, which is renewed also while app code keeps the owner's loop, as the claims are not. This sweeps up behind the
+-- dead.
 local owned_ms = 24 * 3600 * 1000
 """
 

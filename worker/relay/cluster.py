@@ -147,8 +147,11 @@ class Cluster:
         self._bus.on_resubscribed(self._on_resubscribed)
         self._bus.watch(self._on_bus_changed)
         if self._bus.up:
-            await self._registry.bury_predecessors()
-            await self._registry.renew({})
+            try:
+                await self._registry.bury_predecessors()
+                await self._registry.renew({})
+            except BusDown as problem:
+                log.warning("not known to others yet: %s", problem)
         self._track(self._listen())
         self._beating = asyncio.ensure_future(self._beat())
         if self._keeper is not None:
