@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import msgpack
 import pytest
+import redis
 from support.cluster import NAMESPACE, Cluster, Follower, patches_of, places_of, session_of, steady_viewer
+from support.fetch import fetch
 from support.patience import run, seconds, wait_until
 from support.proxy_deaf import DeafWire
-from support.redis import RedisServer
+from support.redis import RedisServer, eventually
 from support.wire import Viewer, page_token
 
+from aperture.bus.envelope import Probe
 from aperture.bus.names import Names
 from aperture.worker.relay.places import place_of
 
@@ -227,4 +230,56 @@ def test_hostile_messages_on_the_bus_are_dropped(cluster: Cluster) -> None:
     run(scenario())
     assert cluster.log().count("dropped a message that is none of ours (an inbox") == 2
     assert cluster.log().count("dropped a message that is none of ours (a session's channel") == 1
+    assert "Traceback" not in cluster.log()
+
+
+def fill_stream(client: redis.Redis, key: str) -> None:
+    """With payloads that are none, under numbers that are due next."""
+    for number, payload in enumerate(hostile_payloads(), 2):
+        client.xadd(key, {"first": number, "last": number, "payload": payload}, id=f"{number}-0")
+
+
+STREAMS: dict[str, Callable[[redis.Redis, str], object]] = {
+    "payloads": fill_stream,
+    "fields": lambda client, key: client.xadd(key, {"foo": "bar"}, id="1000-0"),
+    "numbers": lambda client, key: client.xadd(key, {"first": "x", "last": "", "payload": "y"}, id="1000-0"),
+    "no stream": lambda client, key: client.set(key, "text"),
+}
+
+
+@pytest.mark.parametrize("garbage", STREAMS)
+def test_garbage_in_a_stream_freezes_nobody(cluster: Cluster, garbage: str) -> None:
+    """Whoever needs a patch from there is sent to pull afresh, once, and goes on; it is counted and logged once."""
+
+    def litter(epoch: int) -> None:
+        names, place = Names(NAMESPACE), place_of(APP, session)
+        with cluster.redis() as client:
+            STREAMS[garbage](client, names.stream(place))
+            client.publish(names.channel(place), Probe(epoch, 7).pack())  # as if patches had been missed
+
+    async def scenario() -> None:
+        owner = cluster.owner(session)
+        other = cluster.other(owner.node)
+        follower = Follower(other.ws_url(APP), token)
+        following = asyncio.create_task(follower.follow(lambda viewer: bool(viewer.value("seen", "text") == "last")))
+        async with steady_viewer(owner.node.ws_url(APP), token) as mover:
+            await asyncio.to_thread(wait_until, lambda: cluster.owner(session).row["edges"] == 1)
+            assert (await mover.set("slider", "value", 1)).msgtype == "OK"
+            await asyncio.to_thread(litter, owner.epoch)
+            await eventually(lambda: follower.closes == [SERVICE_RESTART])
+            assert (await mover.set("seen", "text", "last")).msgtype == "OK"
+            await following
+        assert follower.closes == [SERVICE_RESTART]
+        metrics = f"{other.admin_url}/metrics"
+        await asyncio.to_thread(wait_until, lambda: foreign_messages(metrics) > 0, 20, "nothing was counted")
+
+    def foreign_messages(url: str) -> float:
+        lines = fetch(url).text.splitlines()
+        name = "aperture_relay_foreign_messages_total"
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    token = page_token(cluster.app_url(APP))
+    session = session_of(token)
+    run(scenario())
+    assert cluster.log().count("dropped a message that is none of ours (a session's stream") == 1
     assert "Traceback" not in cluster.log()

@@ -82,6 +82,7 @@ class EdgePostbox:
         self.reads: list[int] = []
         self.receivers = 1
         self.down = False
+        self.problem: Exception | None = None
         self.readable = asyncio.Event()
         self.readable.set()
 
@@ -94,6 +95,8 @@ class EdgePostbox:
     async def read(self, place: str, after: int) -> list[bytes] | None:
         if self.down:
             raise BusDown("down")
+        if self.problem is not None:
+            raise self.problem
         self.reads.append(after)
         stream = self.stream
         await self.readable.wait()

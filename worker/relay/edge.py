@@ -80,7 +80,11 @@ class EdgePost(Protocol):
         ...
 
     async def read(self, place: str, after: int) -> list[bytes] | None:
-        """What was published for a session after a sequence number, or None if some of it is gone."""
+        """What was published for a session after a sequence number, or None if some of it is gone.
+
+        Raises:
+            ValueError: somebody else has written there.
+        """
         ...
 
 
@@ -440,7 +444,7 @@ class EdgeSession:
 
     async def _fill_hole(self) -> None:
         known = self.sequence
-        problem = await self._catch_up()
+        problem = await self._try_to_catch_up()
         self._repair = None
         if self._relay_tally is not None and not self._over:
             self._relay_tally.lost += problem is not None
@@ -450,6 +454,17 @@ class EdgeSession:
         elif not self._over:
             log.warning("session %s: %s; its viewers here pull afresh", self._short(), problem)
             self.close_all()
+
+    async def _try_to_catch_up(self) -> str | None:
+        """Whatever goes wrong, the repair ends: until it has, nothing that comes is written to anybody."""
+        try:
+            return await self._catch_up()
+        except ValueError as problem:
+            self._hostile.count("a session's stream", problem)
+            return "its stream holds what is none of ours"
+        except Exception:
+            log.exception("session %s: a hole could not be filled", self._short())
+            return "patches are lost"
 
     async def _catch_up(self) -> str | None:
         """Take what is missing from the stream; returns why that cannot be done.

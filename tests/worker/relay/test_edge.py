@@ -164,6 +164,20 @@ async def test_what_is_gone_from_the_stream_closes() -> None:
     assert edge.ended == 1
 
 
+@pytest.mark.parametrize("problem", [ValueError("an entry of somebody else"), RuntimeError("whatever")])
+@in_fake_time
+async def test_a_repair_that_fails_closes(problem: Exception) -> None:
+    """Else all that comes would be held for a repair that never ends."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.problem = problem
+    edge.session.deliver(patches(2, b"two"))
+    await turn()
+    assert outbox.closed == (RESTART, "out of step")
+    assert edge.ended == 1
+    assert edge.hostile.counts.total() == isinstance(problem, ValueError)
+
+
 @in_fake_time
 async def test_a_bus_that_stays_away_closes() -> None:
     """Nobody looks at an old document for ever."""
