@@ -3,6 +3,9 @@
 Patches and answers leave in one order, through one queue and one task: what has to be on the bus first is there first,
 and while Redis is asked to append some patches, the next ones gather and share a call. What Redis cannot take now waits
 up to a bound; beyond it the connections are given up, and their browsers come back for a fresh document.
+
+Documents do not count for that bound: a crowd that comes at once would be given up, come back and be given up again.
+They are made one after the other instead, each when there is room for it, and whoever asks waits for its turn.
 """
 
 from __future__ import annotations
@@ -33,6 +36,9 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT = 8 * 1024 * 1024
 """Bytes that wait for Redis per session: seconds of a busy dashboard, which is how long a restart of Redis takes."""
 
+PULL_MARK = 1024 * 1024
+"""Bytes that wait for Redis above which no further document is made. So there are never more than these and one."""
+
 APPEND_LIMIT = 1024 * 1024
 """Bytes of patches in one call; a single larger patch goes by itself."""
 
@@ -40,7 +46,8 @@ ITEM_COST = 200
 """Bytes that anything queued costs beside its frames: without it, patches for nobody would count as nothing."""
 
 KEPT_ANSWER = 64 * 1024
-"""Bytes. A larger answer, which is a document, is not kept in case it gets lost: its viewer pulls afresh instead."""
+"""Bytes. A larger answer is a document, of which `PULL_MARK` is the bound. It is not kept in case it gets lost, either:
+its viewer pulls afresh instead."""
 
 RETRY = 0.1
 """Seconds between two looks whether the bus is back."""
@@ -121,7 +128,7 @@ class RemoteViewer(Viewer):
 
     @live.setter
     def live(self, value: bool) -> None:
-        if value != self._live:
+        if value != self._live and (self._audience.has(self) or not value):  # its document may come when it has left
             self._live = value
             self._audience.count_live(1 if value else -1)
 
@@ -149,6 +156,18 @@ class _Note:
     worker: str | None
     envelope: Envelope
     size: int
+    is_document: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Append:
+    """Patches packed for one call; it stays as it is until Redis has it, so that what is said twice is kept once."""
+
+    first: int
+    last: int
+    count: int
+    payload: bytes
+    at: float
 
 
 class SessionAudience:
@@ -180,6 +199,15 @@ class SessionAudience:
         self._live = 0
         self._queue: deque[_Patch | _Note] = deque()
         self._queued = 0
+        """Bytes in the queue, but for documents."""
+        self._documents = 0
+        """Bytes of the documents there."""
+        self._packed: _Append | None = None
+        """The patches at the head of the queue, once they have been tried."""
+        self._pulling: RemoteViewer | None = None
+        """Whose document is being made."""
+        self._held: dict[RemoteViewer, Callable[[], None]] = {}
+        """Who waits for a document, and what to call when it is their turn."""
         self._cleared = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -214,6 +242,7 @@ class SessionAudience:
                 raise AssertionError("a viewer that is here gets its frames directly")
             instead[viewer.connection] = b"" if run is None else run.plain
             if viewer is answered:
+                self._end_pull(viewer)
                 viewer.answered += 1
                 viewer.last_answer = None  # whoever misses the patch gets it from the stream, and the answer with it
                 answers[viewer.connection] = viewer.answered
@@ -229,7 +258,8 @@ class SessionAudience:
         """The session is another worker's by now: forget all viewers, and say nothing more."""
         self._cleared += 1
         self._queue.clear()
-        self._queued = 0
+        self._queued = self._documents = 0
+        self._packed = None
         self._forget_all()
 
     # Viewers
@@ -250,7 +280,13 @@ class SessionAudience:
         if not viewers:
             del self._edges[viewer.edge]
         viewer.live = False
+        self._held.pop(viewer, None)
+        self._end_pull(viewer)
         self._session.viewer_left(lost=True)
+
+    def has(self, viewer: RemoteViewer) -> bool:
+        """Whether the viewer has joined, and has not left."""
+        return self.find(viewer.edge, viewer.connection) is viewer
 
     def edges(self) -> set[str]:
         return set(self._edges)
@@ -292,8 +328,24 @@ class SessionAudience:
             viewer.asked = missing
             self.welcome(viewer)
 
+    def admits(self, viewer: RemoteViewer, message: Message, again: Callable[[], None]) -> bool:
+        """Whether a message may be acted on now. If not, `again` is called when it had better be asked once more.
+
+        A document may not be made while another is, or while so much waits for Redis that it would only wait, too.
+        """
+        if message.msgtype != "PULL-DOC-REQ":
+            return True
+        if not self._has_room():
+            self._held[viewer] = again
+            return False
+        self._pulling = viewer
+        return True
+
     def answer(self, viewer: RemoteViewer, run: FrameRun) -> None:
         """Send the answer to the viewer's oldest unanswered message, behind all patches so far."""
+        self._end_pull(viewer)
+        if not self.has(viewer):
+            return  # it has left: whoever comes and goes while the document is busy must not fill the queue
         session = self._session
         frames = run.plain
         viewer.answered += 1
@@ -307,8 +359,8 @@ class SessionAudience:
     def answer_again(self, viewer: RemoteViewer) -> None:
         """The answer to its last message may have been lost."""
         reply = viewer.last_answer
-        if reply is None:
-            return
+        if reply is None or self._queued + self._documents >= PULL_MARK:
+            return  # if it is not on its way already, its edge asks again in a few seconds
         if reply.frames:
             self._note(viewer.edge, reply, len(reply.frames))
         else:
@@ -327,16 +379,38 @@ class SessionAudience:
 
     # Inside
 
+    def _has_room(self) -> bool:
+        """Whether a document may be made."""
+        return self._pulling is None and self._queued + self._documents < PULL_MARK
+
+    def _end_pull(self, viewer: RemoteViewer) -> None:
+        """The viewer has been answered, or wants no answer any more."""
+        if self._pulling is viewer:
+            self._pulling = None
+            self._admit_soon()
+
+    def _admit_soon(self) -> None:
+        if self._held:
+            asyncio.get_running_loop().call_soon(self._admit_next)
+
+    def _admit_next(self) -> None:
+        if self._held and self._has_room():
+            self._held.pop(next(iter(self._held)))()
+            self._admit_soon()
+
     def _note(self, worker: str | None, envelope: Envelope, size: int = 0) -> None:
-        self._enqueue(_Note(worker, envelope, size))
+        self._enqueue(_Note(worker, envelope, size, size > KEPT_ANSWER))
 
     def _enqueue(self, item: _Patch | _Note) -> None:
         item.size += ITEM_COST
-        if self._queued + item.size > QUEUE_LIMIT and self._queue:
+        if isinstance(item, _Note) and item.is_document:
+            self._documents += item.size
+        elif self._queued + item.size > QUEUE_LIMIT and self._queue:
             self._give_up()
             return
+        else:
+            self._queued += item.size
         self._queue.append(item)
-        self._queued += item.size
         if self._task is None:
             self._task = asyncio.ensure_future(self._work())
 
@@ -371,8 +445,16 @@ class SessionAudience:
         first, cleared = self._queue[0], self._cleared
         count = await self._send_from(first)
         if cleared == self._cleared:  # else the queue was given up meanwhile, and holds other things
+            self._packed = None
             for _ in range(count):
-                self._queued -= self._queue.popleft().size
+                self._take_out(self._queue.popleft())
+            self._admit_soon()
+
+    def _take_out(self, item: _Patch | _Note) -> None:
+        if isinstance(item, _Note) and item.is_document:
+            self._documents -= item.size
+        else:
+            self._queued -= item.size
 
     async def _send_from(self, first: _Patch | _Note) -> int:
         """Send the head of the queue; returns how much of it."""
@@ -382,12 +464,18 @@ class SessionAudience:
             else:
                 await self._post.tell(first.worker, first.envelope)
             return 1
-        patches = self._first_patches()
-        payload = Patches(self._session.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
-        await self._post.append(self._place, self._session.epoch, first.sequence, patches[-1].sequence, payload)
+        packed = self._packed = self._packed or self._pack_first()
+        await self._post.append(self._place, self._session.epoch, packed.first, packed.last, packed.payload)
         if self._lag is not None:
-            self._lag.observe(time.perf_counter() - first.at)  # of those in one call it has waited longest
-        return len(patches)
+            self._lag.observe(time.perf_counter() - packed.at)
+        return packed.count
+
+    def _pack_first(self) -> _Append:
+        patches = self._first_patches()
+        first, last = patches[0], patches[-1]
+        payload = Patches(self._session.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
+        # Of those in one call the first has waited longest.
+        return _Append(first.sequence, last.sequence, len(patches), payload, first.at)
 
     def _first_patches(self) -> list[_Patch]:
         """The patches at the head of the queue that fit one call; their sequence numbers follow one another."""

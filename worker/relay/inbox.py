@@ -55,6 +55,8 @@ class Inbox:
     def _pump(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         try:
             while viewer.pending and not viewer.busy:
+                if not audience.admits(viewer, viewer.pending[0][0], lambda: self._pump(session, audience, viewer)):
+                    return
                 message, viewer.seen, viewer.trace = viewer.pending.popleft()
                 work = self._receive(session, viewer, message)
                 if work is not None:

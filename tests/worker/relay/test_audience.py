@@ -216,6 +216,31 @@ async def test_an_outage_loses_nothing() -> None:
 
 
 @in_fake_time
+async def test_what_is_tried_again_is_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed once, however long Redis is away; and if it has had it after all, it knows it by its number."""
+    packed: list[int] = []
+    pack = SessionAudience._pack_first
+
+    def noted(audience: SessionAudience) -> Any:
+        packed.append(audience._session.sequence)
+        return pack(audience)
+
+    monkeypatch.setattr(SessionAudience, "_pack_first", noted)
+    stage = Stage()
+    stage.join()
+    stage.post.down = True
+    await stage.slide(2)
+    await turn()
+    for value in range(3, 10):
+        await stage.slide(value)
+    await asyncio.sleep(5)
+    stage.post.down = False
+    await asyncio.sleep(1)
+    assert packed == [1, 8]
+    assert stage.sequences == [(1, 1), (2, 8)]
+
+
+@in_fake_time
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the viewers are given up, told so when the bus is back, and their patches are gone."""
     monkeypatch.setattr(module, "QUEUE_LIMIT", 20_000)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+import pytest
 from bokeh.models import Slider
 from support.clock import in_fake_time
 from support.peers import make_session
@@ -14,6 +15,7 @@ from support.relay_posts import PLACE, OwnerPostbox, run_of
 from aperture.bus.envelope import FromClient, Joined, Refused, Reply
 from aperture.errors import ProtocolError, SessionGone
 from aperture.protocol.messages import Message
+from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.inbox import Inbox
 from aperture.worker.session.session import Session
@@ -55,12 +57,56 @@ class Desk:
 
     def take(self, *numbers: int) -> None:
         for number in numbers:
-            header = f'{{"msgid": "m{number}", "msgtype": "PATCH-DOC"}}'
-            letter = FromClient(PLACE, EDGE, "c", number, 10 + number, (header, "{}", "{}"))
-            self.inbox.take(self.session, self.audience, self.viewer, letter)
+            self._take(self.viewer, number, "PATCH-DOC")
+
+    def _take(self, viewer: RemoteViewer, number: int, kind: str) -> None:
+        header = f'{{"msgid": "m{number}", "msgtype": "{kind}"}}'
+        letter = FromClient(PLACE, EDGE, viewer.connection, number, 10 + number, (header, "{}", "{}"))
+        self.inbox.take(self.session, self.audience, viewer, letter)
 
     def told(self, kind: type[Any]) -> list[Any]:
         return self.post.told_of(kind)
+
+
+class Crowd(Desk):
+    """Viewers who pull at the same moment.
+
+    Args:
+        count: how many.
+        size: of the document.
+    """
+
+    def __init__(self, count: int, size: int = 100_000) -> None:
+        super().__init__()
+        self.audience.leave(self.viewer)
+        self._run = run_of("x" * size)
+        self.viewers = []
+        for number in range(count):
+            viewer = RemoteViewer(self.audience, EDGE, f"c{number}", "token", inline=False, max_message_size=1000)
+            self.audience.join(viewer)
+            self.viewers.append(viewer)
+        self.made = 0
+        """How many documents."""
+
+    def _receive(self, session: Session, viewer: Viewer, message: Message) -> Awaitable[None] | None:
+        if message.msgtype != "PULL-DOC-REQ":
+            viewer.outbox.send(run_of("OK"))
+            return None
+        self.made += 1
+        return self._make(viewer) if self.busy else viewer.outbox.send(self._run)
+
+    async def _make(self, viewer: Viewer) -> None:
+        assert self.busy is not None
+        await self.busy.wait()
+        viewer.outbox.send(self._run)
+
+    def pull(self, *numbers: int) -> None:
+        for number in numbers or range(len(self.viewers)):
+            self._take(self.viewers[number], 1, "PULL-DOC-REQ")
+
+    @property
+    def answered(self) -> list[str]:
+        return [reply.connection for reply in self.told(Reply)]
 
 
 async def turn() -> None:
@@ -154,3 +200,99 @@ async def test_what_fails_is_not_sent_for_ever() -> None:
             busy.set()
         await turn()
         assert [r.code for r in desk.told(Refused)] == [1011]
+
+
+@in_fake_time
+async def test_a_crowd_is_answered_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much larger its documents are than all that may wait for Redis: nobody is given up, nothing piles up."""
+    monkeypatch.setattr(module, "QUEUE_LIMIT", 300_000)
+    monkeypatch.setattr(module, "PULL_MARK", 250_000)
+    crowd = Crowd(20)
+    crowd.post.open.clear()
+    crowd.pull()
+    await turn()
+    assert crowd.made == 3
+    crowd.post.open.set()
+    await turn()
+    assert crowd.answered == [viewer.connection for viewer in crowd.viewers]
+    assert crowd.audience.connections == 20
+    assert (crowd.audience._documents, crowd.audience._queued) == (0, 0)
+
+
+@in_fake_time
+async def test_a_document_larger_than_all_that_may_wait_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while patches wait, and patches behind it."""
+    monkeypatch.setattr(module, "QUEUE_LIMIT", 100_000)
+    crowd = Crowd(2, size=500_000)
+    crowd.post.open.clear()
+    for _ in range(2):
+        crowd.audience.publish(1, run_of("x" * 10_000), {}, None)
+        crowd.pull(crowd.made)
+    crowd.post.open.set()
+    await turn()
+    assert crowd.answered == ["c0", "c1"]
+    assert crowd.audience.connections == 2
+
+
+@in_fake_time
+async def test_a_crowd_that_waits_for_a_busy_document_gets_it_one_after_the_other() -> None:
+    """When it is free again not all of them are made at once."""
+    crowd = Crowd(20)
+    crowd.busy = asyncio.Event()
+    crowd.pull()
+    await turn()
+    assert crowd.made == 1
+    crowd.busy.set()
+    await turn()
+    assert len(crowd.answered) == 20
+
+
+@in_fake_time
+async def test_whoever_leaves_keeps_nobody_waiting() -> None:
+    """Whether it is its turn or not, and whether or not its document is made in the end: that goes to nobody."""
+    crowd = Crowd(4)
+    crowd.busy = asyncio.Event()
+    crowd.pull()
+    await turn()
+    for leaving in crowd.viewers[:2]:
+        crowd.audience.leave(leaving)
+    await turn()
+    assert crowd.made == 2
+    crowd.busy.set()
+    await turn()
+    crowd.viewers[0].live = True
+    assert crowd.answered == ["c2", "c3"]
+    assert not crowd.audience.live
+
+
+@in_fake_time
+async def test_other_messages_do_not_wait_for_documents() -> None:
+    """But for those that the same viewer has sent behind its own pull."""
+    crowd = Crowd(3)
+    crowd.busy = asyncio.Event()
+    crowd.pull(0, 1)
+    crowd._take(crowd.viewers[1], 2, "PATCH-DOC")
+    crowd._take(crowd.viewers[2], 1, "PATCH-DOC")
+    await turn()
+    assert crowd.answered == ["c2"]
+    crowd.busy.set()
+    await turn()
+    assert crowd.answered == ["c2", "c0", "c1", "c1"]
+
+
+@in_fake_time
+async def test_answers_are_not_said_again_on_top_of_much_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of viewers ask at once when the bus is back; their edges ask again."""
+    monkeypatch.setattr(module, "PULL_MARK", 5000)
+    desk = Desk()
+    desk.take(1)
+    desk.post.open.clear()
+    for _ in range(100):
+        desk.take(1)
+    assert desk.audience._queued < 6000
+    desk.post.open.set()
+    await turn()
+    before = len(desk.told(Reply))
+    desk.take(1)
+    await turn()
+    assert len(desk.told(Reply)) == before + 1
