@@ -22,7 +22,7 @@ INK, SOFT, FAINT = "#1d2433", "#667085", "#e4e7ec"
 BETTER, WORSE, MISSED = "#1f7a8c", "#b0b7c3", "#d98e04"
 
 CHAPTERS: Sequence[tuple[str, tuple[str, ...]]] = (
-    ("Encoding and applying a change", ("encode-", "apply-", "pull-")),
+    ("Encoding and applying a change", ("encode-", "change-", "apply-", "pull-")),
     ("Patches delivered to viewers", ("deliver-",)),
     ("Round trips", ("trip-", "trips")),
     ("Pages and sessions", ("first-", "sessions", "memory-", "stall")),

@@ -32,6 +32,8 @@ README_ROWS = (
     "encode-slider-5000",
     "encode-stream-lists-50",
     "encode-stream-numpy-50",
+    "change-slider-50",
+    "change-slider-5000",
     "apply-slider-5000",
     "deliver-1",
     "deliver-100",

@@ -20,12 +20,13 @@ from types import FrameType
 from typing import NoReturn
 
 import report
-from rows import cluster, codec, delivery, metrics, roundtrip, sessions, survival, workers
+from rows import cluster, codec, delivery, metrics, roundtrip, served, sessions, survival, workers
 from rows.row import Group, Plan, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS: Sequence[Group] = (
     codec.GROUP,
+    served.GROUP,
     delivery.GROUP,
     roundtrip.GROUP,
     sessions.GROUP,
@@ -41,7 +42,10 @@ def every_row() -> list[Row]:
 
 
 def chosen(patterns: Sequence[str] | None) -> frozenset[str]:
-    """The names of rows that one of the patterns matches: a name, its beginning, or a shell pattern."""
+    """The names of rows that one of the patterns matches: a name, its beginning, or a shell pattern.
+
+    A row that must not take much longer than another is measured together with it.
+    """
     if not patterns:
         return frozenset(row.name for row in every_row())
     found: set[str] = set()
@@ -51,7 +55,8 @@ def chosen(patterns: Sequence[str] | None) -> frozenset[str]:
         if not names:
             raise SystemExit(f"there is no row {pattern!r}; --list shows them all")
         found |= names
-    return frozenset(found)
+    compared = {row.target.growth[0] for row in every_row() if row.name in found and row.target.growth is not None}
+    return frozenset(found | compared)
 
 
 def measure(plan: Plan) -> list[Result]:
