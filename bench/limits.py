@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import select
 import socket
 import struct
@@ -26,6 +25,8 @@ __all__ = ["bare"]
 
 TAG = b"PATCH-DOC"
 COMMAND = struct.Struct("!III")
+MOST_AT_ONCE = 1 << 20
+"""Bytes of messages that a viewer has missed, in one write."""
 
 
 @contextlib.contextmanager
@@ -78,30 +79,71 @@ def _accept(listening: socket.socket) -> socket.socket:
 
 
 def _send_rounds(viewers: list[socket.socket], command: bytes) -> None:
+    """Nothing is copied here, and nobody is asked again who is known to be full."""
     _, size, rounds = COMMAND.unpack_from(command)
     payload = TAG.ljust(size, b".")
-    last = command[COMMAND.size :]
-    waiting = {viewer: bytearray() for viewer in viewers}
-    for message in (*itertools.repeat(payload, rounds), last):
-        for viewer in viewers:
-            _send(viewer, message, waiting[viewer])
+    behind, abreast = _Behind(payload), list(viewers)
+    for done in range(rounds):
+        fell = [(viewer, sent) for viewer in abreast if (sent := _send(viewer, payload)) < size]
+        for viewer, sent in fell:
+            behind.take(viewer, done * size + sent)
+            abreast.remove(viewer)
+        if behind:
+            abreast += behind.catch_up((done + 1) * size, wait=not abreast)
+    while behind:
+        behind.catch_up(rounds * size, wait=True)
     for viewer in viewers:
-        viewer.sendall(waiting[viewer])
+        viewer.sendall(command[COMMAND.size :])
 
 
-def _send(viewer: socket.socket, message: bytes, waiting: bytearray) -> None:
-    """Send what the kernel takes and keep the rest: a full socket must not hold up the others."""
-    if waiting:
-        waiting += message
-        with contextlib.suppress(BlockingIOError):
-            del waiting[: viewer.send(waiting, socket.MSG_DONTWAIT)]
-        return
+def _send(viewer: socket.socket, chunk: bytes | memoryview) -> int:
+    """Send what the kernel takes: a full socket must not hold up the others."""
     try:
-        sent = viewer.send(message, socket.MSG_DONTWAIT)
+        return viewer.send(chunk, socket.MSG_DONTWAIT)
     except BlockingIOError:
-        sent = 0
-    if sent < len(message):
-        waiting += message[sent:]
+        return 0
+
+
+class _Behind:
+    """The viewers whose sockets were full, and how far each has come. They go on where the kernel has room again.
+
+    Args:
+        payload: which all get again and again.
+    """
+
+    def __init__(self, payload: bytes) -> None:
+        self._size = len(payload)
+        self._many = memoryview(payload * (1 + MOST_AT_ONCE // len(payload)))
+        self._sent: dict[int, tuple[socket.socket, int]] = {}
+        self._room = select.epoll()
+
+    def __len__(self) -> int:
+        return len(self._sent)
+
+    def take(self, viewer: socket.socket, sent: int) -> None:
+        """A viewer has got so many bytes and no more."""
+        self._sent[viewer.fileno()] = viewer, sent
+        self._room.register(viewer, select.EPOLLOUT)
+
+    def catch_up(self, due: int, *, wait: bool) -> list[socket.socket]:
+        """Send of what is due as much as there is room for; returns the viewers that have all of it now.
+
+        Args:
+            due: bytes to each viewer.
+            wait: for room, if there is none.
+        """
+        done = []
+        for fd, _ in self._room.poll(None if wait else 0):
+            viewer, sent = self._sent[fd]
+            start = sent % self._size
+            sent += _send(viewer, self._many[start : start + due - sent])
+            if sent < due:
+                self._sent[fd] = viewer, sent
+                continue
+            self._room.unregister(fd)
+            del self._sent[fd]
+            done.append(viewer)
+        return done
 
 
 class _Echo(asyncio.Protocol):
