@@ -23,7 +23,7 @@ from typing import Any, Self
 import orjson
 from bokeh.util.token import generate_jwt_token
 
-__all__ = ["Delivery", "Loader", "Pace", "Trips", "Viewer"]
+__all__ = ["Delivery", "Loader", "Pace", "Probed", "Trips", "Until", "Viewer"]
 
 PATIENCE = 60.0
 """Seconds without a byte after which a measurement is given up."""
@@ -35,6 +35,9 @@ MARKER_SIZE = len(TAG)
 
 _LONG = 126
 _TEXT, _CLOSE = 1, 8
+_GOODBYE = struct.pack("!BBIH", 128 | _CLOSE, 128 | 2, 0, 1001)
+"""What a browser sends when its tab is closed: a close frame with the code of going away (RFC 6455, section 7.4.1)."""
+
 _TOKEN = re.compile(rb'"token":\s*"([^"]+)"')
 
 
@@ -78,6 +81,32 @@ class Delivery:
     @property
     def rate(self) -> float:
         return self.patches / self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Until:
+    """How long is probed.
+
+    Args:
+        gone_file: has a byte for each session that is gone.
+        sessions: that are to go.
+        patience: seconds in which they must.
+        afterwards: seconds that are probed on when they are gone.
+    """
+
+    gone_file: str
+    sessions: int
+    patience: float
+    afterwards: float
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The seconds that the longest answer took, in all and until the sessions were gone, and if that was in time."""
+
+    longest: float
+    until_gone: float
+    gone: bool
 
 
 class Inbox:
@@ -175,6 +204,16 @@ class Viewer:
             self.socket.sendall(piece)
         return msgid
 
+    def say_goodbye(self) -> None:
+        """Begin to close the connection, as a browser whose tab is closed does."""
+        self.socket.sendall(_GOODBYE)
+
+    def close(self) -> None:
+        """Wait until the server has closed the connection."""
+        while self.socket.recv(READ_SIZE):
+            pass
+        self.socket.close()
+
     def set_value(self, model: str, value: object, *, writes: int) -> bytes:
         change = {"kind": "ModelChanged", "model": {"id": model}, "attr": "value", "new": value}
         return self.send("PATCH-DOC", orjson.dumps({"events": [change]}), writes=writes)
@@ -225,13 +264,15 @@ def connect(port: int, *, nodelay: bool = False) -> socket.socket:
     return connected
 
 
-def get(port: int, path: str) -> bytes:
+def get(port: int, path: str, patience: float = PATIENCE) -> bytes:
     """A page, over a connection of its own.
 
     Raises:
         ConnectionError: any status but 200.
+        TimeoutError: nothing has come for so many seconds.
     """
     with connect(port) as connected:
+        connected.settimeout(patience)
         connected.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         chunks = []
         while chunk := connected.recv(READ_SIZE):
@@ -268,8 +309,13 @@ def open_plain(group: str, port: int, count: int, *, nodelay: bool = False) -> N
 
 
 def close_all(group: str) -> None:
-    """Close all connections of a group, without a word: as browsers do when their tabs are closed."""
-    for connected in [*(viewer.socket for viewer in _open.pop(group, ())), *_plain.pop(group, ())]:
+    """Close all connections of a group at once; its viewers as browsers do whose tabs are closed."""
+    viewers = _open.pop(group, [])
+    for viewer in viewers:
+        viewer.say_goodbye()
+    for viewer in viewers:
+        viewer.close()
+    for connected in _plain.pop(group, []):
         connected.close()
 
 
@@ -444,7 +490,8 @@ def first_document(port: int, path: str) -> float:
     viewer = Viewer(connect(port, nodelay=True), path, found[1].decode())
     viewer.pull()
     seconds = time.perf_counter() - started
-    viewer.socket.close()
+    viewer.say_goodbye()
+    viewer.close()
     return seconds
 
 
@@ -483,29 +530,43 @@ def get_pages(port: int, path: str, connections: int, seconds: float) -> float:
     return done / (time.perf_counter() - started)
 
 
-def probe(port: int, path: str, every: float, gone_file: str, sessions: int, seconds: float) -> tuple[float, bool]:
-    """Ask for something cheap again and again until so many sessions are gone.
-
-    Returns:
-        The longest that an answer took, and whether the sessions were gone in time.
-    """
+def probe(port: int, path: str, every: float, until: Until) -> Probed:
+    """Ask for something cheap again and again, over one connection."""
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    deadline = time.perf_counter() + seconds
-    longest, left_over = 0.0, 20
     with connect(port, nodelay=True) as connected:
-        while left_over and time.perf_counter() < deadline:
-            asked = time.perf_counter()
+
+        def ask(patience: float) -> None:
+            connected.settimeout(patience)
             connected.sendall(request)
-            connected.settimeout(max(0.001, deadline - asked))
-            try:
-                connected.recv(READ_SIZE)
-            except TimeoutError:
-                return seconds, False
-            longest = max(longest, time.perf_counter() - asked)
-            if os.path.getsize(gone_file) >= sessions:
-                left_over -= 1
-            time.sleep(every)
-    return longest, not left_over
+            if not connected.recv(READ_SIZE).startswith(b"HTTP/1.1 200"):
+                raise ConnectionError(f"GET {path} was refused")
+
+        return _ask_until(ask, every, until)
+
+
+def probe_pages(port: int, path: str, every: float, until: Until) -> Probed:
+    """Load pages one after the other, each of a new session over a new connection."""
+    return _ask_until(lambda patience: get(port, path, patience), every, until)
+
+
+def _ask_until(ask: Callable[[float], object], every: float, until: Until) -> Probed:
+    deadline = time.perf_counter() + until.patience
+    end: float | None = None
+    longest = until_gone = 0.0
+    while True:
+        asked = time.perf_counter()
+        if end is None:
+            until_gone = longest
+            if os.path.getsize(until.gone_file) >= until.sessions:
+                end = asked + until.afterwards
+        if asked >= (deadline if end is None else end):
+            return Probed(longest, until_gone, gone=end is not None)
+        try:
+            ask(max(1.0, deadline + until.afterwards - asked))
+        except TimeoutError:
+            return Probed(time.perf_counter() - asked, until_gone, gone=False)
+        longest = max(longest, time.perf_counter() - asked)
+        time.sleep(every)
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {
@@ -521,6 +582,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         first_document,
         get_pages,
         probe,
+        probe_pages,
     )
 }
 
