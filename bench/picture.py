@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from provenance import caption
+
 __all__ = ["draw"]
 
 WIDTH = 1080
@@ -38,7 +40,8 @@ def draw(path: Path) -> str:
     chapters = [(title, rows) for title, rows in chapters if rows]
     height = TOP + BOTTOM + sum(GAP + ROW * len(rows) for _, rows in chapters)
     scale = _Scale(max(row["ratio"] for _, rows in chapters for row in rows))
-    parts = [*_frame(height, recorded["machine"]), *_grid(scale, height)]
+    shown = [row for _, rows in chapters for row in rows]
+    parts = [*_frame(height, shown), *_grid(scale, height)]
     y = TOP
     for title, rows in chapters:
         parts.append(_text(24, y + 20, title, weight=600))
@@ -65,19 +68,16 @@ class _Scale:
         return LEFT + (max(self._low, math.log10(ratio)) - self._low) * self._unit
 
 
-def _frame(height: int, machine: dict[str, Any]) -> Iterator[str]:
+def _frame(height: int, shown: Sequence[Row]) -> Iterator[str]:
     yield (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
         'font-family="Inter, Helvetica, Arial, sans-serif">'
     )
     yield f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
     yield _text(24, 42, "How many times better than stock bokeh serve", size=21, weight=700)
-    versions = machine["versions"]
-    about = (
-        f"Aperture {versions['bokeh-aperture']} beside Bokeh {versions['bokeh']}, by turns in one run; medians. "
-        f"{machine['cpus']} cores ({machine['cpu']}), Python {machine['python']}, {machine['date']}."
-    )
-    yield _text(24, 64, about, size=12.5, fill=SOFT)
+    # What most rows have in common; there is no room for the names of others, which the README's caption has.
+    about = caption(shown).partition(" Measured ")[0]
+    yield _text(24, 64, f"Aperture beside Bokeh, by turns. {about}", size=12.5, fill=SOFT)
     y = height - 22
     yield f'<rect x="24" y="{y - 10}" width="18" height="11" rx="2" fill="{BETTER}"/>'
     yield _text(48, y, "ratio, with stock and ours beside it", size=12, fill=SOFT)

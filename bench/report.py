@@ -5,19 +5,16 @@ python bench/report.py      renews the picture and these tables from bench/resul
 
 from __future__ import annotations
 
-import datetime
 import json
-import os
-import platform
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from picture import draw
-from rows.row import Result, Target
+from provenance import caption, provenance
+from rows.row import Plan, Result, Target
 
 __all__ = ["draw", "heading", "line", "verdict", "write_json"]
 
@@ -48,6 +45,7 @@ README_ROWS = (
     "memory-session",
     "memory-connection",
     "stall",
+    "stall-page",
 )
 
 CLUSTER_ROWS = (
@@ -163,40 +161,21 @@ def verdict(results: Sequence[Result]) -> str:
 # JSON
 
 
-def machine() -> dict[str, Any]:
-    """What somebody needs to know to compare; nothing that tells which machine it was."""
-    return {
-        "cpus": os.cpu_count(),
-        "cpu": _cpu_model(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "versions": {
-            name: version(name) for name in ("bokeh", "bokeh-aperture", "tornado", "uvloop", "numpy", "orjson")
-        },
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-    }
-
-
-def _cpu_model() -> str:
-    for text in Path("/proc/cpuinfo").read_text().splitlines():
-        if text.startswith("model name"):
-            return text.partition(":")[2].strip()
-    return platform.processor()
-
-
-def write_json(results: Sequence[Result], path: Path, *, keep: bool = False) -> None:
+def write_json(results: Sequence[Result], path: Path, plan: Plan, *, keep: bool = False) -> None:
     """Write the results down.
 
     Args:
         results: of this run.
         path: the file.
-        keep: leave rows in the file that this run did not measure.
+        plan: that they were measured by.
+        keep: leave rows in the file that this run did not measure, as they were measured then.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    measured = {result.row.name: _row_json(result, results) for result in results}
+    measured = provenance(plan)
+    fresh = {result.row.name: {**_row_json(result, results), "measured": measured} for result in results}
     old = json.loads(path.read_text())["rows"] if keep and path.exists() else []
-    rows = [measured.pop(row["name"], row) for row in old]
-    path.write_text(json.dumps({"machine": machine(), "rows": [*rows, *measured.values()]}, indent=1) + "\n")
+    rows = [fresh.pop(row["name"], row) for row in old]
+    path.write_text(json.dumps({"rows": [*rows, *fresh.values()]}, indent=1) + "\n")
 
 
 def _row_json(result: Result, results: Sequence[Result]) -> dict[str, Any]:
@@ -231,13 +210,8 @@ def _short(value: float | None) -> float | None:
 
 def table(path: Path) -> str:
     """The README's rows, in Markdown."""
-    recorded = json.loads(path.read_text())
-    rows = {row["name"]: row for row in recorded["rows"]}
-    about, versions = recorded["machine"], recorded["machine"]["versions"]
-    measured = (
-        f"Measured on {about['date']}: {about['cpus']} cores ({about['cpu']}), Python {about['python']}, "
-        f"Bokeh {versions['bokeh']}, loopback; medians."
-    )
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    shown = [rows[name] for name in (*README_ROWS, *CLUSTER_ROWS) if name in rows]
     lines = [_markdown(rows[name]) for name in README_ROWS if name in rows]
     own = [_markdown_own(rows[name]) for name in CLUSTER_ROWS if name in rows]
     return "\n".join(
@@ -252,7 +226,7 @@ def table(path: Path) -> str:
             "|---|---|---|---|---|",
             *own,
             "",
-            measured,
+            caption(shown),
         ]
     )
 

@@ -4,7 +4,7 @@
 
 A complete run renews `bench/results/`; a partial one only prints, unless `--json` says where to, or `--renew` that its
 rows shall take the place of those in `bench/results/`, say of one that something else on the machine disturbed: what
-the limit's samples show.
+the limit's samples show. Each row there says when, how often and on what it was measured.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -60,14 +61,19 @@ def chosen(patterns: Sequence[str] | None) -> frozenset[str]:
 
 
 def measure(plan: Plan) -> list[Result]:
-    """All results, each printed when it is there."""
+    """All results, each printed when it is there. A row that fails takes those along that its group has not given yet,
+    and no others."""
     print(report.heading())
     results = []
     for group in GROUPS:
-        if not plan.rows.isdisjoint(row.name for row in group.rows):
+        if plan.rows.isdisjoint(row.name for row in group.rows):
+            continue
+        try:
             for result in group.measure(plan):
                 results.append(result)
                 print(report.line(result), flush=True)
+        except Exception:
+            traceback.print_exc()
     return results
 
 
@@ -91,14 +97,17 @@ def main() -> None:
     started = time.monotonic()
     plan = Plan(chosen(options.row), options.repeat or (2 if options.quick else 3), options.quick)
     results = measure(plan)
+    failed = plan.rows - {result.row.name for result in results}
     print("\n" + report.verdict(results))
     print(f"{time.monotonic() - started:.0f} s")
     if options.json:
-        report.write_json(results, options.json)
+        report.write_json(results, options.json, plan)
     if options.renew or not (options.row or options.quick):
         latest = RESULTS / "latest.json"
-        report.write_json(results, latest, keep=options.renew)
+        report.write_json(results, latest, plan, keep=options.renew or bool(failed))
         (RESULTS / "latest.svg").write_text(report.draw(latest))
+    if failed:
+        sys.exit(f"failed: {', '.join(sorted(failed))}")
 
 
 def _end(signum: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
