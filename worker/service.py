@@ -132,11 +132,12 @@ class WorkerService:
         self._loaded = True
         check_imports({url: host.application for url, host in self.hosts.items()})
         self.services.resources.bundle()  # so that the first visitor does not wait for it
+        self.collector.start()
         settings = self.services.settings
         self._timers = [
             self.lag.start(),
             every(settings.check_unused_sessions, self.store.discard_unused),
-            every(_COLLECTOR_INTERVAL, self._collect_if_quiet),
+            every(_COLLECTOR_INTERVAL, self._collect_if_due),
             every(_CROWDING_INTERVAL, self._look_at_crowds),
             every(settings.stats_log_frequency, self._log_stats),
         ]
@@ -221,7 +222,7 @@ class WorkerService:
             for host in self.hosts.values():
                 host.unload()
 
-    async def _collect_if_quiet(self) -> None:
+    async def _collect_if_due(self) -> None:
         if self.collector.is_due(self.store.connections):
             self.collector.collect()
 

@@ -46,7 +46,7 @@ class SessionStore:
     Args:
         hosts: the apps by route.
         placement: told of each session before its app code runs, and after it is gone.
-        collector: told of each session that comes and goes.
+        collector: told of each session that goes.
         unused_lifetime: seconds that a session without connections is kept.
         keeper: keeps sessions beyond this worker's life, if they are to outlive it.
     """
@@ -189,8 +189,8 @@ class SessionStore:
         except BaseException:
             self._creating.pop((host.url, session_id), None)
             self._release(host.url, session_id)
+            self._collector.session_discarded()
             raise
-        self._collector.session_created()
         if host.tally is not None:
             host.tally.create.observe(time.perf_counter() - started)
         return session

@@ -39,16 +39,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY", 0)
 
 
-class NoCollector(GarbageCollector):
-    """Leaves the test's own objects alone."""
-
-    def session_created(self) -> None:
-        pass
-
-    def session_discarded(self) -> None:
-        pass
-
-
 def app(document: Document) -> None:
     slider, text = Slider(name="slider", start=0, end=100, value=0), Div(name="text", text="")
     page = column(slider, text, name="page")
@@ -74,7 +64,7 @@ class Worker:
         self.survival = Survival(kept, acknowledge=False)
         self.host = AppHost(URL, Application(FunctionHandler(act)), logout_url=None, issue_token=str)
         self.store = SessionStore(
-            {URL: self.host}, LocalPlacement(), NoCollector(), unused_lifetime=15, keeper=self.survival
+            {URL: self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, keeper=self.survival
         )
 
     async def get(self, session_id: str = "s") -> Session:

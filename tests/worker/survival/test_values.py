@@ -47,16 +47,6 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "RETRY", 0)
 
 
-class NoCollector(GarbageCollector):
-    """Leaves the test's own objects alone."""
-
-    def session_created(self) -> None:
-        pass
-
-    def session_discarded(self) -> None:
-        pass
-
-
 def app(document: Document) -> None:
     """A slider and a text; its values are set to what they are at first whenever it runs."""
     session_state(document)["count"] = 0
@@ -77,7 +67,7 @@ class Worker:
         self.survival = Survival(kept, acknowledge=acknowledge)
         self.host = AppHost("/app", Application(handler), logout_url=None, issue_token=str)
         self.store = SessionStore(
-            {"/app": self.host}, LocalPlacement(), NoCollector(), unused_lifetime=15, keeper=self.survival
+            {"/app": self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, keeper=self.survival
         )
 
     async def get(self) -> Session:
