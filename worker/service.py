@@ -27,6 +27,7 @@ from aperture.worker.services import Services
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
+from aperture.worker.session.pulls import Pulls
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 from aperture.worker.survival.survival import Survival
@@ -85,8 +86,9 @@ class WorkerService:
         class_facts.install()
         auth = _auth_of(settings)
         tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)
+        pulls = Pulls()
         self.hosts = {
-            url: AppHost(url, app, logout_url=_logout_url(settings, auth), issue_token=tokens.issue)
+            url: AppHost(url, app, logout_url=_logout_url(settings, auth), issue_token=tokens.issue, pulls=pulls)
             for url, app in applications.items()
         }
         self.collector = collector or GarbageCollector()

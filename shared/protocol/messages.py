@@ -16,6 +16,7 @@ import orjson
 from aperture.protocol.frames import Buffer, FrameRun
 
 __all__ = [
+    "FramedDocument",
     "Message",
     "Request",
     "ack",
@@ -24,6 +25,7 @@ __all__ = [
     "patch",
     "patch_request",
     "pull_reply",
+    "pull_reply_of",
     "pull_request",
     "push",
     "server_info_reply",
@@ -65,6 +67,22 @@ class Request:
     fragments: tuple[str | bytes | memoryview, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FramedDocument:
+    """The part of a pull reply that does not depend on who has asked: content and buffers, as websocket frames."""
+
+    frames: bytes
+    buffers: int
+
+    @classmethod
+    def of(cls, content: bytes, buffers: Sequence[Buffer]) -> FramedDocument:
+        """Frames of their own: what they were made of may change afterwards."""
+        return cls(FrameRun.build((content,), buffers).plain, len(buffers))
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
 def ack() -> FrameRun:
     """The server's first message on a new connection."""
     return _run(b'"ACK"')
@@ -85,6 +103,12 @@ def pull_reply(
 ) -> FrameRun:
     """The whole document, as of a place in the session's sequence."""
     return _run(b'"PULL-DOC-REPLY"', reqid, content=content, buffers=buffers, metadata=_place(epoch, sequence))
+
+
+def pull_reply_of(reqid: str, document: FramedDocument, *, epoch: int, sequence: int) -> FrameRun:
+    """As `pull_reply`, of what is framed already."""
+    header = _header(b'"PULL-DOC-REPLY"', reqid, document.buffers)
+    return FrameRun(FrameRun.build((header, _place(epoch, sequence))).plain + document.frames)
 
 
 def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int) -> FrameRun:
@@ -130,12 +154,15 @@ def _run(
     buffers: Sequence[Buffer] = (),
     metadata: bytes = _EMPTY,
 ) -> FrameRun:
+    return FrameRun.build((_header(quoted_type, reqid, len(buffers)), metadata, content), buffers)
+
+
+def _header(quoted_type: bytes, reqid: str | None, buffers: int) -> bytes:
     header = b'{"msgid":"s%d","msgtype":%b' % (_next_id(), quoted_type)
     if reqid is not None:
         header += b',"reqid":' + _dumps(reqid)
     # Without buffers the field is left out: every receiver reads its absence as none.
-    header += b',"num_buffers":%d}' % len(buffers) if buffers else b"}"
-    return FrameRun.build((header, metadata, content), buffers)
+    return header + (b',"num_buffers":%d}' % buffers if buffers else b"}")
 
 
 def _request(msgtype: str, content: bytes = _EMPTY, buffers: Sequence[Buffer] = ()) -> Request:

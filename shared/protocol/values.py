@@ -15,6 +15,7 @@ import datetime as dt
 import gzip
 import json
 import sys
+import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from math import isfinite, isnan
@@ -55,6 +56,9 @@ _UNCHANGED: Final = frozenset((type(None), bool, str))
 _NAN: Final = {"type": "number", "value": "nan"}
 _INFINITY: Final = {"type": "number", "value": "+inf"}
 _NEGATIVE_INFINITY: Final = {"type": "number", "value": "-inf"}
+
+_SAMPLE: Final = 4096
+"""Bytes that tell whether compressing all of them is worth it; 60 us."""
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
@@ -240,9 +244,21 @@ def _flat(obj: bytes | memoryview) -> bytes | memoryview:
 
 
 def _inline(obj: bytes | memoryview) -> str:
+    data = _flat(obj)
+    level = settings.compression_level(default=_worthwhile_level(data))  # somebody's own setting goes first
     # A fixed time, so that the same data gives the same text.
-    packed = gzip.compress(_flat(obj), compresslevel=settings.compression_level(), mtime=1)
-    return base64.b64encode(packed).decode()
+    return base64.b64encode(gzip.compress(data, compresslevel=level, mtime=1)).decode()
+
+
+def _worthwhile_level(data: bytes | memoryview) -> int:
+    """0, stored, or 1, the fastest, where a sample from the middle shrinks to less than half.
+
+    Measurements as floats lose a tenth at any level, for 20 ms a megabyte of the event loop; integers, categories and
+    times two thirds at level 1 already, for 6 ms. BokehJS reads both.
+    """
+    start = max(0, len(data) - _SAMPLE) // 2
+    sample = data[start : start + _SAMPLE]
+    return 1 if len(zlib.compress(sample, 1)) * 2 < len(sample) else 0
 
 
 def _milliseconds(_: ValueEncoder, moment: dt.datetime) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 from typing import Any
 
@@ -14,6 +16,7 @@ from bokeh.document import Document
 from bokeh.document.events import ColumnsStreamedEvent, ModelChangedEvent, RootAddedEvent
 from bokeh.models import Column, ColumnDataSource, Div, Slider
 from bokeh.plotting import figure
+from bokeh.settings import settings
 from support.events import Viewers, resolved, stock_document
 
 from aperture.protocol.codec import encode_document, is_scalar, join_events
@@ -170,6 +173,30 @@ def test_inline_documents_have_nothing_beside_them() -> None:
     content, buffers = encode_document(doc, inline=True)
     assert buffers == []
     assert resolved(content, buffers) == resolved(*encode_document(doc, inline=False))
+
+
+@pytest.mark.parametrize(
+    ("array", "chosen", "level"),
+    [
+        (np.random.default_rng(1).normal(size=10_000), None, 0),
+        (np.arange(10_000, dtype=np.int32), None, 1),
+        (np.zeros(3), None, 1),
+        (np.zeros(0), None, 0),
+        (np.random.default_rng(1).normal(size=10_000), 6, 6),
+        (np.arange(10_000, dtype=np.int32), 0, 0),
+    ],
+)
+def test_inline_arrays_are_compressed_where_it_is_worth_it(array: Any, chosen: int | None, level: int) -> None:
+    """Measurements hardly shrink, at a high price; Bokeh's setting goes first where somebody has set it."""
+    doc = Document()
+    doc.add_root(ColumnDataSource(data={"x": array}))
+    if chosen is not None:
+        settings.compression_level.set_value(chosen)
+    try:
+        content, _ = encode_document(doc, inline=True)
+    finally:
+        settings.compression_level.unset_value()
+    assert base64.b64encode(gzip.compress(array.tobytes(), level, mtime=1)) in content
 
 
 def test_a_pull_does_not_copy_arrays() -> None:

@@ -13,7 +13,7 @@ from support.frames import fragments_of
 from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import Buffer, FrameRun
-from aperture.protocol.messages import Message, Request
+from aperture.protocol.messages import FramedDocument, Message, Request
 
 BUFFERS = [Buffer("b1", b"\0\1"), Buffer("b2", b""), Buffer("b3", memoryview(b"three"))]
 BYTES = {"b1": b"\0\1", "b2": b"", "b3": b"three"}
@@ -29,6 +29,15 @@ RUNS: dict[str, tuple[FrameRun, Message]] = {
         ("traceback", messages.error("r1", "é", "T"), "ERROR", "r1", {"text": "é", "traceback": "T"}, {}, {}),
         ("info", messages.server_info_reply("r1", "3.9.2", "1.0"), "SERVER-INFO-REPLY", "r1", VERSIONS, {}, {}),
         ("pull", messages.pull_reply("r1", b'{"doc":{}}', []), "PULL-DOC-REPLY", "r1", {"doc": {}}, {}, {}),
+        (
+            "shared-pull",
+            messages.pull_reply_of("r1", FramedDocument.of(b'{"doc":{}}', BUFFERS), epoch=2, sequence=9),
+            "PULL-DOC-REPLY",
+            "r1",
+            {"doc": {}},
+            BYTES,
+            {"epoch": 2, "seq": 9},
+        ),
         (
             "placed-pull",
             messages.pull_reply("r1", b'{"doc":{}}', BUFFERS, epoch=2, sequence=9),

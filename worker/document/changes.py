@@ -56,8 +56,11 @@ class OrderedCallbacks(DocumentCallbackManager):
     def __init__(self, document: Document) -> None:
         super().__init__(document)
         self.recorder: Recorder | None = None
+        self.changes = 0
+        """How many there were, also of those that are held back or were made without the lock."""
 
     def trigger_on_change(self, event: DocumentChangedEvent) -> None:
+        self.changes += 1
         if self.recorder is not None and self._hold is None and isinstance(event, DocumentPatchedEvent):
             self.recorder(event)
         super().trigger_on_change(event)

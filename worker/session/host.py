@@ -22,6 +22,7 @@ from aperture.metrics import AppTally
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
+from aperture.worker.session.pulls import Pulls
 from aperture.worker.session.session import Session
 
 __all__ = ["AppHost", "Origin"]
@@ -54,6 +55,7 @@ class AppHost:
         application: Bokeh's recipe for the app's documents.
         logout_url: shown to apps as `session_context.logout_url`.
         issue_token: makes a fresh token for a session id.
+        pulls: shared by the worker's sessions.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class AppHost:
         *,
         logout_url: str | None,
         issue_token: Callable[[str], str],
+        pulls: Pulls | None = None,
     ) -> None:
         self.url = url
         self.application = application
@@ -72,6 +75,7 @@ class AppHost:
         """What its sessions do, if anybody counts it."""
         self._logout_url = logout_url
         self._issue_token = issue_token
+        self._pulls = pulls or Pulls()
         use_our_lifecycle(application)
 
     @property
@@ -149,7 +153,7 @@ class AppHost:
         with ids.active():
             await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
             self._fill(document, from_values=bool(origin.values))
-        session = Session(session_id, document, ids=ids, issue_token=self._issue_token, app=self.url)
+        session = Session(session_id, document, ids=ids, issue_token=self._issue_token, app=self.url, pulls=self._pulls)
         session.count_in(self.tally)
         session.context = context
         context._session = session

@@ -20,7 +20,7 @@ from aperture.document.applying import apply_event
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
 from aperture.protocol import messages
-from aperture.protocol.codec import decode_document, decode_patch, encode_document
+from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.worker.session.session import Session
@@ -34,13 +34,21 @@ __all__ = ["receive"]
 log = logging.getLogger(__name__)
 
 
-def receive(session: Session, viewer: Viewer, message: Message) -> Awaitable[None] | None:
+def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool = False) -> Awaitable[None] | None:
     """Act on one message. Returns an awaitable if the document is busy, None if all is done.
+
+    Args:
+        session: that the viewer is attached to.
+        viewer: who has sent it.
+        message: its message.
+        in_turn: whether it has waited for its turn among the worker's pulls.
 
     Raises:
         ProtocolError: the message is not one that a client may send, or not of its form. The awaitable raises it too.
         SessionGone: the session was discarded.
     """
+    if message.msgtype == "PULL-DOC-REQ" and session.pulls.turns.taken and not in_turn:
+        return _pull_in_turn(session, viewer, message)
     match message.msgtype:
         case "PATCH-DOC":
             act: Callable[[], FrameRun] = lambda: _patch(session, viewer, message)  # noqa: E731
@@ -56,6 +64,13 @@ def receive(session: Session, viewer: Viewer, message: Message) -> Awaitable[Non
     if tracing.on:
         act = tracing.callback(message.msgtype, act, viewer.trace)
     return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, message, problem))
+
+
+async def _pull_in_turn(session: Session, viewer: Viewer, message: Message) -> None:
+    await session.pulls.turns.take()
+    work = receive(session, viewer, message, in_turn=True)
+    if work is not None:
+        await work
 
 
 def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
@@ -82,9 +97,9 @@ def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
 
 
 def _pull(session: Session, viewer: Viewer, message: Message) -> FrameRun:
-    content, buffers = encode_document(session.document, inline=viewer.inline_pulls)
+    document = session.whole_document(inline=viewer.inline_pulls)
     session.mark_pulled(viewer)
-    return messages.pull_reply(message.msgid, content, buffers, epoch=session.epoch, sequence=session.sequence)
+    return messages.pull_reply_of(message.msgid, document, epoch=session.epoch, sequence=session.sequence)
 
 
 def _push(session: Session, viewer: Viewer, message: Message) -> FrameRun:

@@ -35,6 +35,7 @@ from aperture.worker.document.contention import Contention, Key
 from aperture.worker.session.corrections import Corrections
 from aperture.worker.session.fanout import send_batch
 from aperture.worker.session.lock import DocumentLock
+from aperture.worker.session.pulls import Pulls
 from aperture.worker.session.schedule import Schedule
 from aperture.worker.session.viewer import Audience, Viewer
 
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
     from aperture.metrics import AppTally
     from aperture.protocol.frames import FrameRun
+    from aperture.protocol.messages import FramedDocument
     from aperture.worker.session.context import AppSessionContext
     from aperture.worker.session.keeping import Journal
     from aperture.worker.session.placement import Placement
@@ -68,6 +70,7 @@ class Session:
         ids: where models made in this session take their ids from.
         issue_token: makes a fresh token for this session.
         app: the app's route, for logs.
+        pulls: what all sessions of the worker share for those who ask for a whole document.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Session:
         ids: IdSequence,
         issue_token: Callable[[str], str],
         app: str = "/",
+        pulls: Pulls | None = None,
     ) -> None:
         self.app = app
         self.epoch = 1
@@ -99,7 +103,10 @@ class Session:
         self._ids = ids
         self._issue_token = issue_token
         self._document = document
+        self.pulls = pulls or Pulls()
         self._lock = DocumentLock()
+        self._holds = 0
+        """How often the lock was held by something that may have changed the document."""
         self._batch: Batch | None = None
         self._contention = Contention()
         self.corrections = Corrections(self._correct)
@@ -290,6 +297,12 @@ class Session:
             return None
         return self._act_in_turn(sender, seen, act, on_error)
 
+    def whole_document(self, *, inline: bool) -> FramedDocument:
+        """What a pull is answered with. Called with the lock held, and by what changes nothing before or after that."""
+        self._holds -= 1
+        as_of = (self._holds, self._document.callbacks.changes)  # type: ignore[attr-defined]
+        return self.pulls.take(self._document, as_of, inline=inline, keep=self.connection_count > 1)
+
     def mark_pulled(self, viewer: Viewer) -> None:
         """The viewer has the whole document as of now. Called with the lock held, after all changes made with it."""
         if self._batch is not None:
@@ -307,6 +320,7 @@ class Session:
         self._destroyed = True
         self._schedule.close()
         self.corrections.close()
+        self.pulls.forget(self._document)
         self._document.callbacks.recorder = None  # type: ignore[attr-defined]
         session_state(self._document).listener = None
         self._document.remove_on_change(self)
@@ -381,6 +395,7 @@ class Session:
         """The lock is held: collect changes, and send them, with the sender's reply behind them, at the end."""
         if self._destroyed:
             raise SessionGone("the session was discarded")
+        self._holds += 1
         self._contention.begin(self.sequence + 1, seen)
         batch = self._batch = Batch(self._document, self._encoder, self._contention)
         reply: list[FrameRun] = []

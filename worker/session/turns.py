@@ -21,14 +21,23 @@ class Turns:
         self._taken = False
         """Whether somebody was let through in this iteration, or is about to be."""
 
-    async def take(self) -> None:
-        """Return when it is the caller's turn: at once, if nobody has had this iteration's."""
-        loop = asyncio.get_running_loop()
+    @property
+    def taken(self) -> bool:
+        """Whether somebody has had this iteration's turn, so that the next would wait."""
+        return self._taken
+
+    def note(self) -> None:
+        """What was just done, without asking, was heavy enough to be this iteration's turn."""
         if not self._taken:
             self._taken = True
-            loop.call_soon(self._next)
+            asyncio.get_running_loop().call_soon(self._next)
+
+    async def take(self) -> None:
+        """Return when it is the caller's turn: at once, if nobody has had this iteration's."""
+        if not self._taken:
+            self.note()
             return
-        turn = loop.create_future()
+        turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         await turn
 
