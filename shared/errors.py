@@ -253,7 +253,16 @@ class ServerGarbled(ClientError, ProtocolError):
 
 
 class MessageTooLarge(ClientError):
-    """A message is larger than this client, or the server, takes."""
+    """A message is larger than this client, or the server, takes.
+
+    Args:
+        text: which of them.
+        close_code: the websocket's, if the server has ended the connection for it.
+    """
+
+    def __init__(self, text: str, close_code: int | None = None) -> None:
+        super().__init__(text)
+        self.close_code = close_code
 
 
 class RequestFailed(ClientError, RuntimeError):

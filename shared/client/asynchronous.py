@@ -11,8 +11,8 @@ import asyncio
 import inspect
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +31,7 @@ from aperture.client.options import (
     key_bytes,
     session_id_or_new,
 )
+from aperture.client.refusals import given_up
 from aperture.client.urls import app_url, websocket_url_for_server_url
 from aperture.document import current, ids
 from aperture.errors import ClientError, NotLocked, ServerGone, ServerSilent, SessionClosed
@@ -39,6 +40,9 @@ from aperture.protocol.messages import Request
 __all__ = ["AsyncSession", "connect"]
 
 log = logging.getLogger(__name__)
+
+STEADY_SECONDS = 10.0
+"""After so long with equal documents a connection was a good one, and its loss has all the attempts before it again."""
 
 
 class AsyncSession:
@@ -67,6 +71,9 @@ class AsyncSession:
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._closing = False
+        self._away = False
+        """From the loss of a connection until the documents are equal again; the attempts bound it, and nothing else."""
+        self._patiences: set[_Patience] = set()
         self._failure: ClientError | None = None
         self._reported = False
 
@@ -125,13 +132,12 @@ class AsyncSession:
 
         Raises:
             RequestFailed: it answered one of the changes with an error.
+            MessageTooLarge: one of the changes is larger than it takes.
             ClientError: it did not answer.
         """
         await self._settle()
         await self._request(self._exchange.ask_server_info)
-        failure = self._exchange.take_failure()
-        if failure is not None:
-            raise failure
+        self._raise_what_a_change_met()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -150,13 +156,32 @@ class AsyncSession:
         self._raise_failure()
 
     async def close(self, why: str = "closed") -> None:
-        """Leave the session; the document stays as it is. Harmless twice."""
+        """Leave the session; the document stays as it is. Harmless twice.
+
+        What was changed here is sent before, if there is a connection, within `timeout`. What cannot be is logged.
+        """
         if self._closing:
             return
         self._closing = True
-        self._exchange.flush()
+        try:
+            await self._send_the_rest()
+            if self._link is not None:
+                await self._link.close(why)
+        finally:
+            await self._leave()
+
+    async def _send_the_rest(self) -> None:
+        self._exchange.last_call()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._options.timeout):
+                while self._exchange.unsent and self._link is not None and not self._link.ended:
+                    await self._next_event()
+        if self._exchange.unsent:
+            log.warning("the last %d changes of session %s... were not sent", self._exchange.unsent, self.id[:8])
+
+    async def _leave(self) -> None:
         if self._link is not None:
-            await self._link.close(why)
+            self._link.abort("closed")
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
@@ -173,6 +198,7 @@ class AsyncSession:
         """
         self._link = await Link.open(self._options)
         self._running = self._loop.create_task(self._run(self._link))
+        self._running.add_done_callback(self._ran)
         try:
             await (self.push() if self._pushes else self.pull())
         except BaseException:
@@ -185,32 +211,35 @@ class AsyncSession:
         """Read until the connection ends, and then the next one, until there is none any more."""
         delays = iter(self._options.delays)
         while True:
-            problem, was_shared = await self._read(link)
-            if was_shared:
+            problem, was_steady = await self._read(link)
+            if was_steady:
                 delays = iter(self._options.delays)
             self._link = None
             self._exchange.cut_off(problem)
-            self._happened()
+            self._set_away(True)
+            if self._closing:
+                return
             again = await self._reopen(delays, problem)
             if isinstance(again, ClientError):
                 self._fail(again)
                 return
             self._link = link = again
-            overdue = self._loop.call_later(self._options.timeout, link.abort, "no answer")
-            answer = self._exchange.resume()
-            answer.when_done = overdue.cancel
+            self._resume(link)
 
     async def _read(self, link: Link) -> tuple[ClientError, bool]:
-        """Take what comes. Returns why nothing comes any more, and whether the documents were equal meanwhile."""
-        was_shared = False
+        """Take what comes. Returns why nothing comes any more, and whether the connection was of any use."""
+        shared_since: float | None = None
+        answered = self._exchange.patches_answered
         try:
             while True:
                 self._exchange.receive(await link.receive())
-                was_shared = was_shared or self._exchange.phase is Phase.SHARED
+                if shared_since is None and self._exchange.phase is Phase.SHARED:
+                    shared_since = self._loop.time()
                 self._happened()
         except ClientError as problem:
             link.abort(str(problem))
-            return problem, was_shared
+            lasted = 0 if shared_since is None else self._loop.time() - shared_since
+            return problem, lasted >= STEADY_SECONDS or self._exchange.patches_answered > answered
 
     async def _reopen(self, delays: Iterator[float], problem: ClientError) -> Link | ClientError:
         for delay in delays:
@@ -220,7 +249,39 @@ class AsyncSession:
                 return await Link.open(self._options)
             except ClientError as refusal:
                 problem = refusal
-        return problem
+        return given_up(problem) if self._options.delays else problem
+
+    def _resume(self, link: Link) -> None:
+        overdue = self._loop.call_later(self._options.timeout, link.abort, "no answer")
+
+        def answered() -> None:
+            overdue.cancel()
+            if not link.ended:
+                self._set_away(False)
+
+        try:
+            self._exchange.resume().when_done = answered
+        except ClientError as problem:
+            link.abort(str(problem))
+
+    def _set_away(self, away: bool) -> None:
+        self._away = away
+        for patience in self._patiences:
+            patience.set(None if away else self._options.timeout)
+        self._happened()
+
+    def _ran(self, running: asyncio.Task[None]) -> None:
+        """Whatever ends the reader ends the session: nobody would ever be answered."""
+        problem = None if running.cancelled() else running.exception()
+        if problem is None:
+            return
+        log.error("the session ends by an error of this side", exc_info=problem)
+        if self._link is not None:
+            self._link.abort("internal error")
+            self._link = None
+        failure = ClientError(f"the session ended by an error of this side: {problem!r}")
+        failure.__cause__ = problem
+        self._fail(failure)
 
     def _fail(self, problem: ClientError) -> None:
         self._failure = problem
@@ -278,9 +339,25 @@ class AsyncSession:
             if not watcher.done():
                 watcher.set_result(None)
 
-    def _patience(self, text: str) -> _Patience:
-        # A lost connection may take all of its attempts before anything can be answered.
-        return _Patience(self._options.timeout + (0 if self._link is not None else sum(self._options.delays)), text)
+    @asynccontextmanager
+    async def _patience(self, text: str) -> AsyncIterator[None]:
+        """Bound a wait by `timeout`, which does not run while there is no session to be had."""
+        patience = _Patience(None if self._away else self._options.timeout)
+        self._patiences.add(patience)
+        try:
+            async with patience.timeout:
+                yield
+        except TimeoutError:
+            if not patience.timeout.expired():
+                raise
+            raise ServerSilent(f"{text} within {self._options.timeout:g} s") from None
+        finally:
+            self._patiences.discard(patience)
+
+    def _raise_what_a_change_met(self) -> None:
+        failure = self._exchange.take_failure()
+        if failure is not None:
+            raise failure
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -291,6 +368,8 @@ class AsyncSession:
 
     def _changed(self, change: Change) -> None:
         if threading.get_ident() != self._thread:
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(self._exchange.strayed)
             raise NotLocked("the document changed on another thread than its loop's; use add_next_tick_callback")
         self._exchange.changed(change)
 
@@ -344,27 +423,21 @@ class AsyncSession:
         try:
             if kind is None and not self._closing and not self._reported:
                 await self._settle()
+                self._raise_what_a_change_met()
         finally:
             await self.close()
 
 
 class _Patience:
-    """`asyncio.timeout`, with an error that says what for."""
+    """A timeout that can be stopped, and starts anew."""
 
-    def __init__(self, seconds: float, text: str) -> None:
-        self._timeout = asyncio.timeout(seconds)
-        self._text = f"{text} within {seconds:g} s"
+    def __init__(self, seconds: float | None) -> None:
+        self.timeout = asyncio.timeout(seconds)
 
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            await self._timeout.__aexit__(kind, problem, trace)
-        except TimeoutError:
-            raise ServerSilent(self._text) from None
+    def set(self, seconds: float | None) -> None:
+        """Wait so much longer; None stops the clock."""
+        if not self.timeout.expired():
+            self.timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
 class connect:  # noqa: N801  # used like a function, as in `async with connect(...)`

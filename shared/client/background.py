@@ -17,7 +17,8 @@ __all__ = ["call", "submit"]
 
 T = TypeVar("T")
 
-_guard = threading.Lock()
+_guard = threading.RLock()
+"""Taken again by a finalizer that runs while its thread has it."""
 _loop: asyncio.AbstractEventLoop | None = None
 
 
@@ -43,7 +44,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 def _forget() -> None:
     """A fork has no thread but its own; its parent's connections stay its parent's."""
     global _loop, _guard
-    _loop, _guard = None, threading.Lock()
+    _loop, _guard = None, threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from aperture.errors import ClientError
 from aperture.protocol.messages import Message
 
-__all__ = ["Inbox", "Overrun"]
+__all__ = ["Ended", "Inbox", "Item", "Overrun"]
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_MESSAGES = 10_000
@@ -24,7 +24,20 @@ class Overrun:
     """Patches were dropped here."""
 
 
-Item = Message | ClientError | Overrun
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A connection has.
+
+    Args:
+        link: which one; another may be there already.
+        problem: why.
+    """
+
+    link: object
+    problem: ClientError
+
+
+Item = Message | Ended | Overrun
 
 
 class Inbox:

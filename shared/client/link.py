@@ -30,6 +30,10 @@ PING_SECONDS = 30.0
 CLOSE_SECONDS = 2.0
 """For the server's half of the closing handshake; after it nobody waits any more."""
 
+FRAMES_PER_MESSAGE = 16
+"""How many times `max_message_size` a message may have over all its frames. As with Bokeh's client the option bounds
+each frame, which holds the text or one array; what a server can make this side hold must end somewhere all the same."""
+
 _TOO_BIG = 1009
 
 _REASON_LIMIT = 120
@@ -42,7 +46,7 @@ class Link:
     def __init__(self, connection: WebSocketClientConnection, max_message_size: int) -> None:
         self._connection = connection
         self._max_message_size = max_message_size
-        self._assembler = Assembler(max_message_size)
+        self._assembler = Assembler(max_message_size * FRAMES_PER_MESSAGE)
         self._ours: tuple[int | None, str | None] | None = None
         """What this side said as it closed."""
         self.ended = False
@@ -63,7 +67,7 @@ class Link:
             ServerGone: the server closed before its first message.
             ServerGarbled: its first message is not what a server says first.
         """
-        link = cls(await _connect(options), options.max_message_size)
+        link = await _connect(options)
         try:
             async with asyncio.timeout(options.timeout):
                 first = await link.receive(before_ack=True)
@@ -169,7 +173,7 @@ class Link:
         protocol.close, protocol._abort = noted, noted_abort
 
 
-async def _connect(options: ClientOptions) -> WebSocketClientConnection:
+async def _connect(options: ClientOptions) -> Link:
     url = options.websocket_url
     request = HTTPRequest(
         options.request_url,
@@ -177,14 +181,28 @@ async def _connect(options: ClientOptions) -> WebSocketClientConnection:
         connect_timeout=options.connect_timeout,
         request_timeout=options.connect_timeout,
     )
+    connecting: Any = websocket_connect(
+        request,
+        subprotocols=[SUBPROTOCOL, options.token()],
+        max_message_size=options.max_message_size,
+        ping_interval=PING_SECONDS,
+        ping_timeout=PING_SECONDS,
+    )
+    links: list[Link] = []
+
+    def connected(connecting: Any) -> None:
+        if not connecting.cancelled() and connecting.exception() is None:
+            links.append(Link(connecting.result(), options.max_message_size))
+
+    # At once: what came with the handshake is read before whoever awaits it goes on.
+    connecting.add_done_callback(connected)
     try:
-        return await websocket_connect(
-            request,
-            subprotocols=[SUBPROTOCOL, options.token()],
-            max_message_size=options.max_message_size,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-        )
+        await asyncio.shield(connecting)
+        return links[0]
+    except asyncio.CancelledError:
+        # Tornado goes on connecting all the same.
+        connecting.add_done_callback(lambda _: [link.abort("too late") for link in links])
+        raise
     except HTTPTimeoutError:
         text = f"no answer from {url} within {options.connect_timeout:g} s (connect_timeout)"
         raise ServerSilent(text) from None

@@ -10,7 +10,7 @@ This is the only module of the client that touches Bokeh's internals.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +47,8 @@ class Change:
     encoded: EncodedEvent
     size: int = field(init=False)
     """Bytes."""
+    losses: int = 0
+    """How often a connection was lost while it was under way."""
 
     def __post_init__(self) -> None:
         self.size = len(self.encoded.json) + sum(len(buffer.data) for buffer in self.encoded.buffers)
@@ -78,17 +80,8 @@ class Mirror:
             return
         self.attached = self.filled = True
         callbacks = self.document.callbacks
-        dispatch = callbacks.trigger_on_change
-        own: Any = self
-
-        def trigger_on_change(event: DocumentChangedEvent) -> None:
-            # Before the callbacks of the change, which may change more: a patch is in the order of what happened. What
-            # `hold` holds back comes here again when it is let go.
-            if callbacks._hold is None and isinstance(event, DocumentPatchedEvent) and event.setter is not own:
-                self._changed(Change(event, self._encoder.encode(event)))
-            dispatch(event)
-
-        callbacks.trigger_on_change = trigger_on_change  # type: ignore[method-assign]
+        self._listeners = _Listeners.of(self.document)
+        self._listeners.mirrors.append(self)
         callbacks.on_change_dispatch_to(self)
         for entry in callbacks.session_callbacks:
             self._agenda.add(entry)
@@ -98,9 +91,13 @@ class Mirror:
         if not self.attached:
             return
         self.attached = False
-        del self.document.callbacks.trigger_on_change  # the instance's, not the class's
+        self._listeners.remove(self)
         self.document.remove_on_change(self)
         self._agenda.clear()
+
+    def heard(self, event: DocumentPatchedEvent) -> None:
+        """The document has changed, and not by what this one's server sent."""
+        self._changed(Change(event, self._encoder.encode(event)))
 
     def _session_callback_added(self, event: Any) -> None:
         self._agenda.add(event.callback)
@@ -113,6 +110,10 @@ class Mirror:
 
     def _learned(self, model: Model) -> None:
         self.document.models._new_models.discard(model)
+
+    def _learn(self, models: Iterable[Model]) -> None:
+        for model in models:
+            self._learned(model)
 
     # What goes out whole
 
@@ -143,8 +144,9 @@ class Mirror:
             for event in events:
                 if event["kind"] != "MessageSent":
                     apply_event(document, event, self)
-            for model in created:
-                self._learned(model)
+            if not self.attached or self._listeners.mirrors == [self]:
+                self._learn(created)
+        self._learn(created)  # after another session has heard of them, whose server does not have them
         for event in told:
             self._guarded(partial(apply_event, document, event, self))
 
@@ -168,6 +170,14 @@ class Mirror:
         except Exception as problem:
             raise ServerGarbled(f"the server's document cannot be made here: {problem}") from problem
         self.document.models.flush_synced()
+
+    def shares_roots_with(self, message: Message) -> bool:
+        """Whether what a pull was answered with has any root of this document; true if this one has none."""
+        doc = message.content.get("doc") if isinstance(message.content, dict) else None
+        roots = doc.get("roots") if isinstance(doc, dict) else None
+        theirs = {root.get("id") for root in roots if isinstance(root, dict)} if isinstance(roots, list) else set()
+        ours = {root.id for root in self.document.roots}
+        return not ours or bool(ours & theirs)
 
     def _set_roots(self, roots: list[Model]) -> None:
         document = self.document
@@ -216,6 +226,59 @@ class Mirror:
     def make_again(self, change: Change) -> None:
         """Make a change that the server did not get once more, on what the document is now."""
         self._guarded(lambda: _make_again(self.document, change.event))
+
+
+class _Listeners:
+    """Stands before a document's dispatch of its changes, for all the sessions that follow the document."""
+
+    def __init__(self, document: Document) -> None:
+        self.mirrors: list[Mirror] = []
+        self._callbacks = document.callbacks
+        self._models = document.models
+        self._dispatch = document.callbacks.trigger_on_change
+
+    @classmethod
+    def of(cls, document: Document) -> _Listeners:
+        """The document's own."""
+        callbacks = document.callbacks
+        if not isinstance(callbacks.trigger_on_change, cls):
+            callbacks.trigger_on_change = cls(document)  # type: ignore[method-assign]
+        return callbacks.trigger_on_change
+
+    def remove(self, mirror: Mirror) -> None:
+        """Tell this one no more."""
+        self.mirrors.remove(mirror)
+        if not self.mirrors and self._callbacks.trigger_on_change is self:
+            del self._callbacks.trigger_on_change  # the instance's, not the class's
+
+    def __call__(self, event: DocumentChangedEvent) -> None:
+        # Before the callbacks of the change, which may change more: a patch is in the order of what happened. What
+        # `hold` holds back comes here again when it is let go.
+        if self._callbacks._hold is None and isinstance(event, DocumentPatchedEvent):
+            setter: Any = event.setter
+            self._tell([mirror for mirror in self.mirrors if mirror is not setter], event)
+        self._dispatch(event)
+
+    def _tell(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
+        if len(mirrors) == 1:
+            mirrors[0].heard(event)
+        elif mirrors:
+            self._tell_each(mirrors, event)
+
+    def _tell_each(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
+        """Have none take a new model for known because another's server has just learned of it."""
+        models, new = self._models, self._models._new_models
+        left, problems = list[set[Model]](), list[Exception]()
+        for mirror in mirrors:
+            models._new_models = set(new)
+            try:
+                mirror.heard(event)
+            except Exception as problem:
+                problems.append(problem)
+            left.append(models._new_models)
+        models._new_models = set.intersection(*left)
+        if problems:
+            raise problems[0]
 
 
 def _make_again(document: Document, change: DocumentPatchedEvent) -> None:

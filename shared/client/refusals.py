@@ -22,7 +22,15 @@ from aperture.errors import (
 )
 from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
 
-__all__ = ["closed", "closed_before_ack", "closed_by_us", "refused", "unreachable"]
+__all__ = [
+    "closed",
+    "closed_before_ack",
+    "closed_by_us",
+    "given_up",
+    "is_about_what_was_sent",
+    "refused",
+    "unreachable",
+]
 
 _NORMAL = 1000
 _GOING_AWAY = 1001
@@ -83,12 +91,30 @@ def closed(code: int | None, reason: str | None) -> ClientError:
     if code is None or code in (1005, 1006):
         return ServerGone(f"the connection to the server broke off{text}", code)
     if code == _TOO_BIG:
-        return MessageTooLarge(f"the server takes no message as large as one that was sent{text}")
+        return MessageTooLarge(f"the server takes no message as large as one that was sent{text}", code)
     if code in _PROTOCOL_ERRORS:
         return ServerGone(f"the server did not understand what it was sent (code {code}{text})", code)
     if code == _NORMAL:
         return ServerGone(f"the server has closed the session{text}", code)
     return ServerGone(f"the server closed the connection (code {code}{text})", code)
+
+
+def is_about_what_was_sent(problem: ClientError) -> bool:
+    """Whether the server has ended the connection for something that this side sent: sent again, it would again."""
+    return isinstance(problem, MessageTooLarge | ServerGone) and problem.close_code in (*_PROTOCOL_ERRORS, _TOO_BIG)
+
+
+def given_up(problem: ClientError) -> ServerGone:
+    """The end of a session that no attempt to reconnect has brought back.
+
+    Args:
+        problem: of the last attempt.
+    """
+    if isinstance(problem, ServerGone):
+        return problem
+    gone = ServerGone(f"the connection to the server was lost, and no attempt to reconnect succeeded: {problem}")
+    gone.__cause__ = problem
+    return gone
 
 
 def closed_by_us(code: int | None, reason: str | None, max_message_size: int) -> ClientError:

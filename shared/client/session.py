@@ -12,7 +12,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import time
+import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -26,7 +29,7 @@ from bokeh.document import Document
 from aperture.client import background
 from aperture.client.agenda import Agenda, Entry
 from aperture.client.exchange import Answer, Exchange, Phase
-from aperture.client.inbox import Inbox, Overrun
+from aperture.client.inbox import Ended, Inbox, Item, Overrun
 from aperture.client.link import CLOSE_SECONDS, Link
 from aperture.client.mirror import Change, Mirror
 from aperture.client.options import (
@@ -38,6 +41,7 @@ from aperture.client.options import (
     key_bytes,
     session_id_or_new,
 )
+from aperture.client.refusals import given_up
 from aperture.client.urls import (
     DEFAULT_WEBSOCKET_URL,
     app_url,
@@ -48,7 +52,7 @@ from aperture.document import current, ids
 from aperture.errors import (
     ClientError,
     LoopBlocked,
-    Overloaded,
+    MessageTooLarge,
     ServerGone,
     ServerSilent,
     SessionClosed,
@@ -219,6 +223,8 @@ class ClientSession:
         self._agenda = Agenda(time.monotonic, self._inbox.wake)
         self._exchange: Exchange | None = None
         self._link: Link | None = None
+        self._unclosed: weakref.finalize[..., ClientSession] | None = None
+        """Ends the connection of a session that nobody has closed, or can any more."""
         self._failure: ClientError | None = None
         self._over = False
 
@@ -275,6 +281,7 @@ class ClientSession:
         """Connect, if it is not connected. What goes wrong is for `check_connection_errors` to tell."""
         if self.connected or self._over:
             return
+        self._learn_why()
         self._failure = None
         try:
             self._link = self._open_link()
@@ -323,9 +330,15 @@ class ClientSession:
 
         Raises:
             RequestFailed: it answered one of the changes with an error.
+            MessageTooLarge: one of the changes is larger than it takes.
             ClientError: it did not answer.
         """
-        self._ask(lambda exchange: exchange.ask_server_info())
+        try:
+            self._ask(lambda exchange: exchange.ask_server_info())
+        except MessageTooLarge:
+            if self._exchange is not None:
+                self._exchange.take_failure()  # the same
+            raise
         exchange = self._exchange
         if exchange is None:
             raise AssertionError("it has just been asked")
@@ -355,7 +368,7 @@ class ClientSession:
             return
         self._send_the_rest()
         self._over = True
-        link, self._link = self._link, None
+        link = self._let_go()
         if link is not None:
             closing = background.submit(link.close(why))
             try:
@@ -368,21 +381,30 @@ class ClientSession:
 
     def _give_up(self) -> None:
         """Close without waiting for a server that has not given what it should."""
-        if self._link is not None:
-            background.call(self._link.abort, "no document")
-            self._link = None
+        self._abort_link("no document")
         self.close()
+
+    def _abort_link(self, why: str) -> None:
+        link = self._let_go()
+        if link is not None:
+            background.call(link.abort, why)
+
+    def _let_go(self) -> Link | None:
+        link, self._link = self._link, None
+        if self._unclosed is not None:
+            self._unclosed.detach()
+        return link
 
     def _send_the_rest(self) -> None:
         """What gathered while much was under way would be lost; what was sent arrives before the goodbye."""
         exchange = self._exchange
         if exchange is None or not self.connected:
             return
-        try:
-            exchange.flush()
-            self._wait(lambda: not exchange.waiting or self._link is None, "did not answer all changes")
-        except ClientError as problem:
-            log.warning("the last changes of the session were not sent: %s", problem)
+        exchange.last_call()
+        with suppress(ServerSilent):
+            self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
+        if exchange.unsent:
+            log.warning("the last %d changes of session %s... were not sent", exchange.unsent, self.id[:8])
 
     def __enter__(self) -> ClientSession:
         return self
@@ -416,6 +438,8 @@ class ClientSession:
         except ServerSilent as problem:
             raise _blocked(problem) from None
         background.submit(_deliver(link, self._inbox))
+        self._unclosed = weakref.finalize(self, _forgotten, link, self.id[:8], os.getpid())
+        self._unclosed.atexit = False  # then nobody has forgotten it: the program ends
         return link
 
     def _start(self, document: Document) -> None:
@@ -428,10 +452,11 @@ class ClientSession:
 
     def _ask(self, ask: Callable[[Exchange], Answer]) -> Message:
         """Ask and wait, over a lost connection if there may be another one: what is asked here may be asked twice."""
+        delays = iter(self._options.delays)  # for all of this call, which so has an end
         while True:
             self._take_all()
             if not self.connected:
-                self._come_back()
+                self._come_back(delays)
             if self._exchange is None:
                 self._start(Document())
             answer = ask(self._exchange)  # type: ignore[arg-type]
@@ -441,18 +466,24 @@ class ClientSession:
                 if not self._options.delays:
                     raise
 
-    def _come_back(self) -> None:
+    def _come_back(self, delays: Iterator[float]) -> None:
         """Connect again and make the documents equal, or raise why not."""
         if self._over or not self._options.delays or self._exchange is None:
             self._raise_unless_connected()
-        for delay in self._options.delays:
+        self._learn_why()
+        for delay in delays:
             self._wait_for(delay)
             try:
-                self._link = self._open_link()
-                break
+                self._resume()
+                return
             except ClientError as problem:
-                self._failure = problem
-        self._raise_unless_connected()
+                self._abort_link(str(problem))
+                self._lose(problem)
+        self._failure = given_up(self._failure or SessionClosed("the session was never connected"))
+        raise self._failure
+
+    def _resume(self) -> None:
+        self._link = self._open_link()
         self._failure = None
         exchange = self._exchange
         if exchange is not None and exchange.phase is not Phase.APART:
@@ -475,7 +506,7 @@ class ClientSession:
                 self._wait(lambda: self._link is None, "did not say why", CLOSE_SECONDS)
 
     def _lose(self, problem: ClientError) -> None:
-        self._link = None
+        self._let_go()
         if self._over:
             return
         self._failure = problem
@@ -513,15 +544,16 @@ class ClientSession:
         while (item := self._inbox.get(0)) is not None:
             self._take(item)
 
-    def _take(self, item: Message | ClientError | Overrun) -> None:
+    def _take(self, item: Item) -> None:
         match item:
             case Message():
                 self._receive(item)
             case Overrun():
                 if self._exchange is not None:
                     self._exchange.overrun()
-            case _:
-                self._lose(item)
+            case Ended():
+                if item.link is self._link:  # and not one that was given up before
+                    self._lose(item.problem)
 
     def _receive(self, message: Message) -> None:
         if self._exchange is None:
@@ -529,8 +561,7 @@ class ClientSession:
         try:
             self._exchange.receive(message)
         except ClientError as problem:
-            if self._link is not None:
-                background.call(self._link.abort, str(problem))
+            self._abort_link(str(problem))
             self._lose(problem)
 
     def _run_callback(self, entry: Entry) -> None:
@@ -548,11 +579,9 @@ class ClientSession:
     def _changed(self, change: Change) -> None:
         if self._exchange is None:
             raise AssertionError("a mirror without an exchange")
-        try:
-            self._exchange.changed(change)
-        except Overloaded:
+        if not self._exchange.has_room_for(change):
             self._take_all()
-            self._exchange.changed(change)
+        self._exchange.changed(change)
 
     def _wake(self) -> None:
         exchange = self._exchange
@@ -574,7 +603,14 @@ async def _deliver(link: Link, inbox: Inbox) -> None:
         while True:
             inbox.put(await link.receive(), link.size)
     except ClientError as problem:
-        inbox.put(problem)
+        inbox.put(Ended(link, problem))
+
+
+def _forgotten(link: Link, name: str, pid: int) -> None:
+    """End a connection whose session is garbage. May run anywhere, also in a child of the process that has it."""
+    if not link.ended and pid == os.getpid():
+        background.call(link.abort, "forgotten")
+        warnings.warn(f"session {name}... was never closed", ResourceWarning, stacklevel=2)
 
 
 def _close_late(opening: Future[Link]) -> None:

@@ -11,12 +11,13 @@ from bokeh.io import doc
 from bokeh.models import Column, ColumnDataSource, Div, Slider
 from support.peers import fragments_of, in_loop, make_session, state_of
 
-from aperture.client import exchange as exchange_module
+from aperture.client import backlog
 from aperture.client.agenda import Agenda
 from aperture.client.exchange import Exchange, Phase
 from aperture.client.mirror import Mirror
+from aperture.client.refusals import closed
 from aperture.document import current
-from aperture.errors import MessageTooLarge, Overloaded, RequestFailed, ServerGarbled, ServerGone
+from aperture.errors import ClientError, MessageTooLarge, Overloaded, RequestFailed, ServerGarbled, ServerGone
 from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
@@ -87,12 +88,18 @@ class Client:
         self.carry()
         return self
 
-    def cut(self) -> None:
+    def cut(self, problem: ClientError | None = None) -> None:
         """Lose the connection and all that is on it."""
         self.session.detach(self.viewer)
         self.sent.clear()
         self.arrived.clear()
-        self.exchange.cut_off(ServerGone("cut"))
+        self.exchange.cut_off(problem or ServerGone("cut"))
+
+    def come_back(self, session: Session) -> None:
+        """Have another connection, and make the documents equal."""
+        self.connect(session)
+        self.exchange.resume()
+        self.carry()
 
     def find(self, model: Any) -> Any:
         found = self.mirror.document.get_model_by_id(model.id)
@@ -216,10 +223,10 @@ async def test_many_changes_wait_for_the_server_and_go_out_in_few_patches() -> N
     model.on_change("value", lambda attr, old, new: seen.append(new))
     client = Client(session).pulled()
     mine = client.find(model)
-    count = 3 * exchange_module.MAX_UNANSWERED
+    count = 3 * backlog.MAX_UNANSWERED
     for value in range(1000, 1000 + count):
         mine.value = value
-    assert len(client.sent) == exchange_module.MAX_UNANSWERED
+    assert len(client.sent) == backlog.MAX_UNANSWERED
     client.carry()
     assert seen == list(range(1000, 1000 + count))
     assert client.exchange.settled
@@ -228,7 +235,7 @@ async def test_many_changes_wait_for_the_server_and_go_out_in_few_patches() -> N
 @in_loop
 async def test_too_much_that_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The assignment fails that would add to it, and a change too large for any message."""
-    monkeypatch.setattr(exchange_module, "MAX_WAITING", 1000)
+    monkeypatch.setattr(backlog, "MAX_SIZE", 1000)
     session = make_session(Div(text=""))
     client = Client(session).pulled()
     (mine,) = client.mirror.document.roots
@@ -238,6 +245,42 @@ async def test_too_much_that_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -
         mine.text = "b" * 800
     with pytest.raises(MessageTooLarge):
         mine.text = "c" * LIMIT
+
+
+@in_loop
+async def test_what_is_under_way_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few large patches at a time, and they count against what may wait."""
+    monkeypatch.setattr(backlog, "UNANSWERED_SIZE", 1000)
+    monkeypatch.setattr(backlog, "MAX_SIZE", 3500)
+    model = Div(text="")
+    client = Client(make_session(model)).pulled()
+    for letter in "abc":
+        client.find(model).text = letter * 900
+    assert len(client.sent) == 2
+    with pytest.raises(Overloaded):
+        client.find(model).text = "d" * 900
+    client.carry()
+    client.find(model).text = "e" * 900
+    client.carry()
+    assert model.text == "e" * 900
+    assert client.is_equal()
+
+
+@in_loop
+async def test_a_change_that_found_no_room_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once all others have been answered, also those of a batch; until then the documents are not called equal."""
+    monkeypatch.setattr(backlog, "MAX_SIZE", 1000)
+    model = Div(text="")
+    client = Client(make_session(model)).pulled()
+    with client.exchange.batch():
+        client.find(model).text = "a" * 800
+        with pytest.raises(Overloaded):
+            client.find(model).text = "b" * 800
+    client.carry_out()
+    assert not client.exchange.settled
+    client.carry()
+    assert client.find(model).text == model.text == "a" * 800
+    assert client.exchange.settled
 
 
 @in_loop
@@ -313,6 +356,49 @@ def test_rows_that_were_under_way_are_not_streamed_twice(arrives: bool, rows: li
 
 
 @in_loop
+async def test_a_change_is_made_again_only_once() -> None:
+    """If the connection is lost under it twice, it may be what ends the server; whoever asks is told."""
+    model = slider()
+    session = make_session(model)
+    client = Client(session).pulled()
+    client.find(model).title = "the end of the server"
+    client.cut()
+    client.find(model).value = 33
+    client.connect(session)
+    client.exchange.resume()
+    client.carry_out()
+    client.carry_in()
+    assert len(client.sent) == 2, "both changes are made again"
+    client.cut()
+    client.find(model).end = 50
+    client.come_back(session)
+    assert isinstance(client.exchange.take_failure(), ServerGone)
+    assert (model.title, model.value, model.end) == ("", 33, 50), "the second had not been sent before"
+    assert client.is_equal()
+
+
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1009])
+def test_what_the_server_refuses_is_not_sent_again(code: int) -> None:
+    """It has closed the connection for something that was under way; whoever asks is told, and the rest goes on."""
+
+    @in_loop
+    async def scenario() -> None:
+        model = slider()
+        session = make_session(model)
+        client = Client(session).pulled()
+        client.find(model).title = "too much"
+        problem = closed(code, "why")
+        client.cut(problem)
+        client.find(model).value = 33
+        client.come_back(session)
+        assert client.exchange.take_failure() is problem
+        assert (model.title, model.value) == ("", 33)
+        assert client.is_equal()
+
+    scenario()
+
+
+@in_loop
 async def test_a_restarted_session_is_taken_over_in_place() -> None:
     """Models of the same id and type stay; those of another type, and those that are gone, do not."""
     client = Client(
@@ -381,6 +467,128 @@ async def test_a_pushed_document_is_the_servers() -> None:
     await change(session, lambda: session.document.set_title("theirs"))
     client.carry()
     assert (document.title, client.is_equal()) == ("theirs", True)
+
+
+@in_loop
+async def test_a_push_that_was_cut_off_is_made_again() -> None:
+    """The document is its pusher's, whatever is in the session; what was changed meanwhile is in it."""
+    session = make_session(slider())
+    document = Document()
+    document.add_root(Div(text="pushed"))
+    client = Client(session, document)
+    client.exchange.push()
+    client.cut()
+    document.roots[0].text = "meanwhile"  # type: ignore[attr-defined]
+    client.come_back(session)
+    assert [root.text for root in session.document.roots] == ["meanwhile"]  # type: ignore[attr-defined]
+    assert client.is_equal()
+
+
+@in_loop
+async def test_a_pushed_document_is_pushed_into_a_session_that_does_not_have_it() -> None:
+    """The server was restarted. Whoever waits for the documents to be equal waits for that, too."""
+    document = Document()
+    document.add_root(Div(text="pushed"))
+    client = Client(make_session(slider()), document)
+    client.exchange.push()
+    client.carry()
+    client.cut()
+    document.roots[0].text = "meanwhile"  # type: ignore[attr-defined]
+    session = make_session(slider())
+    client.connect(session)
+    answer = client.exchange.resume()
+    client.carry_out()
+    client.carry_in()
+    assert not answer.done
+    client.carry()
+    answer.result()
+    assert [root.text for root in session.document.roots] == ["meanwhile"]  # type: ignore[attr-defined]
+    assert client.is_equal()
+
+
+@in_loop
+async def test_a_pushed_document_that_is_still_there_is_the_servers() -> None:
+    """Another client, or the app, may have changed it since."""
+    session = make_session(slider())
+    document = Document()
+    document.add_root(Div(text="pushed"))
+    client = Client(session, document)
+    client.exchange.push()
+    client.carry()
+    client.cut()
+    await change(session, lambda: session.document.roots[0].update(text="theirs"))
+    client.come_back(session)
+    assert document.roots[0].text == "theirs"  # type: ignore[attr-defined]
+
+
+def two_clients_of(document: Document) -> tuple[Client, Client]:
+    one, two = Client(make_session(slider()), document), Client(make_session(slider()), document)
+    for client in (one, two):
+        client.exchange.push()
+        client.carry()
+    return one, two
+
+
+@in_loop
+async def test_one_document_in_two_sessions_is_followed_by_both() -> None:
+    """New models go to both in full, from here and from either of them, and one end leaves the other alone."""
+    document = Document()
+    document.add_root(Column())
+    one, two = two_clients_of(document)
+    root: Any = document.roots[0]
+    root.children = [Div(text="here")]
+    one.carry()
+    two.carry()
+    theirs: Any = one.session.document.roots[0]
+    await change(one.session, lambda: theirs.update(children=[*theirs.children, Div(name="there", text="there")]))
+    one.carry()
+    two.carry()
+    assert one.is_equal()
+    assert two.is_equal()
+    one.exchange.close()
+    root.children[0].text = "later"
+    two.carry()
+    assert two.is_equal()
+    two.exchange.close()
+    root.children[0].text = "last"
+    assert two.sent == []
+
+
+@in_loop
+async def test_one_sessions_trouble_is_not_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change that the one cannot take reaches the other, and still raises."""
+    document = Document()
+    document.add_root(Div(text="small"))
+    one, two = two_clients_of(document)
+    monkeypatch.setattr(one.exchange, "_max_message_size", 100)
+    with pytest.raises(MessageTooLarge):
+        document.roots[0].text = "a" * 200  # type: ignore[attr-defined]
+    two.carry_out()
+    assert two.session.document.roots[0].text == "a" * 200  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cause", ["a reconnect", "a gap"])
+def test_a_document_that_cannot_be_had_ends_the_connection(cause: str) -> None:
+    """Nobody has asked for it and would be told, so the next connection must try."""
+
+    @in_loop
+    async def scenario() -> None:
+        session = make_session(slider())
+        client = Client(session).pulled()
+        if cause == "a gap":
+            client.exchange.overrun()
+        else:
+            client.cut()
+            client.connect(session)
+            client.exchange.resume()
+        (request,) = client.sent
+        with pytest.raises(RequestFailed) as found:
+            client.exchange.receive(parsed(messages.error(request.msgid, "no"))[0])
+        client.cut(found.value)
+        client.come_back(session)
+        assert client.is_equal()
+
+    scenario()
 
 
 @in_loop

@@ -7,7 +7,7 @@ import time
 
 from support.patience import seconds
 
-from aperture.client.inbox import Inbox, Overrun
+from aperture.client.inbox import Ended, Inbox, Overrun
 from aperture.errors import ServerGone
 from aperture.protocol.messages import Message
 
@@ -28,8 +28,8 @@ def test_things_come_out_in_the_order_in_which_they_came() -> None:
     inbox = Inbox()
     inbox.put(message("PATCH-DOC"))
     inbox.put(message("OK", "1"))
-    inbox.put(ServerGone("gone"))
-    assert drained(inbox) == ["PATCH-DOC", "OK", ServerGone]
+    inbox.put(Ended(None, ServerGone("gone")))
+    assert drained(inbox) == ["PATCH-DOC", "OK", Ended]
 
 
 def test_above_a_limit_patches_are_dropped_and_answers_are_not() -> None:
