@@ -72,7 +72,7 @@ class AsyncSession:
         self._flush_due = False
         self._closing = False
         self._away = False
-        """From the loss of a connection until the documents are equal again; the attempts bound it, and nothing else."""
+        """From the loss of a connection until the documents are equal again: bounded by the attempts alone."""
         self._patiences: set[_Patience] = set()
         self._failure: ClientError | None = None
         self._reported = False

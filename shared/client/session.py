@@ -398,11 +398,12 @@ class ClientSession:
     def _send_the_rest(self) -> None:
         """What gathered while much was under way would be lost; what was sent arrives before the goodbye."""
         exchange = self._exchange
-        if exchange is None or not self.connected:
+        if exchange is None:
             return
-        exchange.last_call()
-        with suppress(ServerSilent):
-            self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
+        if self.connected:
+            exchange.last_call()
+            with suppress(ServerSilent):
+                self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
         if exchange.unsent:
             log.warning("the last %d changes of session %s... were not sent", exchange.unsent, self.id[:8])
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-__all__ = ["Conversation", "rogue_server", "text_frame", "websocket"]
+__all__ = ["ACK", "Conversation", "answer", "document_of", "requests", "rogue_server", "text_frame", "websocket"]
 
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -60,3 +61,32 @@ def text_frame(text: str) -> bytes:
     size = len(payload)
     head = bytes([0x81, size]) if size < 126 else bytes([0x81, 126]) + size.to_bytes(2, "big")
     return head + payload
+
+
+ACK = text_frame('{"msgid":"1","msgtype":"ACK"}') + text_frame("{}") * 2
+
+
+async def requests(reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, str]]:
+    """The type and the id of each request of a client, as it comes."""
+    while True:
+        head = await reader.readexactly(2)
+        size = head[1] & 0x7F
+        if size > 125:
+            size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8), "big")
+        mask = await reader.readexactly(4)
+        payload = bytes(octet ^ mask[place % 4] for place, octet in enumerate(await reader.readexactly(size)))
+        if head[0] & 0x0F == 1 and payload.startswith(b'{"msgid"'):
+            header = json.loads(payload)
+            yield header["msgtype"], header["msgid"]
+
+
+def answer(msgtype: str, request: str, content: str = "{}") -> bytes:
+    """The frames of an answer."""
+    header = f'{{"msgid":"2","msgtype":"{msgtype}","reqid":"{request}"}}'
+    return text_frame(header) + text_frame("{}") + text_frame(content)
+
+
+def document_of(*roots: str) -> str:
+    """The content of the answer to a pull: these roots, as JSON."""
+    config = '{"type":"object","name":"DocumentConfig","id":"c"}'
+    return f'{{"doc":{{"title":"t","config":{config},"roots":[{",".join(roots)}]}}}}'
