@@ -197,7 +197,7 @@ class BadAddress(CannotConnect, ValueError):
 
 
 class ServerUnreachable(CannotConnect):
-    """Nobody answers at the address: no such host, a closed port, or a failed TLS handshake."""
+    """Nobody answers at the address: no such host, a closed port, or a certificate that is not trusted here."""
 
 
 class NotAServer(CannotConnect):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
@@ -14,8 +15,8 @@ from tornado.simple_httpclient import HTTPStreamClosedError, HTTPTimeoutError
 from tornado.websocket import WebSocketClientConnection, WebSocketError, websocket_connect
 
 from aperture.client.options import ClientOptions
-from aperture.client.refusals import closed, closed_before_ack, closed_by_us, refused, unreachable
-from aperture.errors import ClientError, MessageTooLarge, NotAServer, ProtocolError, ServerGarbled, ServerSilent
+from aperture.client.refusals import closed, closed_before_ack, closed_by_us, hung_up, refused, unreachable
+from aperture.errors import ClientError, MessageTooLarge, ProtocolError, ServerGarbled, ServerSilent
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.messages import Message, Request
 from aperture.protocol.naming import SUBPROTOCOL
@@ -200,19 +201,24 @@ async def _connect(options: ClientOptions) -> Link:
         await asyncio.shield(connecting)
         return links[0]
     except asyncio.CancelledError:
-        # Tornado goes on connecting all the same.
-        connecting.add_done_callback(lambda _: [link.abort("too late") for link in links])
+        connecting.add_done_callback(partial(_close_late, links))
         raise
     except HTTPTimeoutError:
         text = f"no answer from {url} within {options.connect_timeout:g} s (connect_timeout)"
         raise ServerSilent(text) from None
     except HTTPStreamClosedError as problem:
-        raise NotAServer(f"what answers at {url} closed the connection ({problem})") from None
+        raise hung_up(str(problem), url) from None
     except HTTPClientError as problem:
         location = problem.response.headers.get("Location") if problem.response is not None else None
         raise refused(problem.code, problem.message or "", location, url) from None
     except (OSError, StreamClosedError, WebSocketError, HTTPInputError, ValueError) as problem:
         raise unreachable(problem, url) from problem
+
+
+def _close_late(links: list[Link], connecting: Any) -> None:
+    """Tornado went on connecting, though nobody waits for it any more."""
+    for link in links:
+        link.abort("too late")
 
 
 def _forget_failure(writing: Any) -> None:

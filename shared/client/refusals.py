@@ -6,6 +6,8 @@ so, and everything else by closing the connection that it has just accepted, wit
 
 from __future__ import annotations
 
+import ssl
+
 from aperture.errors import (
     CannotConnect,
     ClientError,
@@ -66,9 +68,27 @@ def refused(status: int, reason: str, location: str | None, url: str) -> CannotC
 def unreachable(problem: BaseException, url: str) -> CannotConnect:
     """No connection, or one that ended before it became a websocket."""
     detail = str(problem) or type(problem).__name__
+    if isinstance(problem, ssl.SSLCertVerificationError):
+        return ServerUnreachable(
+            f"the certificate of the server at {url} is not trusted here ({detail}). SSL_CERT_FILE names a file"
+            " with the authorities that are; it is read when the program starts"
+        )
+    if isinstance(problem, ssl.SSLError):
+        return NotAServer(f"what answers at {url} does not speak TLS as it should ({detail}); is its address http:?")
+    if isinstance(problem, ConnectionResetError):
+        return hung_up(detail, url)
     if isinstance(problem, OSError) and type(problem).__name__ != "StreamClosedError":
         return ServerUnreachable(f"nobody answers at {url} ({detail}); is the server running?")
     return NotAServer(f"what answers at {url} is no websocket server ({detail})")
+
+
+def hung_up(detail: str, url: str) -> CannotConnect:
+    """A connection that was closed in place of an answer to the handshake."""
+    return NotAServer(f"what answers at {url} closed the connection ({detail}){_is_it_https(url)}")
+
+
+def _is_it_https(url: str) -> str:
+    return "; is its address https:?" if url.startswith("ws:") else ""
 
 
 def closed_before_ack(code: int | None, reason: str | None) -> ClientError:

@@ -2,8 +2,8 @@
 
 Two vocabularies meet here: the keywords of Bokeh's own Server, and the options of the command line with underscores.
 Checks, units and defaults are those of the table of options; complaints name the keyword instead of the flag. The
-environment says nothing to a program's server, but for what Bokeh's own reads there: the key, whether ids are signed,
-and the icon.
+environment says nothing to a program's server, but for what Bokeh's own reads there: the port, the key, whether ids are
+signed, and the icon.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ BOKEH_NAMES = {
 REVERSED = {"use_index": "disable_index", "redirect_root": "disable_index_redirect"}
 """Switches that Bokeh's Server has on where its command line has them off."""
 
-BOKEHS_OWN = frozenset({"secret_key", "sign_sessions", "ico_path"})
+BOKEHS_OWN = frozenset({"default_server_port", "secret_key", "sign_sessions", "ico_path"})
 """The settings of Bokeh that its Server reads where no keyword is given."""
 
 NOT_OPTIONS = frozenset(

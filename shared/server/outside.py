@@ -82,6 +82,9 @@ class ServerOutside:
         self.started = False
         self._stopped = False
         self._running = False
+        self._ready = False
+        """Signals are handled, and so `stop` may send one; before that it is remembered."""
+        self._turn = threading.Lock()
         self._ended = threading.Event()
 
     def start(self) -> None:
@@ -94,12 +97,14 @@ class ServerOutside:
 
     def stop(self, wait: bool) -> None:
         """End the node if it runs, from another thread or from a callback in the supervisor; else give the port up."""
-        first, self._stopped = not self._stopped, True
+        with self._turn:
+            first, self._stopped = not self._stopped, True
+            ready = self._ready
         if not self._running:
             if first:
                 self._sockets.close()
             return
-        if first:
+        if first and ready:
             os.kill(os.getpid(), signal.SIGTERM)
         if wait and threading.current_thread() is not threading.main_thread():
             self._ended.wait()
@@ -130,7 +135,7 @@ class ServerOutside:
         try:
             code = make_supervisor(self._sockets, run_worker, on_ready=self._announce).run()
         finally:
-            self._running, self._stopped = False, True
+            self._running, self._ready, self._stopped = False, False, True
             self._ended.set()
         if code != ExitCode.OK:
             raise SystemExit(int(code))
@@ -146,6 +151,10 @@ class ServerOutside:
                 callback()
             except Exception:
                 log.exception("a callback of the program has failed")
+        with self._turn:
+            self._ready, stopped = True, self._stopped
+        if stopped:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _a_loop_runs() -> bool:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 from tornado.iostream import StreamClosedError
 
-from aperture.client.refusals import closed, closed_before_ack, closed_by_us, refused, unreachable
+from aperture.client.refusals import (
+    closed,
+    closed_before_ack,
+    closed_by_us,
+    given_up,
+    hung_up,
+    is_about_what_was_sent,
+    refused,
+    unreachable,
+)
 from aperture.errors import (
     ClientError,
     MessageTooLarge,
@@ -82,3 +93,29 @@ def test_no_connection_is_not_the_same_as_a_wrong_answer() -> None:
     assert type(unreachable(ConnectionRefusedError(111, "refused"), URL)) is ServerUnreachable
     assert type(unreachable(StreamClosedError(), URL)) is NotAServer
     assert type(unreachable(ValueError("malformed"), URL)) is NotAServer
+
+
+def test_trouble_with_tls_is_named() -> None:
+    """The server runs; what is wrong is the certificate, or the scheme of the address."""
+    untrusted = unreachable(ssl.SSLCertVerificationError(1, "self-signed certificate"), "wss://host/app/ws")
+    assert type(untrusted) is ServerUnreachable
+    assert "SSL_CERT_FILE" in str(untrusted)
+    assert "http:" in str(unreachable(ssl.SSLError(1, "wrong version number"), "wss://host/app/ws"))
+    for problem in (unreachable(ConnectionResetError(104, "reset"), URL), hung_up("closed", URL)):
+        assert type(problem) is NotAServer
+        assert "https:" in str(problem)
+    assert "https:" not in str(hung_up("closed", "wss://host/app/ws"))
+
+
+@pytest.mark.parametrize(("code", "about"), [(None, False), (1000, False), (1012, False), (1002, True), (1009, True)])
+def test_what_a_connection_is_closed_for(code: int | None, about: bool) -> None:
+    """For what was sent, or for reasons of the server's own."""
+    assert is_about_what_was_sent(closed(code, "why")) is about
+    assert not is_about_what_was_sent(closed_by_us(1009, "too big", 5))
+
+
+def test_attempts_that_failed_end_in_a_server_that_is_gone() -> None:
+    """With the last refusal as its cause; a lost connection says so itself."""
+    refusal, lost = refused(503, "", None, URL), closed(1012, "why")
+    assert given_up(refusal).__cause__ is refusal
+    assert given_up(lost) is lost

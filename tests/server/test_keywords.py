@@ -117,14 +117,16 @@ class TestValues:
         assert settings(secret_key="key").secret_key == b"key"
 
     def test_bokehs_environment_is_heeded_where_its_server_does(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The key and whether ids are signed; neither its port nor our own variables, which are for commands."""
+        """The port, the key and whether ids are signed; but not our own variables, which are for commands."""
         monkeypatch.setenv("BOKEH_SECRET_KEY", "from outside")
         monkeypatch.setenv("BOKEH_SIGN_SESSIONS", "yes")
-        monkeypatch.setenv("BOKEH_DEFAULT_SERVER_PORT", "1")
+        monkeypatch.setenv("BOKEH_DEFAULT_SERVER_PORT", "5017")
         monkeypatch.setenv("APERTURE_NUM_PROCS", "7")
         given = settings()
         assert (given.secret_key, given.session_ids) == (b"from outside", SessionIds.SIGNED)
-        assert (given.port, given.num_procs) == (5006, 1)
+        assert (given.port, given.num_procs) == (5017, 1)
+        assert settings(port=5018).port == 5018
+        assert settings(unix_socket="/socket").unix_socket == "/socket"
         assert settings(sign_sessions=False).session_ids is SessionIds.UNSIGNED
 
     def test_origins_under_both_names_are_added_up(self) -> None:
