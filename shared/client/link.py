@@ -215,7 +215,7 @@ async def _connect(options: ClientOptions) -> Link:
         raise unreachable(problem, url) from problem
 
 
-def _close_late(links: list[Link], connecting: Any) -> None:
+def _close_late(links: list[Link], _: Any) -> None:
     """Tornado went on connecting, though nobody waits for it any more."""
     for link in links:
         link.abort("too late")

@@ -23,14 +23,14 @@ from aperture.errors import RequestFailed, ServerGone, SessionClosed
 CLIENTS = 100
 CHANGES = 100
 AT_ONCE = 10
-"""Sessions that are made at a time: each runs the app's code."""
+"""Sessions that are opened at a time: each runs the app's code."""
 
 
 @pytest.fixture(scope="module", params=BOTH, ids=kind_name)
 def served(request: pytest.FixtureRequest) -> Iterator[StockNode]:
-    """The examples' sliders and an app that raises: one process of stock Bokeh, four workers of ours."""
+    """Sliders, an app that raises and one that counts rows: one process of stock Bokeh, four workers of ours."""
     options = ["--num-procs", "4"] if request.param is Node else []
-    with request.param(EXAMPLES / "apps" / "sliders.py", "raising.py", options=options) as node:
+    with request.param(EXAMPLES / "apps" / "sliders.py", "raising.py", "rows.py", options=options) as node:
         yield node
 
 
@@ -41,38 +41,49 @@ def named(session: AsyncSession | ClientSession, name: str) -> Any:
 
 
 def test_a_hundred_sessions_on_one_loop_beside_a_blocking_one(served: StockNode) -> None:
-    """100 changes each; every session's server has run its callback for the last, and the blocking one as well."""
-    url = served.app_url("/sliders")
+    """All of them are open at once, and stream 100 rows each: a second client finds all rows in their order, once."""
+    url = served.app_url("/rows")
+    rows = list(range(CHANGES))
 
-    def blocking() -> str:
-        with pull_session(url=url) as session:
-            for number in range(CHANGES):
-                named(session, "title").value = f"blocking {number}"
+    def rows_of(session: AsyncSession | ClientSession) -> list[int]:
+        return list(named(session, "holder").tags[0].data["x"])
+
+    def blocking() -> None:
+        with pull_session(url=url, timeout=seconds(60), connect_timeout=seconds(60)) as session:
+            for number in rows:
+                named(session, "holder").tags[0].stream({"x": [number]})
             session.force_roundtrip()
-            return str(named(session, "plot").title.text)
+            assert named(session, "count").text == str(CHANGES)
+            with pull_session(session.id, url=url, timeout=seconds(60), connect_timeout=seconds(60)) as again:
+                assert rows_of(again) == rows
 
-    async def one(number: int, gate: asyncio.Semaphore) -> None:
+    async def opened(session_id: str | None = None) -> AsyncSession:
+        patience = {"timeout": seconds(60), "connect_timeout": seconds(60)}
+        return await connect(url, session_id=session_id, reconnect=False, **patience)
+
+    async def one(gate: asyncio.Semaphore, all_open: asyncio.Barrier) -> None:
         async with gate:
-            session = await connect(url, timeout=seconds(60), reconnect=False)
-        heard: list[str] = []
-        named(session, "plot").title.on_change("text", lambda attr, old, new: heard.append(new))
+            session = await opened()
         async with session:
-            for change in range(CHANGES):
-                named(session, "title").value = f"{number}: {change}"
-                if change % 7 == 0:
+            await all_open.wait()
+            for number in rows:
+                named(session, "holder").tags[0].stream({"x": [number]})
+                if number % 7 == 0:
                     await asyncio.sleep(0)
             await session.force_roundtrip()
-            assert heard[-1] == f"{number}: {CHANGES - 1}"
-            async with connect(url, session_id=session.id, timeout=seconds(60)) as again:
-                assert state_of(again.document) == state_of(session.document)
+            assert named(session, "count").text == str(CHANGES)
+            async with gate, await opened(session.id) as again:
+                assert rows_of(again) == rows
 
     async def scenario() -> None:
-        beside = asyncio.create_task(asyncio.to_thread(blocking))
-        gate = asyncio.Semaphore(AT_ONCE)
-        await asyncio.gather(*(one(number, gate) for number in range(CLIENTS)))
-        assert await beside == f"blocking {CHANGES - 1}"
+        gate, all_open = asyncio.Semaphore(AT_ONCE), asyncio.Barrier(CLIENTS + 1)
+        async with asyncio.TaskGroup() as sessions:
+            for _ in range(CLIENTS):
+                sessions.create_task(one(gate, all_open))
+            await all_open.wait()
+            await asyncio.to_thread(blocking)
 
-    run(scenario(), 120)
+    run(scenario(), 240)
 
 
 def test_changes_reach_another_client_in_order(served: StockNode) -> None:
