@@ -270,7 +270,7 @@ class RequestFailed(ClientError, RuntimeError):
 
 
 class Overloaded(ClientError, BufferError):
-    """More changes were made than can wait for the server. This one is not sent."""
+    """More changes were made than can wait for the server. This one is not sent, and will be undone."""
 
 
 class SessionClosed(ClientError, RuntimeError):
