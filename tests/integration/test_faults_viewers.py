@@ -9,6 +9,8 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -140,3 +142,30 @@ def test_three_hundred_tabs_closed_at_once_leave_the_server_answering() -> None:
     with Node("broadcast.py", options=options) as node:
         run(scenario(node), 120)
         wait_until(lambda: not node.sessions(), 20, "sessions were left behind")
+
+
+def test_a_burst_of_one_viewer_lets_other_sessions_have_their_turn(tmp_path: Path) -> None:
+    """However many of its changes have come already, another session's is acted on between two of them."""
+    turns, gate, burst = tmp_path / "turns", tmp_path / "gate", 40
+    env = {"TURNS": str(turns), "GATE": str(gate)}
+
+    def move(viewer: Viewer, value: int) -> list[dict[str, Any]]:
+        return [{"kind": "ModelChanged", "model": {"id": viewer.model("slider").id}, "attr": "value", "new": value}]
+
+    async def scenario(node: Node) -> None:
+        tokens = [page_token(node.app_url("/queueing") + f"?who={who}") for who in "ab"]
+        url = node.ws_url("/queueing")
+        async with Viewer.open(url, tokens[0]) as busy, Viewer.open(url, tokens[1]) as patient:
+            await busy.pull()
+            await patient.pull()
+            sent = [await busy.send_patch(move(busy, value)) for value in range(1, burst + 1)]
+            other = await patient.send_patch(move(patient, 2))
+            gate.touch()
+            await patient.wait_for("OK", other)
+            await busy.wait_for("OK", sent[-1])
+
+    with Node("queueing.py", options=["--num-procs", "1"], env=env) as node:
+        run(scenario(node))
+    taken = turns.read_text()
+    assert taken.count("a") == burst
+    assert taken.index("b") < burst / 2, "the burst was acted on in one go"

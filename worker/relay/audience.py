@@ -27,6 +27,7 @@ from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.worker.session.session import Session
+from aperture.worker.session.slice import Slice
 from aperture.worker.session.viewer import Viewer
 
 __all__ = ["Post", "RemoteViewer", "SessionAudience"]
@@ -96,6 +97,7 @@ class RemoteViewer(Viewer):
         "pending",
         "received",
         "seen",
+        "slice",
         "trace",
     )
 
@@ -120,6 +122,8 @@ class RemoteViewer(Viewer):
         self.seen: int | None = None
         self.trace = ""
         self.busy = False
+        """Whether one of its messages is being acted on, or the others have their turn."""
+        self.slice = Slice()
         super().__init__(self, token, inline_pulls=inline)
 
     @property

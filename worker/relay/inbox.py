@@ -58,14 +58,23 @@ class Inbox:
                 if not audience.admits(viewer, viewer.pending[0][0], lambda: self._pump(session, audience, viewer)):
                     return
                 message, viewer.seen, viewer.trace = viewer.pending.popleft()
+                viewer.slice.begin()
                 work = self._receive(session, viewer, message)
+                give_way = viewer.slice.end()
                 if work is not None:
                     viewer.busy = True
                     task = asyncio.ensure_future(self._finish(work, session, audience, viewer))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
+                elif give_way:
+                    viewer.busy = True  # what comes meanwhile waits behind what is pending
+                    asyncio.get_running_loop().call_soon(self._resume, session, audience, viewer)
         except Exception as problem:
             self._refuse(session, audience, viewer, problem)
+
+    def _resume(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
+        viewer.busy = False
+        self._pump(session, audience, viewer)
 
     async def _finish(
         self, work: Awaitable[None], session: Session, audience: SessionAudience, viewer: RemoteViewer
@@ -74,8 +83,7 @@ class Inbox:
             await work
         except Exception as problem:
             self._refuse(session, audience, viewer, problem)
-        viewer.busy = False
-        self._pump(session, audience, viewer)
+        self._resume(session, audience, viewer)
 
     def _refuse(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, problem: Exception) -> None:
         """Its message cannot be answered, and would be sent again for ever."""

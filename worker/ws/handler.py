@@ -40,6 +40,7 @@ from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.services import Services
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.host import AppHost
+from aperture.worker.session.slice import Slice
 from aperture.worker.ws.outbox import StreamOutbox
 
 __all__ = ["SessionSocket"]
@@ -68,6 +69,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self.outbox: StreamOutbox | None = None
         self._fragments: list[str | bytes] = []
         self._assembler = Assembler(services.settings.websocket_max_message_size)
+        self._slice = Slice()
         self._offered = ""
         self._sent_away = False
         self._protocol: WebSocketProtocol | None = None
@@ -199,6 +201,14 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         return lambda run: run.deflated(level, memory)
 
     def on_message(self, message: str | bytes) -> Awaitable[None] | None:
+        """Take one websocket message; Tornado reads the next one when the awaitable, if there is one, is done."""
+        self._slice.begin()
+        work = self._take(message)
+        if self._slice.end() and work is None:
+            return asyncio.sleep(0)
+        return work
+
+    def _take(self, message: str | bytes) -> Awaitable[None] | None:
         self.services.collector.activity()
         self._received.bytes += len(message)
         try:

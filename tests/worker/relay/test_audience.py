@@ -200,6 +200,16 @@ async def test_live_counts_those_with_the_document() -> None:
 
 
 @in_fake_time
+async def test_a_viewer_that_has_left_does_not_get_the_document() -> None:
+    """Its pull may still wait for its turn; nobody would ever count it out again."""
+    stage = Stage()
+    viewer = stage.join(live=False)
+    stage.audience.leave(viewer)
+    viewer.live = True
+    assert not stage.audience.live
+
+
+@in_fake_time
 async def test_an_outage_loses_nothing() -> None:
     """What could not be published waits, and goes in order."""
     stage = Stage()

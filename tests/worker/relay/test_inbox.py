@@ -19,6 +19,7 @@ from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.inbox import Inbox
 from aperture.worker.session.session import Session
+from aperture.worker.session.slice import SLICE, Slice
 from aperture.worker.session.viewer import Viewer
 
 EDGE = "node/1/edge"
@@ -37,6 +38,10 @@ class Desk:
         self.handled: list[tuple[str, int | None]] = []
         self.problem: Exception | None = None
         self.busy: asyncio.Event | None = None
+        self.work = 0.0
+        """Seconds that acting on a message takes."""
+        self._spent = 0.0
+        self.viewer.slice = Slice(lambda: self._spent)
 
     async def _never(self, session: Session) -> None:
         raise AssertionError("not fenced")
@@ -46,6 +51,7 @@ class Desk:
         return self._work() if self.busy else self._act()
 
     def _act(self) -> None:
+        self._spent += self.work
         if self.problem is not None:
             raise self.problem
         self.viewer.send(run_of("x"))
@@ -152,6 +158,41 @@ async def test_a_busy_document_keeps_the_order() -> None:
     await turn()
     assert desk.handled == [("m1", 11), ("m2", 12)]
     assert not desk.inbox._tasks
+
+
+@in_fake_time
+async def test_a_burst_gives_way_between_its_messages() -> None:
+    """A viewer whose messages take long has one acted on per turn of the loop, in their order, whenever they came."""
+    desk = Desk()
+    desk.work = SLICE
+    turns = 0
+
+    def next_turn() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 1:
+            desk.take(4)
+        if turns < 10:
+            asyncio.get_running_loop().call_soon(next_turn)
+        counts.append(len(desk.handled))
+
+    counts: list[int] = []
+    asyncio.get_running_loop().call_soon(next_turn)
+    desk.take(1, 2, 3)
+    await turn()
+    assert [name for name, _ in desk.handled] == ["m1", "m2", "m3", "m4"]
+    assert counts == [1, 2, 3, 4, 4, 4, 4, 4, 4, 4]
+
+
+@in_fake_time
+async def test_a_burst_of_quick_messages_is_acted_on_at_once() -> None:
+    """Up to the slice that a connection has, nothing gives way."""
+    desk = Desk()
+    desk.work = SLICE / 4
+    desk.take(*range(1, 7))
+    assert len(desk.handled) == 4
+    await turn()
+    assert len(desk.handled) == 6
 
 
 @in_fake_time
