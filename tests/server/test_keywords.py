@@ -82,7 +82,7 @@ class TestValues:
 
     def test_defaults_are_the_command_lines(self) -> None:
         """But for the admin port, which a program has to ask for."""
-        assert settings() == Settings(admin_port=None, ico_path=settings().ico_path)
+        assert settings() == Settings(admin_port=None, admin_port_stated=True, ico_path=settings().ico_path)
 
     def test_milliseconds_under_both_names(self) -> None:
         """Bokeh's keyword and the option are in the same unit."""

@@ -1,4 +1,4 @@
-"""A slider whose callback takes 5 ms and notes in the file TURNS who moved it; at 1 it waits for the file GATE first."""
+"""A slider whose callback takes 5 ms and notes in TURNS, a file, who moved it; at 1 it waits for the file GATE."""
 
 import os
 import time
