@@ -152,4 +152,7 @@ def _cluster(
     if settings.durability is not Durability.NONE:
         keeping = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
         survival = Survival(keeping, acknowledge=settings.durability is Durability.ACK, tallies=tallies)
-    return Cluster(bus, registry, neighbourhood, keeper, survival, tallies), survival, keeping
+    cluster = Cluster(bus, registry, neighbourhood, keeper, survival, tallies)
+    if survival is not None:
+        survival.fenced = cluster.lose
+    return cluster, survival, keeping

@@ -430,10 +430,13 @@ class Cluster:
     def _audience_of(self, session: Session, place: str) -> SessionAudience:
         if not isinstance(session.audience, SessionAudience):
             lag = self._relay_tally.lag
-            session.audience = SessionAudience(session, place, self, fenced=self._lose, lag=lag)
+            session.audience = SessionAudience(session, place, self, fenced=self.lose, lag=lag)
         return session.audience
 
-    async def _lose(self, session: Session) -> None:
+    async def lose(self, session: Session) -> None:
+        """Drop a session that another worker has claimed, and send its viewers there. Harmless twice."""
+        if self._worker.find_session(session.app, session.id) is not session:
+            return  # whoever publishes it and whoever writes it down find out one after the other
         log.warning("session %s of %s is another worker's by now", short_id(session.id), session.app)
         if isinstance(session.audience, SessionAudience):
             session.audience.abandon()
@@ -462,7 +465,7 @@ class Cluster:
         for place in await self._registry.renew(asked):
             session = self._session_at(place)
             if session is not None and session.epoch == asked[place]:  # else it was claimed anew meanwhile
-                await self._lose(session)
+                await self.lose(session)
 
     async def _look_after_audiences(self) -> None:
         watched = [s for s in self._worker.sessions() if isinstance(s.audience, SessionAudience)]

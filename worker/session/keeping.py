@@ -75,6 +75,9 @@ class Keeper(Protocol):
         """Keep this session from now on; `made` is the fingerprint of what the app's code made.
 
         A session that was kept before is, when this returns, kept as it is now, if that can be had in a moment.
+
+        Raises:
+            SessionGone: it was kept before, and has been claimed by another meanwhile.
         """
         ...
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge
@@ -70,11 +69,21 @@ class SessionJournal:
         store: where to.
         turns: taken for each snapshot; shared by all journals of a worker.
         at_once: do not gather: somebody waits for each patch to be safe.
+        fenced: called when the session turns out to be another worker's.
     """
 
     def __init__(
-        self, session: Session, place: str, origin: bytes, store: JournalStore, *, turns: Turns, at_once: bool
+        self,
+        session: Session,
+        place: str,
+        origin: bytes,
+        store: JournalStore,
+        *,
+        turns: Turns,
+        at_once: bool,
+        fenced: Callable[[Session], Awaitable[None]],
     ) -> None:
+        self._fenced = fenced
         self.place = place
         self.acknowledges = at_once
         self._session = session
@@ -160,10 +169,18 @@ class SessionJournal:
 
         What another worker kept of it cannot be added to. Many are rebuilt in one moment, and if each were written down
         some time after that, whoever killed this worker, too, would undo all that was changed meanwhile.
+
+        Raises:
+            SessionGone: it has been claimed by another meanwhile.
         """
-        with suppress(ApertureError, TimeoutError):  # `_work` meets it again, and knows what to do
+        try:
             async with asyncio.timeout(SETTLE):
                 await self.flush()
+        except Fenced:
+            self.close()
+            raise SessionGone("the session is another worker's by now") from None
+        except (ApertureError, TimeoutError) as problem:
+            log.debug("session %s is written down later: %s", short_id(self._session.id), problem)
 
     def close(self) -> None:
         """Write no more, and answer nobody who still waits. Harmless twice."""
@@ -189,8 +206,11 @@ class SessionJournal:
                     await asyncio.sleep(RETRY)
                 except KeepingBroken:
                     self.start_over()
-        except (Fenced, SessionGone):
-            self.close()  # another worker's by now, or at its end
+        except Fenced:
+            self.close()
+            await self._fenced(self._session)
+        except SessionGone:
+            self.close()  # at its end
         except TooLarge:
             log.warning("session %s is too large to be kept", short_id(self._session.id))
             self._give_up()

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -124,6 +124,8 @@ class Survival:
         self._acknowledge = acknowledge
         self._journals: dict[str, SessionJournal] = {}
         self._turns = Turns()
+        self.fenced: Callable[[Session], Awaitable[None]] | None = None
+        """Drops a session that is another worker's by now: its viewers belong there."""
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
     async def find(self, app: str, session_id: str) -> KeptSession | None:
@@ -177,14 +179,29 @@ class Survival:
             origin: what it was created from.
             made: fingerprint of the document that the app's code made.
             again: it was just restored: write it down before anybody changes it.
+
+        Raises:
+            SessionGone: it was just restored, and has been claimed by another meanwhile.
         """
         place = place_of(session.app, session.id)
         packed = pack_origin(origin, made)
-        journal = SessionJournal(session, place, packed, self._store, turns=self._turns, at_once=self._acknowledge)
+        journal = SessionJournal(
+            session,
+            place,
+            packed,
+            self._store,
+            turns=self._turns,
+            at_once=self._acknowledge,
+            fenced=self._lose,
+        )
         self._journals[place] = journal
         session.journal = journal
         if again:
-            await journal.settle()
+            try:
+                await journal.settle()
+            except SessionGone:
+                self.drop(session)
+                raise
 
     async def forget(self, session: Session) -> None:
         """The session has come to its end in good order; nothing of it is kept."""
@@ -199,6 +216,10 @@ class Survival:
         journal = self._journals.pop(place_of(session.app, session.id), None)
         if journal is not None:
             journal.close()
+
+    async def _lose(self, session: Session) -> None:
+        if self.fenced is not None:
+            await self.fenced(session)
 
     async def write_down(self, session: Session) -> bool:
         """Write what is pending of one session; says whether all of it is kept by now.

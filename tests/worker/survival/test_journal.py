@@ -42,9 +42,16 @@ def made() -> Document:
     return document
 
 
-def journalled(store: MemoryStore, *, at_once: bool = False) -> tuple[Session, SessionJournal]:
+def journalled(
+    store: MemoryStore, *, at_once: bool = False, lost: list[Session] | None = None
+) -> tuple[Session, SessionJournal]:
     session = make_session(document=made())
-    journal = SessionJournal(session, PLACE, b"origin", store, turns=Turns(), at_once=at_once)
+
+    async def fenced(session: Session) -> None:
+        assert lost is not None, "another worker's"
+        lost.append(session)
+
+    journal = SessionJournal(session, PLACE, b"origin", store, turns=Turns(), at_once=at_once, fenced=fenced)
     session.journal = journal
     return session, journal
 
@@ -246,15 +253,16 @@ async def test_a_viewer_hears_ok_after_its_change_is_safe() -> None:
 
 @in_loop
 async def test_a_session_that_another_worker_has_is_written_no_more() -> None:
-    """And nobody is told that a change is safe that the other does not have."""
-    store = MemoryStore()
-    session, journal = journalled(store, at_once=True)
+    """And nobody is told that a change is safe that the other does not have; its viewers are sent there."""
+    store, lost = MemoryStore(), list[Session]()
+    session, journal = journalled(store, at_once=True, lost=lost)
     await settled()
     answers: list[int] = []
     store.problem = Fenced("another's")
     await move(session, 1)
     journal.when_safe(lambda: answers.append(1), unexpected)
     await settled()
+    assert lost == [session]
     store.problem = None
     before = list(store.calls)
     await move(session, 2)

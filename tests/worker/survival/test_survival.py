@@ -17,7 +17,7 @@ from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
 
 from aperture.document import ids
-from aperture.errors import BusDown, KeepingBroken
+from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement
@@ -125,6 +125,26 @@ async def test_a_session_is_built_again_though_it_cannot_be_kept(monkeypatch: py
     await settled()
     assert kept.calls[-1] in {"begin", "add"}
     assert value(await Worker(kept).get(), "slider", "value") == 6
+
+
+@in_loop
+async def test_a_session_that_is_claimed_by_another_while_it_is_built_again_is_nobodys_here() -> None:
+    """Whoever asked for it is sent to look for it once more, and nothing of it stays."""
+    kept = MemoryStore()
+    await do(await Worker(kept).get(), "slider", "value", 5)
+
+    def claimed(document: Document) -> None:
+        app(document)
+        kept.problem = Fenced("another's")
+
+    second = Worker(kept, claimed)
+    with pytest.raises(SessionGone):
+        await second.get()
+    kept.problem = None
+    await settled()
+    assert len(second.store) == 0
+    assert kept.calls[-1] == "begin"
+    assert value(await Worker(kept).get(), "slider", "value") == 5
 
 
 @in_loop
