@@ -89,6 +89,7 @@ class GatewayLink:
         self._creates = creates
         self._endpoint = Endpoint(seat.link, on_blocked=self._watch_writing)
         self._adopted = 0
+        self._crowded: set[str] = set()
         self._requests = count(1)
         self._answers: dict[int, asyncio.Future[dict[str, str]]] = {}
         self._flushed = asyncio.Event()
@@ -156,6 +157,7 @@ class GatewayLink:
 
     def say_crowded(self, session_id: str, crowded: bool) -> None:
         """Have further viewers of this session sent to other workers, or here again."""
+        (self._crowded.add if crowded else self._crowded.discard)(session_id)
         self._endpoint.send(Crowded(session_id, crowded))
 
     # HandBackRequest
@@ -213,6 +215,7 @@ class GatewayLink:
             case Describe(request=request):
                 self._hello()
                 self._send_sessions(request)
+                self._repeat_crowded()
             case ExtensionsAre(request=request, dirs=dirs):
                 answer = self._answers.get(request)
                 if answer is not None and not answer.done():
@@ -269,3 +272,8 @@ class GatewayLink:
         for start in range(0, max(len(rows), 1), _SESSIONS_PER_MESSAGE):
             part = tuple(rows[start : start + _SESSIONS_PER_MESSAGE])
             self._endpoint.send(SessionsAre(request, part, start + _SESSIONS_PER_MESSAGE >= len(rows)))
+
+    def _repeat_crowded(self) -> None:
+        """The gateway may be another than the one that was told. Behind the sessions: it heeds it only of those."""
+        for session_id in self._crowded:
+            self._endpoint.send(Crowded(session_id, True))

@@ -8,7 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from support.cluster import Cluster, patches_of, places_of, session_of, steady_viewer
-from support.patience import run
+from support.node import Node
+from support.patience import run, wait_until
 from support.wire import Viewer, page_token
 
 PATCHES = 10_000
@@ -110,3 +111,63 @@ def test_a_session_without_edges_costs_redis_nothing_per_patch(cluster: Cluster)
     assert calls.get("publish", 0) == 0
     print(f"{patches} patches: {calls}")
     assert calls.get("evalsha", 0) < patches / 10, "more than heartbeats"
+
+
+def test_viewers_who_pull_at_once_all_get_in() -> None:
+    """On another node than the owner's, though their documents are more than may wait for Redis."""
+    count, points = 15, 50_000  # 800 KB each, of which 8 MB may wait
+
+    async def scenario(cluster: Cluster) -> None:
+        token = page_token(cluster.app_url(f"/arrays?points={points}"))
+        url = cluster.other(cluster.owner(session_of(token)).node).ws_url("/arrays")
+        async with AsyncExitStack() as stack:
+            viewers = [await stack.enter_async_context(Viewer.open(url, token)) for _ in range(count)]
+            await asyncio.gather(*(viewer.pull() for viewer in viewers))
+            assert (await viewers[0].set("slider", "value", 3)).msgtype == "OK"
+            for viewer in viewers[1:]:
+                await viewer.wait_for_value("slider", "value", 3)
+
+    with Cluster("arrays.py", workers=1, options=["--durability", "none"]) as cluster:
+        run(scenario(cluster))
+        assert "the bus takes nothing" not in cluster.log()
+
+
+def connections(node: Node) -> list[int]:
+    """Of each worker, by its own account."""
+    return sorted(row["connections"] for row in node.workers())
+
+
+def test_further_viewers_of_a_crowded_session_go_to_the_other_workers_of_the_node() -> None:
+    """Each to the one with the fewest; all see the same; and a gateway that takes another's place goes on with it."""
+    limit = 3
+    options = ["--spread-viewers", str(limit), "--durability", "none"]
+
+    async def scenario(cluster: Cluster) -> None:
+        [node] = cluster.nodes
+        token = page_token(node.app_url(APP))
+        async with AsyncExitStack() as stack:
+            viewers: list[Viewer] = []
+
+            async def grow(count: int) -> None:
+                url = node.ws_url(APP)
+                viewers.extend([await stack.enter_async_context(steady_viewer(url, token)) for _ in range(count)])
+
+            async def are_spread(*counts: int) -> None:
+                await asyncio.to_thread(wait_until, lambda: connections(node) == list(counts))
+
+            await grow(limit)
+            assert cluster.owner(session_of(token)).row["edges"] == 0
+            await grow(2 * limit)
+            assert cluster.owner(session_of(token)).row["edges"] == 2
+            await are_spread(limit, limit, limit)
+            killed = node.gateway_pid()
+            node.kill(killed)
+            await grow(2)
+            assert node.gateway_pid() != killed
+            await are_spread(limit, limit + 1, limit + 1)
+            assert (await viewers[-1].set("slider", "value", 7)).msgtype == "OK"
+            for viewer in viewers:
+                await viewer.wait_for_value("seen", "text", "7")
+
+    with Cluster("relayed.py", nodes=1, workers=3, options=options) as cluster:
+        run(scenario(cluster))

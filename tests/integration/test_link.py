@@ -16,6 +16,7 @@ from tornado.httputil import HTTPHeaders, RequestStartLine
 from aperture.handoff import (
     Adopt,
     Claimed,
+    Crowded,
     Describe,
     Endpoint,
     Extensions,
@@ -155,6 +156,19 @@ async def test_it_tells_a_new_gateway_everything(pair: tuple[socket.socket, sock
     desk.sessions = []
     desk.gateway.send(Describe(8))
     assert (await desk.messages(2))[1] == SessionsAre(8, (), True)
+    desk.link.stop_adopting()
+
+
+@in_loop
+async def test_it_tells_a_new_gateway_what_is_crowded(pair: tuple[socket.socket, socket.socket]) -> None:
+    """Behind the sessions, which the gateway has to know as this worker's, and only what still is."""
+    desk = desk_of(pair)
+    desk.link.open()
+    for session_id, crowded in (("one", True), ("two", True), ("one", False), ("three", False)):
+        desk.link.say_crowded(session_id, crowded)
+    await desk.messages(5)
+    desk.gateway.send(Describe(7))
+    assert (await desk.messages(3))[1:] == [SessionsAre(7, (), True), Crowded("two", True)]
     desk.link.stop_adopting()
 
 
