@@ -61,6 +61,10 @@ _TOKENS_REMEMBERED = 50_000
 """Pages that may come back to one session. A megabyte or two, and only for a session that many look at."""
 
 
+class _Discarded(SessionGone):
+    """This session itself was, and not one that the app has asked for meanwhile."""
+
+
 class Session:
     """One instance of an app.
 
@@ -187,11 +191,22 @@ class Session:
             raise RuntimeError("mismatched block_expiration / unblock_expiration")
         self._expiration_blocks -= 1
 
-    async def with_document_locked(self, func: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+    async def with_document_locked(self, func: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T | None:
         """Run `func`, or await it, while holding the document; its changes reach the viewers when it is done.
 
+        Does nothing once the session was discarded, as in Bokeh: an app's background task may outlive its session.
+        """
+        try:
+            return await self.locked(partial(func, *args, **kwargs))
+        except _Discarded:
+            log.debug("session %s was discarded; what was to be done with its document is not", short_id(self._id))
+            return None
+
+    async def locked(self, func: Callable[[], T | Awaitable[T]]) -> T:
+        """As `with_document_locked`, for those who must know that it was not done.
+
         Raises:
-            SessionGone: the session was discarded while this waited for its turn.
+            SessionGone: the session was discarded, perhaps while this waited for its turn.
         """
         self.block_expiration()
         try:
@@ -200,7 +215,7 @@ class Session:
             await self._lock.acquire()
             try:
                 with self._changing():
-                    result = func(*args, **kwargs)
+                    result = func()
                     if inspect.isawaitable(result):
                         result = await result
                     return result
@@ -213,7 +228,7 @@ class Session:
         """Run a function that only reads the document, between two changes; also once the session is frozen."""
         if self._frozen:
             return func()
-        return await self.with_document_locked(func)
+        return await self.locked(func)
 
     async def freeze(self) -> None:
         """Let nobody change the document any more: it is about to go to another worker."""
@@ -394,7 +409,7 @@ class Session:
     def _changing(self, sender: Viewer | None = None, seen: int = 0) -> Iterator[list[FrameRun]]:
         """The lock is held: collect changes, and send them, with the sender's reply behind them, at the end."""
         if self._destroyed:
-            raise SessionGone("the session was discarded")
+            raise _Discarded("the session was discarded")
         self._holds += 1
         self._contention.begin(self.sequence + 1, seen)
         batch = self._batch = Batch(self._document, self._encoder, self._contention)
@@ -431,7 +446,7 @@ class Session:
 
     async def _run_callback(self, func: Callable[[], Any]) -> None:
         if not getattr(func, "nolock", False):
-            await self.with_document_locked(func)
+            await self.locked(func)
             return
         with self._ids.active():
             result = func()
@@ -448,7 +463,7 @@ class Session:
                     self._record(change)
 
         with suppress(SessionGone):
-            await self.with_document_locked(record)
+            await self.locked(record)
 
 
 def _viewers_know(document: Document, model: Model) -> bool:

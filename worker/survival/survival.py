@@ -88,7 +88,7 @@ class KeptSession:
             raise StateMismatch("the app's code does not make the same document again")
         made = session.take_made()
         # What an app does when its page is ready, such as starting a periodic callback, was done for this page once.
-        await session.with_document_locked(lambda: _tell_ready(document))
+        await session.locked(lambda: _tell_ready(document))
         if self.remade:
             return
         lay_over(document, self._kept.snapshot, made)

@@ -79,6 +79,8 @@ async def test_the_document_may_be_locked_before_and_after_the_session_is_there(
     assert session.context.request.path == "/app"
     session.destroy()
     assert session.context.destroyed
+    await session.context.with_locked_document(lambda locked: locked.roots[0].update(text="too late"))
+    assert session.document.roots[0].text == "changed"
 
 
 def test_hooks_do_not_keep_the_app_alive() -> None:

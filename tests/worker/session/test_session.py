@@ -371,7 +371,7 @@ async def test_a_destroyed_session_refuses_its_document() -> None:
     released = asyncio.Event()
     busy = asyncio.create_task(session.with_document_locked(released.wait))
     await asyncio.sleep(0)
-    waiting = asyncio.create_task(session.with_document_locked(lambda: ran.append(2)))
+    waiting = asyncio.create_task(session.locked(lambda: ran.append(2)))
     await asyncio.sleep(0)
     session.destroy()
     assert session.destroyed
@@ -380,8 +380,26 @@ async def test_a_destroyed_session_refuses_its_document() -> None:
     with pytest.raises(SessionGone):
         await waiting
     with pytest.raises(SessionGone):
-        await session.with_document_locked(lambda: ran.append(3))
+        await session.locked(lambda: ran.append(3))
     await asyncio.sleep(0)
+    assert ran == []
+
+
+@in_loop
+async def test_what_an_app_still_wants_of_a_destroyed_session_is_not_done() -> None:
+    """A background task that outlives its session is told None, as in Bokeh, not that it has failed."""
+    session = make_session(slider())
+    ran: list[int] = []
+    released = asyncio.Event()
+    busy = asyncio.create_task(session.with_document_locked(released.wait))
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(session.with_document_locked(lambda: ran.append(1)))
+    await asyncio.sleep(0)
+    session.destroy()
+    released.set()
+    await busy
+    assert await waiting is None
+    assert await session.with_document_locked(lambda: ran.append(2)) is None
     assert ran == []
 
 
