@@ -38,10 +38,12 @@ class Child:
 
     Args:
         name: for the log.
+        exit_time: seconds that what was registered to run at exit may take.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, exit_time: float) -> None:
         self.name = name
+        self._exit_time = exit_time
         self.pid: int | None = None
         self.generation = -1
         self.booted_at: float | None = None
@@ -65,7 +67,7 @@ class Child:
             pid = os.fork()
             if pid == 0:
                 name_process(self.name)
-                _live(prepare, blocked.release, run)
+                _live(prepare, blocked.release, run, self._exit_time)
         self.pid = pid
 
     def boot(self) -> None:
@@ -103,11 +105,10 @@ class Child:
                 os.kill(self.pid, number)
 
 
-def _live(prepare: Callable[[], None], unblock: Callable[[], None], run: Callable[[], int]) -> NoReturn:
-    """The whole life of a child. Leaves with `os._exit`; first it runs what was registered at exit after the fork.
-
-    Whoever takes too long for that is killed by the supervisor, whose deadline for the child's end holds for it, too.
-    """
+def _live(
+    prepare: Callable[[], None], unblock: Callable[[], None], run: Callable[[], int], exit_time: float
+) -> NoReturn:
+    """The whole life of a child. Leaves with `os._exit`; first it runs what was registered at exit after the fork."""
     code: int = ExitCode.INTERNAL
     try:
         _disown_exit_handlers()
@@ -121,7 +122,7 @@ def _live(prepare: Callable[[], None], unblock: Callable[[], None], run: Callabl
         log.exception("process %d has failed", os.getpid())
     finally:
         with contextlib.suppress(BaseException):
-            atexit._run_exitfuncs()
+            _run_exit_handlers(exit_time)
         with contextlib.suppress(Exception):
             logging.shutdown()
         _flush()
@@ -135,6 +136,14 @@ def _disown_exit_handlers() -> None:
         finalizer.atexit = False
     # Or temporary folders that are made from here on would outlive us: it registers itself once.
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
+
+
+def _run_exit_handlers(most: float) -> None:
+    """Run them, or die of it: the supervisor waits for ever for a child that it has not told to end, or is gone."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, most)
+    atexit._run_exitfuncs()
+    signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _flush() -> None:

@@ -77,8 +77,8 @@ _RETIRES = b"-"
 class _Worker(Child):
     """A place for a worker: its process, and both ends of its pair with the gateway."""
 
-    def __init__(self, index: int) -> None:
-        super().__init__(f"worker {index}")
+    def __init__(self, index: int, exit_time: float) -> None:
+        super().__init__(f"worker {index}", exit_time)
         self.index = index
         self.gateway_end, self.worker_end = datagram_pair()
         self.inbox = Endpoint(self.worker_end)
@@ -139,9 +139,9 @@ class Supervisor:
         self._bus_server = bus_server
         self._deaths = Deaths(metrics)
         self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
-        self._redis = Child("redis")
-        self._gateway = Child("gateway")
-        self._workers = [_Worker(index) for index in range(settings.num_procs)]
+        self._redis = Child("redis", settings.shutdown_grace)
+        self._gateway = Child("gateway", settings.shutdown_grace)
+        self._workers = [_Worker(index, settings.shutdown_grace) for index in range(settings.num_procs)]
         self._control_end, self._gateway_control_end = datagram_pair()
         self._control = Endpoint(self._control_end, on_blocked=self._watch_control)
         self._lifeline, self._lifeline_end = os.pipe()

@@ -61,6 +61,15 @@ def test_workers_that_ignore_the_end_are_killed_after_the_grace_period() -> None
         assert node.descendants() == []
 
 
+def test_a_worker_that_hangs_in_its_exit_handlers_is_replaced() -> None:
+    """Also if nobody has told it to end, and so nobody waits with a deadline for that."""
+    with echo_node(1, mode="hangs at exit", shutdown_grace=1.0) as node:
+        before = node.workers()
+        os.kill(before[0], signal.SIGTERM)
+        wait_until(lambda: replaced(node, before))
+        assert "worker 0 ended with SIGALRM" in node.logged()
+
+
 def test_a_second_signal_kills_at_once() -> None:
     """Whoever presses Ctrl-C twice does not want to wait."""
     with echo_node(2, mode="stubborn", shutdown_grace=600.0) as node:

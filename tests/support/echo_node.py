@@ -10,6 +10,7 @@ A worker answers each request with one JSON object in a kept-alive response, the
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -62,10 +63,10 @@ class Plan:
     """What kind of node to run.
 
     `mode` is how its workers behave: "serve"; "broken" (cannot boot, says so); "dies" (killed before it boots);
-    "breaks later" (generations above 0 cannot boot); "stubborn" (ignores SIGTERM); "slow boot"; "until polled" (the
-    supervisor's poll ends the node after a few seconds); "handlers" (something has installed handlers for signals that
-    are none of the supervisor's); "adopts" (orphans become the supervisor's children, as those of a container do, and
-    `/orphan` leaves it one).
+    "breaks later" (generations above 0 cannot boot); "stubborn" (ignores SIGTERM); "hangs at exit" (in what it has
+    registered to run then); "slow boot"; "until polled" (the supervisor's poll ends the node after a few seconds);
+    "handlers" (something has installed handlers for signals that are none of the supervisor's); "adopts" (orphans
+    become the supervisor's children, as those of a container do, and `/orphan` leaves it one).
     """
 
     workers: int = 2
@@ -204,6 +205,8 @@ def echo_worker_main(seat: WorkerSeat, mode: str) -> int:
     """A worker of the kind that the plan's mode says."""
     if mode == "broken" or (mode == "breaks later" and seat.generation > 0):
         return ExitCode.APP_BROKEN
+    if mode == "hangs at exit" and seat.generation == 0:
+        atexit.register(time.sleep, 600)
     if mode == "dies":
         os.kill(os.getpid(), signal.SIGKILL)
     if mode == "slow boot":
