@@ -221,6 +221,7 @@ class Client:
         self._queue: asyncio.Queue[BokehMessage[Any]] = asyncio.Queue()
         self._pump: asyncio.Task[None] | None = None
         self._applying = False
+        self._connecting = False
         self._over = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -228,6 +229,13 @@ class Client:
 
     async def connect(self) -> None:
         """Open the connection, and ask for the document."""
+        self._connecting = True
+        try:
+            await self._connect()
+        finally:
+            self._connecting = False
+
+    async def _connect(self) -> None:
         while not self._over:
             self.mailbox = mailbox = _Mailbox(self)
             self.sent, self.sequences, self.document = [], [], None
@@ -273,7 +281,7 @@ class Client:
         self.closes.append(self.mailbox.closed)
         self.document = None
         self._end_connection()
-        if self._returning and not self._over:
+        if self._returning and not self._over and not self._connecting:  # else it tries once more by itself
             self._spawn(self._come_back())
 
     async def _come_back(self) -> None:
