@@ -225,8 +225,9 @@ class WorkerService:
                 host.unload()
 
     async def _collect_if_due(self) -> None:
-        if self.collector.is_due(self.store.connections):
-            self.collector.collect()
+        sessions = len(self.store)
+        if self.collector.is_due(sessions, self.store.connections):
+            self.collector.collect(sessions)
 
     async def _look_at_crowds(self) -> None:
         self._crowding.look_again(self.store)

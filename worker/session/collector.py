@@ -10,12 +10,12 @@ What does need one: what apps tie into cycles of their own, and the models of a 
 full collection is one pause, for Python has none in steps: 1 ms with one session of a plot, 30 ms with 50, 150 ms with
 300. It comes
 
-- when memory has grown by half since the last one, and at least by 64 MB (`GROWTH`), unless pauses would take more than
-  a hundredth of the time (`URGENT_SHARE`);
+- when memory has grown by half since the last one, and at least by 64 MB (`GROWTH`), not counting what further sessions
+  of an ordinary size take, unless pauses would take more than a hundredth of the time (`URGENT_SHARE`);
 - without that, as soon as pauses take no more than a two-thousandth of the time (`ROUTINE_SHARE`): every few seconds
   with one session, every five minutes with 300;
-- when nobody has sent anything for a while: half-way to that growth, or, if nobody is connected, after any session has
-  gone.
+- when nobody has sent anything, and no session has gone, for a while: half-way to that growth, or, if nobody is
+  connected, after any session has gone.
 
 So garbage is bounded on a worker that is never quiet, too: by half of what lives, and by what apps throw away in 100
 times the last pause. The routine collections are needed for that. Freed memory is not always given back to the system,
@@ -45,6 +45,9 @@ with sessions, which are no garbage, pause more often on the way."""
 MIN_GROWTH = 64 * 1024 * 1024
 """Bytes by which even a small worker may grow: a session is half a megabyte, one with a large plot some ten."""
 
+SESSION_BYTES = 256 * 1024
+"""What a session of one plot takes. Three hundred that open at once are no garbage, and need no pause."""
+
 URGENT_SHARE = 1 / 100
 ROUTINE_SHARE = 1 / 2000
 """Of the time, that pauses may take: when memory grows, and when it does not."""
@@ -69,7 +72,8 @@ class GarbageCollector:
         self._last_activity = self._last_collection = clock()
         self._last_pause = 0.0
         self._memory_then = memory()
-        """What was left after the last collection."""
+        """What was left after the last collection, and how many sessions."""
+        self._sessions_then = 0
 
     def start(self) -> None:
         """Set aside what lives before there are sessions, and have full collections left to this."""
@@ -79,36 +83,42 @@ class GarbageCollector:
         self._memory_then = self._memory()
 
     def session_discarded(self) -> None:
-        """A session has gone, or its creation has failed half-way."""
+        """A session has gone, or its creation has failed half-way. Where one goes others may be about to."""
         self._gone += 1
+        self._last_activity = self._clock()
 
     def activity(self) -> None:
         """Somebody sent something: a pause would be noticed, and there may be new garbage."""
         self._last_activity = self._clock()
 
-    def is_due(self, connections: int) -> bool:
+    def is_due(self, sessions: int, connections: int) -> bool:
         """Whether a full collection is worth its pause now."""
         now = self._clock()
         since = now - self._last_collection
         if since * URGENT_SHARE < self._last_pause:
             return False
-        if since * ROUTINE_SHARE >= self._last_pause and self._anything_happened(connections):
+        if since * ROUTINE_SHARE >= self._expected_pause(sessions) and self._anything_happened(connections):
             return True
-        grown = self._memory() - self._memory_then
+        further = SESSION_BYTES * max(0, sessions - self._sessions_then)
+        grown = self._memory() - self._memory_then - further
         allowed = max(MIN_GROWTH, GROWTH * self._memory_then)
         if now - self._last_activity < QUIET:
             return grown >= allowed
         return grown >= allowed / 2 or (self._gone > 0 and not connections)
 
-    def collect(self) -> None:
+    def collect(self, sessions: int) -> None:
         """Collect the garbage of all sessions. A pause in proportion to all that lives in them."""
         started = self._clock()
         found = gc.collect()
         self._last_collection = self._clock()
         self._last_pause = self._last_collection - started
         self._memory_then = self._memory()
+        self._sessions_then = sessions
         self._gone = 0
         log.debug("collected %d objects in %.0f ms", found, self._last_pause * 1000)
+
+    def _expected_pause(self, sessions: int) -> float:
+        return self._last_pause * max(1, sessions) / max(1, self._sessions_then)
 
     def _anything_happened(self, connections: int) -> bool:
         # With somebody connected callbacks may run by the clock, and nobody says so here.
@@ -124,5 +134,5 @@ class LeftToPython(GarbageCollector):
     def start(self) -> None:
         """Nothing is set aside, and Python collects when it thinks fit."""
 
-    def is_due(self, connections: int) -> bool:
+    def is_due(self, sessions: int, connections: int) -> bool:
         return False

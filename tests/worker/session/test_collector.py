@@ -10,6 +10,7 @@ from aperture.worker.session.collector import (
     MIN_GROWTH,
     QUIET,
     ROUTINE_SHARE,
+    SESSION_BYTES,
     URGENT_SHARE,
     YOUNG_COLLECTIONS,
     GarbageCollector,
@@ -59,7 +60,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 def collector(world: World) -> GarbageCollector:
     """One that has just collected, at time 0, and knows what that costs."""
     collector = GarbageCollector(lambda: world.now, lambda: world.memory)
-    collector.collect()
+    collector.collect(10)
     world.calls.clear()
     world.now = 0.0
     collector._last_collection = 0.0
@@ -80,7 +81,7 @@ def test_in_a_program_nothing_is_touched(world: World) -> None:
     collector.start()
     world.now, world.memory = 1e6, 10_000 * MB
     collector.session_discarded()
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
     assert world.calls == []
 
 
@@ -89,60 +90,84 @@ def test_one_discarded_session_is_enough_when_it_is_quiet_and_nobody_is_connecte
 ) -> None:
     """Nobody notices the pause; somebody who is connected might."""
     world.now = URGENT
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
     collector.session_discarded()
-    assert collector.is_due(connections=0)
-    assert not collector.is_due(connections=1)
+    assert not collector.is_due(10, connections=0), "others may be about to go"
+    world.now += QUIET
+    assert collector.is_due(10, connections=0)
+    assert not collector.is_due(10, connections=1)
     collector.activity()
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
 
 
 @pytest.mark.parametrize("left", [100 * MB, 1000 * MB])
 def test_growth_makes_it_due_however_busy_the_worker_is(world: World, collector: GarbageCollector, left: int) -> None:
     """By half of what the last collection left, or by 64 MB in a small worker; one byte less is not enough."""
     world.memory = world.left = left
-    collector.collect()
+    collector.collect(10)
     world.now += URGENT
     collector.activity()
     limit = left + max(MIN_GROWTH, int(left * GROWTH))
     world.memory = limit - 1
-    assert not collector.is_due(connections=1)
+    assert not collector.is_due(10, connections=1)
     world.memory = limit
-    assert collector.is_due(connections=1)
+    assert collector.is_due(10, connections=1)
 
 
 def test_half_of_that_growth_is_enough_at_a_quiet_moment(world: World, collector: GarbageCollector) -> None:
     """So that fewer pauses fall into busy ones."""
     world.now = URGENT + QUIET
     world.memory += MIN_GROWTH // 2
-    assert collector.is_due(connections=1)
+    assert collector.is_due(10, connections=1)
     collector.activity()
-    assert not collector.is_due(connections=1)
+    assert not collector.is_due(10, connections=1)
 
 
 def test_pauses_take_a_hundredth_of_the_time_at_most(world: World, collector: GarbageCollector) -> None:
     """However fast memory grows, and whoever has gone."""
     world.memory *= 100
     collector.session_discarded()
+    assert URGENT > QUIET
     world.now = URGENT - 0.01
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
     world.now = URGENT
-    assert collector.is_due(connections=0)
+    assert collector.is_due(10, connections=0)
 
 
 def test_a_busy_worker_collects_as_a_matter_of_routine(world: World, collector: GarbageCollector) -> None:
     """Memory may not grow because it was never given back, and yet be full of garbage."""
     world.now = ROUTINE - 0.01
     collector.activity()
-    assert not collector.is_due(connections=1)
+    assert not collector.is_due(10, connections=1)
     world.now = ROUTINE
-    assert collector.is_due(connections=1)
+    assert collector.is_due(10, connections=1)
+
+
+def test_the_pause_that_routine_waits_for_is_that_of_the_sessions_of_now(
+    world: World, collector: GarbageCollector
+) -> None:
+    """What the last one took with a few of them says nothing of many."""
+    world.now = ROUTINE
+    collector.activity()
+    assert not collector.is_due(20, connections=1)
+    world.now = 2 * ROUTINE
+    assert collector.is_due(20, connections=1)
+
+
+def test_a_crowd_of_ordinary_sessions_is_no_growth(world: World, collector: GarbageCollector) -> None:
+    """300 pages that are opened at once are as many megabytes that no collection would free."""
+    world.now = URGENT
+    collector.activity()
+    world.memory += 300 * SESSION_BYTES
+    assert not collector.is_due(310, connections=300)
+    world.memory += MIN_GROWTH
+    assert collector.is_due(310, connections=300)
 
 
 def test_an_idle_worker_is_left_alone(world: World, collector: GarbageCollector) -> None:
     """Nothing has happened in it that could have left garbage."""
     world.now = 1e6
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
 
 
 def test_memory_is_bounded_though_nothing_is_given_back_and_it_is_never_quiet(
@@ -156,8 +181,8 @@ def test_memory_is_bounded_though_nothing_is_given_back_and_it_is_never_quiet(
         garbage += MB
         worst = max(worst, garbage)
         world.memory = world.left = max(world.memory, 100 * MB + garbage)
-        if collector.is_due(connections=1):
-            collector.collect()
+        if collector.is_due(10, connections=1):
+            collector.collect(10)
             garbage = 0
     assert worst <= (ROUTINE + 2) * MB
     assert world.memory <= 100 * MB + worst
@@ -165,16 +190,16 @@ def test_memory_is_bounded_though_nothing_is_given_back_and_it_is_never_quiet(
 
 def test_a_collection_starts_the_count_anew(world: World, collector: GarbageCollector) -> None:
     """What is left is what growth is measured from."""
+    collector.session_discarded()
     world.now, world.memory = URGENT, 300 * MB
     world.left = 200 * MB
-    collector.session_discarded()
-    assert collector.is_due(connections=0)
-    collector.collect()
+    assert collector.is_due(10, connections=0)
+    collector.collect(10)
     assert world.calls == ["collect 2"]
     world.now += URGENT
-    assert not collector.is_due(connections=0)
+    assert not collector.is_due(10, connections=0)
     world.memory = 299 * MB
     collector.activity()
-    assert not collector.is_due(connections=1)
+    assert not collector.is_due(10, connections=1)
     world.memory = 300 * MB
-    assert collector.is_due(connections=1)
+    assert collector.is_due(10, connections=1)
