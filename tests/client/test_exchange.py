@@ -281,6 +281,10 @@ async def test_a_change_that_found_no_room_is_undone(monkeypatch: pytest.MonkeyP
     client.carry()
     assert client.find(model).text == model.text == "a" * 800
     assert client.exchange.settled
+    with client.exchange.batch(), pytest.raises(Overloaded):
+        client.find(model).text = "b" * 1001
+    client.carry()
+    assert client.find(model).text == "a" * 800
 
 
 @in_loop

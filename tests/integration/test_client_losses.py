@@ -16,11 +16,12 @@ from bokeh.models import Column, ColumnDataSource, Div, Slider
 from support.aside import BOTH, ServerAside, server_name
 from support.node import Node
 from support.patience import run, seconds, wait_until
-from support.rogue import ACK, answer, document_of, requests, rogue_server, websocket
+from support.rogue import ACK, GOODBYE, answer, document_of, requests, rogue_server, websocket
 
 from aperture import Server
 from aperture.client import AsyncSession, ClientSession, backlog, connect, pull_session, push_session
 from aperture.client.exchange import Exchange
+from aperture.client.inbox import Ended
 from aperture.errors import (
     ClientError,
     MessageTooLarge,
@@ -116,6 +117,7 @@ def test_what_cannot_be_sent_is_logged(caplog: pytest.LogCaptureFixture, monkeyp
         async for msgtype, request in requests(reader):
             if msgtype == "PULL-DOC-REQ":
                 writer.write(answer("PULL-DOC-REPLY", request, document_of(SLIDER)))
+        writer.write(GOODBYE)
 
     def blocking(url: str) -> None:
         with pull_session(url=url, timeout=0.2) as session:
@@ -262,6 +264,7 @@ async def scripted(*acts: Act) -> AsyncIterator[tuple[str, list[int]]]:
         writer.write(ACK)
         async for msgtype, request in requests(reader):
             act(writer, msgtype, request)
+        writer.write(GOODBYE)
 
     async with rogue_server(converse) as url:
         yield url, count
@@ -333,6 +336,22 @@ def test_a_blocking_call_makes_each_attempt_once() -> None:
         async with scripted(drops_after_the_document) as (url, count):
             await asyncio.to_thread(blocking, url)
             assert count == [4]
+
+    run(scenario())
+
+
+def test_the_end_of_an_earlier_connection_is_not_that_of_this_one() -> None:
+    """Its reason may come late, when the next one is there already."""
+
+    def blocking(url: str) -> None:
+        with pull_session(url=url) as session:
+            session._inbox.put(Ended(object(), ServerGone("late")))
+            session.force_roundtrip()
+            assert session.connected
+
+    async def scenario() -> None:
+        async with scripted(says_all) as (url, _):
+            await asyncio.to_thread(blocking, url)
 
     run(scenario())
 

@@ -9,9 +9,25 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
-__all__ = ["ACK", "Conversation", "answer", "document_of", "requests", "rogue_server", "text_frame", "websocket"]
+__all__ = [
+    "ACK",
+    "GOODBYE",
+    "Conversation",
+    "answer",
+    "document_of",
+    "requests",
+    "rogue_server",
+    "text_frame",
+    "websocket",
+]
 
 Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+_TEXT, _CLOSE = 1, 8
+"""Kinds of frames (RFC 6455, section 5.2)."""
+
+GOODBYE = b"\x88\x02\x03\xe8"
+"""A whole close frame, with the code 1000."""
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -67,7 +83,7 @@ ACK = text_frame('{"msgid":"1","msgtype":"ACK"}') + text_frame("{}") * 2
 
 
 async def requests(reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, str]]:
-    """The type and the id of each request of a client, as it comes."""
+    """The type and the id of each request of a client, as it comes, until the client says goodbye."""
     while True:
         head = await reader.readexactly(2)
         size = head[1] & 0x7F
@@ -75,7 +91,9 @@ async def requests(reader: asyncio.StreamReader) -> AsyncIterator[tuple[str, str
             size = int.from_bytes(await reader.readexactly(2 if size == 126 else 8), "big")
         mask = await reader.readexactly(4)
         payload = bytes(octet ^ mask[place % 4] for place, octet in enumerate(await reader.readexactly(size)))
-        if head[0] & 0x0F == 1 and payload.startswith(b'{"msgid"'):
+        if head[0] & 0x0F == _CLOSE:
+            return
+        if head[0] & 0x0F == _TEXT and payload.startswith(b'{"msgid"'):
             header = json.loads(payload)
             yield header["msgtype"], header["msgid"]
 
