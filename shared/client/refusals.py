@@ -6,8 +6,6 @@ so, and everything else by closing the connection that it has just accepted, wit
 
 from __future__ import annotations
 
-import ssl
-
 from aperture.errors import (
     CannotConnect,
     ClientError,
@@ -68,16 +66,17 @@ def refused(status: int, reason: str, location: str | None, url: str) -> CannotC
 def unreachable(problem: BaseException, url: str) -> CannotConnect:
     """No connection, or one that ended before it became a websocket."""
     detail = str(problem) or type(problem).__name__
-    if isinstance(problem, ssl.SSLCertVerificationError):
+    kinds = {kind.__name__ for kind in type(problem).__mro__}  # `ssl` does I/O, and is not imported here
+    if "SSLCertVerificationError" in kinds:
         return ServerUnreachable(
             f"the certificate of the server at {url} is not trusted here ({detail}). SSL_CERT_FILE names a file"
             " with the authorities that are; it is read when the program starts"
         )
-    if isinstance(problem, ssl.SSLError):
+    if "SSLError" in kinds:
         return NotAServer(f"what answers at {url} does not speak TLS as it should ({detail}); is its address http:?")
     if isinstance(problem, ConnectionResetError):
         return hung_up(detail, url)
-    if isinstance(problem, OSError) and type(problem).__name__ != "StreamClosedError":
+    if isinstance(problem, OSError) and "StreamClosedError" not in kinds:
         return ServerUnreachable(f"nobody answers at {url} ({detail}); is the server running?")
     return NotAServer(f"what answers at {url} is no websocket server ({detail})")
 
