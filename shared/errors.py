@@ -11,6 +11,7 @@
     │   ├── NotTheirs            it was another user's before its worker died
     │   ├── OwnerGone            the worker that has it does not answer; claim it again
     │   ├── TooLarge             its document is larger than may be kept
+    │   ├── Unencodable          its document holds what cannot be encoded, and cannot be kept until that is replaced
     │   ├── StateMismatch        what was kept of a session does not fit the document that its app makes now
     │   └── NotLocked            the document was changed without its lock
     ├── ClientError              what was asked of a client's session was not done
@@ -85,6 +86,7 @@ __all__ = [
     "TokenError",
     "TokenRefused",
     "TooLarge",
+    "Unencodable",
     "UnknownReference",
 ]
 
@@ -169,6 +171,10 @@ class StateMismatch(SessionError):
 
 class TooLarge(SessionError):
     """The session's document is larger than may be kept of one; nothing of it is kept any more."""
+
+
+class Unencodable(SessionError):
+    """The document holds something that cannot be encoded. It cannot be kept until the app replaces that."""
 
 
 class NotLocked(SessionError, RuntimeError):

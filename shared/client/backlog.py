@@ -65,7 +65,8 @@ class Backlog:
         """Those that the next patch has room for, which do not wait any more."""
         size = count = 0
         for change in self.waiting:
-            if count and size + change.size > min(PATCH_SIZE, limit):
+            full = size + change.size > min(PATCH_SIZE, limit)
+            if count and (full or change.brings_back):
                 break
             count, size = count + 1, size + change.size
         batch, self.waiting = self.waiting[:count], self.waiting[count:]

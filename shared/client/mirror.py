@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
@@ -41,10 +41,13 @@ class Change:
     Args:
         event: Bokeh's own.
         encoded: as it was when it was made.
+        brings_back: whether it writes out a model that has left the document before. The server may have that one
+            still when it reads the patch, and then takes nothing of it, so what removed it must be in an earlier patch.
     """
 
     event: DocumentPatchedEvent
     encoded: EncodedEvent
+    brings_back: bool = False
     size: int = field(init=False)
     """Bytes."""
     losses: int = 0
@@ -97,7 +100,8 @@ class Mirror:
 
     def heard(self, event: DocumentPatchedEvent) -> None:
         """The document has changed, and not by what this one's server sent."""
-        self._changed(Change(event, self._encoder.encode(event)))
+        encoded = self._encoder.encode(event)
+        self._changed(Change(event, encoded, self._brings_back(encoded)))
 
     def _session_callback_added(self, event: Any) -> None:
         self._agenda.add(event.callback)
@@ -107,6 +111,10 @@ class Mirror:
 
     def _known(self, model: Model) -> bool:
         return model.document is self.document and model not in self.document.models._new_models
+
+    def _brings_back(self, encoded: EncodedEvent) -> bool:
+        seen = cast("Callable[[str], bool]", self.document.models.seen)  # whether it has left the document once
+        return any(map(seen, encoded.introduced))
 
     def _learned(self, model: Model) -> None:
         self.document.models._new_models.discard(model)

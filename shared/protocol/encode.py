@@ -35,12 +35,12 @@ class EncodedEvent:
     Args:
         json: the event's object.
         buffers: what the object refers to.
-        introduced: whether it holds models that the viewers did not have.
+        introduced: the ids of the models in it that are written out in full, because the viewers did not have them.
     """
 
     json: bytes
     buffers: tuple[Buffer, ...]
-    introduced: bool
+    introduced: tuple[str, ...]
 
 
 def is_scalar(value: Any) -> bool:
@@ -57,11 +57,13 @@ class EventEncoder:
         learned: told each model that was written out in full, after the event is encoded.
     """
 
-    __slots__ = ("_knows", "_learned", "_next_buffer_id")
+    __slots__ = ("_knows", "_learned", "_next_buffer_id", "failed")
 
     def __init__(self, knows: Callable[[Model], bool], learned: Callable[[Model], None]) -> None:
         self._knows = knows
         self._learned = learned
+        self.failed = False
+        """Whether an event could not be encoded: then the receivers may not know what it would have brought."""
         self._next_buffer_id = map("b{}".format, count(1)).__next__
 
     def encode(self, event: DocumentPatchedEvent) -> EncodedEvent:
@@ -71,12 +73,16 @@ class EventEncoder:
             SerializationError: a value that Bokeh cannot serialize either; nothing was told to `learned`.
         """
         if type(event) is ModelChangedEvent and is_scalar(event.new):
-            return EncodedEvent(_scalar_change(event), (), False)
+            return EncodedEvent(_scalar_change(event), (), ())
         encoder = ValueEncoder(next_buffer_id=self._next_buffer_id, knows=self._knows)
-        content = encoder.render(lambda: event.to_serializable(encoder))
+        try:
+            content = encoder.render(lambda: event.to_serializable(encoder))
+        except Exception:
+            self.failed = True
+            raise
         for model in encoder.written:
             self._learned(model)
-        return EncodedEvent(content, tuple(encoder.beside), bool(encoder.written))
+        return EncodedEvent(content, tuple(encoder.beside), tuple(model.id for model in encoder.written))
 
 
 def _scalar_change(event: ModelChangedEvent) -> bytes:

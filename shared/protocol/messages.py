@@ -48,7 +48,7 @@ class Message:
         reqid: the id of the message that it answers.
         content: the parsed content fragment.
         buffers: binary data by the id that the content uses.
-        metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there.
+        metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there, and `part` where it is not 0.
     """
 
     msgid: str
@@ -111,8 +111,11 @@ def pull_reply_of(reqid: str, document: FramedDocument, *, epoch: int, sequence:
     return FrameRun(FrameRun.build((header, _place(epoch, sequence))).plain + document.frames)
 
 
-def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int) -> FrameRun:
-    """Document events, at a place in the session's sequence."""
+def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int, part: int = 0) -> FrameRun:
+    """Document events, at a place in the session's sequence; a further `part` of what has one number says so."""
+    if part:
+        metadata = b'{"epoch":%d,"seq":%d,"part":%d}' % (epoch, sequence, part)
+        return _run(b'"PATCH-DOC"', content=content, buffers=buffers, metadata=metadata)
     if not buffers:
         # Nearly every patch, so the general way's loop and keywords, which double its cost, are left out.
         header = b'{"msgid":"s%d","msgtype":"PATCH-DOC"}' % _next_id()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,15 @@ from bokeh.document.events import (
     RootAddedEvent,
     TitleChangedEvent,
 )
-from bokeh.models import ColumnDataSource, LinearAxis, Range1d, Title
+from bokeh.models import Column, ColumnDataSource, Div, LinearAxis, Range1d, Title
 from bokeh.plotting import figure
 from bokeh.protocol import Protocol
 from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Browser, Page
 from support.events import Viewers
 from support.frames import fragments_of
+from support.patience import run
+from support.peers import Peer, make_session
 from support.values import columns, values
 
 from aperture.protocol import messages
@@ -81,6 +84,21 @@ window.patched = (pull, patches, id) => {
 }
 """
 
+CHANGED = """([pull, runs, names]) => {
+  const {Document} = Bokeh.require("document")
+  const {Receiver} = Bokeh.require("protocol/receiver")
+  const reply = received(pull)
+  const doc = Document.from_json(reply.content.doc, [], reply.buffers)
+  const receiver = new Receiver()
+  for (const [text] of runs) {
+    receiver.consume(text)
+    if (receiver.message != null) doc.apply_json_patch(receiver.message.content, receiver.message.buffers)
+  }
+  const [div, source] = names.map((name) => doc.get_model_by_name(name))
+  return [div.text, [...(source.data.x ?? source.data.get("x"))]]
+}"""
+"""What BokehJS ends with when it takes one message after the other, as from a websocket."""
+
 ATTEMPT = """([pull, patches, id]) => {
   try { return patched(pull, patches, id) } catch (error) { return [`${error}`] }
 }"""
@@ -93,6 +111,7 @@ def page(chromium: Browser) -> Iterator[Page]:
     page = chromium.new_page()
     page.goto("about:blank")
     page.add_script_tag(path=BOKEHJS)
+    page.add_script_tag(path=BOKEHJS.with_name("bokeh-widgets.js"))
     page.add_script_tag(content=READER)
     yield page
     page.close()
@@ -199,3 +218,34 @@ def test_an_inline_document_equals_one_with_buffers(page: Page) -> None:
     inline, beside = (page.evaluate(ATTEMPT, [pull, [], pair.source.id]) for pull in (again, pair.pull))
     assert inline == beside
     assert len(inline) == 4
+
+
+def test_a_model_that_is_taken_away_and_brought_back_in_one_callback_is_as_it_was_left(page: Page) -> None:
+    """BokehJS sets what is written out in full before it applies anything of the same patch."""
+
+    async def told() -> tuple[Any, Any]:
+        div, source = Div(text="before", name="div"), ColumnDataSource({"x": [1, 2]}, name="source")
+        column = Column(children=[div])
+        session = make_session(column, Div(tags=[source]))
+        peer = Peer(session)
+        runs: list[bytes] = []
+        peer.mailbox.send = lambda run: runs.append(run.plain)  # type: ignore[method-assign]
+        peer.pull()
+
+        def act() -> None:
+            div.text = "loading"
+            column.children = []
+            div.text = "done"
+            column.children = [div]
+            source.stream({"x": [3]})
+            session.document.clear()
+            session.document.add_root(column)
+            session.document.add_root(Div(tags=[source]))
+
+        await session.with_document_locked(act)
+        assert len(runs) == 2, "however many patches it takes, a viewer gets one write"
+        return _packed(fragments_of(runs[0])), _packed(fragments_of(runs[1]))
+
+    with ThreadPoolExecutor() as aside:  # Playwright's own loop runs in this thread
+        pull, patches = aside.submit(run, told()).result()
+    assert page.evaluate(CHANGED, [pull, patches, ["div", "source"]]) == ["done", [1, 2, 3]]

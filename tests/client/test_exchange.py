@@ -702,3 +702,32 @@ async def test_after_the_end_the_document_is_left_alone() -> None:
     mine.value = 50
     assert client.sent == []
     assert model.value == 1
+
+
+@in_loop
+async def test_a_model_that_is_brought_back_is_the_same_on_both_sides() -> None:
+    """Taken away, changed and brought back in one go, by the app or here, it is what it was changed to."""
+
+    def act(div: Any, column: Any) -> None:
+        div.text = "loading"
+        column.children = []
+        div.text = "done"
+        column.children = [div]
+
+    for here in (False, True):
+        div = Div(text="before")
+        column = Column(children=[div])
+        session = make_session(column)
+        client = Client(session)
+        client.exchange.pull()
+        client.carry()
+        if here:
+            copies: list[Any] = [client.mirror.document.get_model_by_id(model.id) for model in (div, column)]
+            with client.exchange.batch():
+                act(*copies)
+        else:
+            await session.with_document_locked(act, div, column)
+        client.carry()
+        assert client.exchange.failure is None
+        assert session.document.roots[0].children[0].text == "done"
+        assert state_of(client.mirror.document) == state_of(session.document)

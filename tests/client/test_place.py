@@ -32,6 +32,16 @@ def test_a_hole_is_a_gap() -> None:
     assert place.step(at(11), 0) is Step.NEXT
 
 
+def test_the_parts_of_one_number_come_after_each_other() -> None:
+    """Each is taken once, and none of what a pull has brought."""
+    place = place_at(7)
+    assert place.step(at(7) | {"part": 1}, 0) is Step.KNOWN
+    parts = [at(8), at(8) | {"part": 1}, at(8) | {"part": 2}]
+    assert [place.step(part, 0) for part in parts] == [Step.NEXT] * 3
+    assert [place.step(part, 0) for part in parts] == [Step.KNOWN] * 3
+    assert place.step(at(9), 0) is Step.NEXT
+
+
 def test_what_the_document_has_is_known() -> None:
     """A number that was there already changes nothing."""
     place = place_at(7)

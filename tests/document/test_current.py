@@ -11,7 +11,9 @@ from aperture.document import current
 
 
 @pytest.fixture(autouse=True)
-def installed() -> None:
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With nothing current that another test has left behind under Bokeh's own rules."""
+    monkeypatch.setattr(doc, "_PATCHED_CURDOCS", [])
     current.install()
 
 

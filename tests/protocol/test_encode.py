@@ -66,7 +66,7 @@ def test_a_scalar_asks_nothing(session: Session) -> None:
     assert json.loads(encoded.json) == {
         "kind": "ModelChanged", "model": {"id": session.sliders[0].id}, "attr": "value", "new": 0.5,
     }  # fmt: skip
-    assert (encoded.buffers, encoded.introduced) == ((), False)
+    assert (encoded.buffers, encoded.introduced) == ((), ())
     assert session.viewers.asked == []
 
 

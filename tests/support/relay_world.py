@@ -205,6 +205,9 @@ class Client:
     def __init__(self, world: World, worker: Worker, *, returning: bool = True) -> None:
         self.world = world
         self.worker = worker
+        """That it connects to next."""
+        self.connected_to: Worker | None = None
+        """That it connected to last: it may be told to move while it connects."""
         self.document: Document | None = None
         self.mailbox = _Mailbox(self)
         self.types: list[str] = []
@@ -252,7 +255,7 @@ class Client:
                 attachment.leave()
                 await asyncio.sleep(0.1)
                 continue
-            self.attachment = attachment
+            self.attachment, self.connected_to = attachment, worker
             self._pump = asyncio.ensure_future(self._run(attachment, mailbox, self._queue))
             self.pull()
             return

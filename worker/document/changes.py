@@ -8,6 +8,11 @@ A change is written down the moment it happens: a list or a column that is repla
 must go out as it was when it was replaced, or its new rows arrive twice. Numbers, strings and the like cannot change
 under us; their encoding waits for the end of the batch, so a slider that is set a hundred times is encoded once.
 
+Whoever gets a patch decodes all of it before applying any of it. A model that left the document and comes back in one
+callback is written out as it is then; in one patch, a browser would set all of that first and then apply the changes
+that came before, and a Python client, which has the model still, would not look at it. So what brings such a model back
+begins a patch of its own: a batch may become several, behind one another, of one number.
+
 `Batch` holds what was changed while the document's lock was held, and gives it out in as many variants as there are
 origins: everyone gets all of it, but a viewer is not sent its own changes back. Where two change the same thing at the
 same time that leaves them with different values; the batch names such places, and the session puts them right when the
@@ -16,11 +21,13 @@ changing pauses (see `contention`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
+from bokeh.core.enums import HoldPolicyType
+from bokeh.core.serialization import SerializationError
 from bokeh.document import Document
 from bokeh.document.callbacks import DocumentCallbackManager
 from bokeh.document.events import (
@@ -32,12 +39,15 @@ from bokeh.document.events import (
     ModelChangedEvent,
     TitleChangedEvent,
 )
+from bokeh.model import Model
 
 from aperture.protocol.codec import Buffer, EncodedEvent, EventEncoder, is_scalar, join_events
 from aperture.worker.document.contention import Contention, Key
 from aperture.worker.document.teardown import release_callback
 
 __all__ = ["Batch", "OrderedCallbacks", "Patch", "Recorder", "final_change"]
+
+log = logging.getLogger(__name__)
 
 Recorder = Callable[[DocumentPatchedEvent], None]
 
@@ -47,10 +57,17 @@ _REPLACING = (ModelChangedEvent, TitleChangedEvent)
 """Changes that leave nothing of the value that was there; streams and patches of columns build on it."""
 
 
+_OF_MODELS = (ModelChangedEvent, ColumnsStreamedEvent, ColumnsPatchedEvent, ColumnDataChangedEvent)
+
+_BUILDING = (ColumnsStreamedEvent, ColumnsPatchedEvent)
+"""Changes that must be made once, and on the value that was there."""
+
+
 class OrderedCallbacks(DocumentCallbackManager):
     """Bokeh's callback manager, which also hands each change to `recorder` before the change's callbacks run.
 
-    What is held back by `hold` is handed over when it is let go.
+    What is held back by `hold` is handed over when it is let go: all of it before the first of its callbacks runs, for
+    it happened before them.
     """
 
     def __init__(self, document: Document) -> None:
@@ -58,12 +75,42 @@ class OrderedCallbacks(DocumentCallbackManager):
         self.recorder: Recorder | None = None
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""
+        self._held_is_shown = False
+        self._new_before_hold: set[Model] = set()
 
     def trigger_on_change(self, event: DocumentChangedEvent) -> None:
         self.changes += 1
-        if self.recorder is not None and self._hold is None and isinstance(event, DocumentPatchedEvent):
-            self.recorder(event)
+        if self._hold is None:
+            self._record(event)
         super().trigger_on_change(event)
+
+    def hold(self, policy: HoldPolicyType = "combine") -> None:
+        document = self._document()
+        if self._hold is None and document is not None:
+            self._new_before_hold = set(document.models._new_models)
+        super().hold(policy)
+
+    def unhold(self) -> None:
+        if self._hold is None:
+            return
+        self._hold = None
+        held, self._held_events = self._held_events, []
+        shown, self._held_is_shown = self._held_is_shown, False
+        document = self._document()
+        if document is not None:
+            new = document.models._new_models - self._new_before_hold
+            for event in _let_go(document, held, new, shown=shown):
+                self._record(event)
+        for event in held:
+            super().trigger_on_change(event)
+
+    def document_shown(self) -> None:
+        """Somebody was given the whole document, and what is held back is in it."""
+        self._held_is_shown = bool(self._held_events)
+
+    def _record(self, event: DocumentChangedEvent) -> None:
+        if self.recorder is not None and isinstance(event, DocumentPatchedEvent):
+            self.recorder(event)
 
     def remove_session_callback(self, callback_obj: Any) -> None:
         # Bokeh's one-shot callbacks refer to themselves: each that ran would keep the document until a full collection.
@@ -73,18 +120,15 @@ class OrderedCallbacks(DocumentCallbackManager):
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """The content of one PATCH-DOC: `{"events": […]}` as JSON text, and its binary buffers.
+    """What a batch has changed.
 
     Args:
-        content: empty if the document has not changed.
-        buffers: of the content.
-        events: how many.
+        parts: the content of each PATCH-DOC, `{"events": […]}` as JSON text, and its binary buffers. Nearly always one;
+            none if the document has not changed.
         values: of the app's own that have changed with it, packed; None for those deleted. No viewer gets them.
     """
 
-    content: bytes
-    buffers: list[Buffer]
-    events: int
+    parts: Sequence[tuple[bytes, list[Buffer]]]
     values: Mapping[str, bytes | None] = field(default_factory=dict)
 
 
@@ -94,11 +138,13 @@ class _Entry:
     origin: object | None
     key: Key | None
     encoded: EncodedEvent | None
+    brings_back: bool
+    """Whether it writes out a model that the viewers may have already when they decode what came before it."""
 
     @property
-    def brought_models(self) -> bool:
-        """Whether later changes, and final values, only refer to models that came with this one."""
-        return self.encoded is not None and self.encoded.introduced
+    def introduced(self) -> tuple[str, ...]:
+        """The models that came with this one; later changes, and final values, only refer to them."""
+        return () if self.encoded is None else self.encoded.introduced
 
 
 class Batch:
@@ -115,37 +161,43 @@ class Batch:
         self._encoder = encoder
         self._contention = contention
         self._entries: list[_Entry] = []
+        self._introduced: set[str] = set()
         self.contested: set[Key] = set()
         """What a viewer has changed shortly after somebody else had."""
         self._left_out: set[object] = set()
-        self._unencodable: Exception | None = None
+        self.unencodable: Exception | None = None
+        """Why the first of the changes that nobody is sent could not be encoded, if there are any."""
         self.values: dict[str, bytes | None] = {}
         """Of the app's own that have changed, packed; None for those deleted."""
 
     def __bool__(self) -> bool:
-        return bool(self._entries) or self._unencodable is not None
+        return bool(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def check(self) -> None:
-        """Raise what made a change of this batch impossible to encode, if anything did."""
-        if self._unencodable is not None:
-            raise self._unencodable
-
     def record(self, event: DocumentPatchedEvent) -> None:
-        """Take note of a change. Its setter, if any, is the viewer that it came from."""
+        """Take note of a change. Its setter, if any, is the viewer that it came from.
+
+        One that cannot be encoded is the app's fault. It is logged and left out, as in Bokeh, and nothing is raised:
+        the assignment has happened, and its callbacks must run.
+        """
+        if self._encoder.failed and self._is_unknown(event):
+            return
         origin = event.setter
         key = _key_of(event)
         if key is not None and self._contention.note(key, origin):
             self.contested.add(key)
-        if key is not None and self._collapses(event, key, origin):
-            self._entries.pop()
         try:
-            self._entries.append(_Entry(event, origin, key, self._encode_now(event)))
+            encoded = self._encode_now(event)
         except Exception as problem:
-            # The app's assignment has happened and its callbacks must run; who sends the batch deals with this.
-            self._unencodable = self._unencodable or problem
+            self.unencodable = self.unencodable or problem
+            _log_unencodable(event, problem)
+            return
+        brings_back = encoded is not None and self._brings_back(encoded)
+        if key is not None and not brings_back and self._collapses(event, key, origin):
+            self._entries.pop()
+        self._entries.append(_Entry(event, origin, key, encoded, brings_back))
 
     def leave_out(self, viewer: object) -> None:
         """The viewer has all of this already: it pulled or pushed the whole document."""
@@ -157,25 +209,51 @@ class Batch:
 
     def patch(self) -> Patch:
         """Everything, for everyone who changed nothing, and to be written down."""
-        if not self._entries:
-            return Patch(b"", [], 0, self.values)
-        return _join((self._encoded(entry) for entry in self._entries), self.values)
+        return Patch(self._parts(self._entries), self.values)
 
     def patch_for(self, origin: object) -> Patch | None:
         """Everything but `origin`'s own changes; None if there is nothing else."""
         if origin in self._left_out:
             return None
-        parts = [
-            self._encoded(entry)
-            for place, entry in enumerate(self._entries)
-            if entry.origin is not origin and not self._replaced_by(origin, place)
-        ]
-        return _join(parts) if parts else None
+        parts = self._parts(self._entries_for(origin))
+        return Patch(parts) if parts else None
+
+    def _entries_for(self, origin: object) -> Iterator[_Entry]:
+        written: set[str | None] = set()
+        for place, entry in enumerate(self._entries):
+            if entry.origin is origin:
+                # Its own change is gone again where the model is written out as it was before that.
+                left_out = entry.key is None or entry.key[0] not in written
+            else:
+                left_out = self._replaced_by(origin, place)
+            if not left_out:
+                written.update(entry.introduced)
+                yield entry
+
+    def _parts(self, entries: Iterable[_Entry]) -> list[tuple[bytes, list[Buffer]]]:
+        parts: list[list[EncodedEvent]] = []
+        for entry in entries:
+            if not parts or entry.brings_back:
+                parts.append([])
+            parts[-1].append(self._encoded(entry))
+        return [join_events(events) for events in parts]
+
+    def _is_unknown(self, event: DocumentPatchedEvent) -> bool:
+        """Whether it changes a model that came with what could not be encoded, and is still to be written out."""
+        return _key_of(event) is not None and getattr(event, "model", None) in self._document.models._new_models
+
+    def _brings_back(self, encoded: EncodedEvent) -> bool:
+        if not encoded.introduced:
+            return False
+        seen = cast("Callable[[str], bool]", self._document.models.seen)  # whether it has left the document once
+        found = any(name in self._introduced or seen(name) for name in encoded.introduced)
+        self._introduced.update(encoded.introduced)
+        return found
 
     def _replaced_by(self, origin: object, place: int) -> bool:
         """Whether `origin` itself has since replaced what this entry sets: it has the later value already."""
         entry = self._entries[place]
-        if type(entry.event) not in _REPLACING or entry.brought_models:
+        if type(entry.event) not in _REPLACING or entry.introduced:
             return False
         return any(
             later.origin is origin and later.key == entry.key and type(later.event) in _REPLACING
@@ -189,7 +267,7 @@ class Batch:
         last = self._entries[-1]
         same_thing = last.key == key and type(last.event) is type(event) in _REPLACING
         same_audience = last.origin is origin or origin is None
-        return same_thing and same_audience and not last.brought_models
+        return same_thing and same_audience and not last.introduced
 
     def _encode_now(self, event: DocumentPatchedEvent) -> EncodedEvent | None:
         if type(event) is ModelChangedEvent and is_scalar(event.new):
@@ -202,6 +280,46 @@ class Batch:
         return entry.encoded
 
 
+def _log_unencodable(event: DocumentPatchedEvent, problem: Exception) -> None:
+    """Without the value, which is the app's user's. Bokeh's own errors name types; of others nobody knows."""
+    changed = f"{type(event.model).__name__}.{event.attr}" if isinstance(event, _OF_MODELS) else event.kind
+    reason = problem if isinstance(problem, SerializationError) else type(problem).__name__
+    log.error("a change of %s cannot be encoded and is sent to nobody: %s", changed, reason)
+
+
+def _let_go(
+    document: Document, held: Iterable[DocumentChangedEvent], new: set[Model], *, shown: bool
+) -> Iterator[DocumentChangedEvent]:
+    """What was held back, for values as they are now: they are written down only when they are let go.
+
+    What happened meanwhile to a model that is new is in it when it is written out, and what happened to one that has
+    left is nobody's business. A column that is written out has all that was streamed to it, so these rows must not come
+    again; nor where `shown` says that somebody has been given the whole document meanwhile.
+    """
+    in_full: dict[Key, Model] = {}
+    replaced: set[Key] = set()
+    for event in held:
+        key = _key_of(event) if isinstance(event, DocumentPatchedEvent) else None
+        model: Model | None = getattr(event, "model", None)
+        if key is None or model is None:
+            yield event
+        elif model.document is not document:
+            continue
+        elif model in new:
+            in_full[key] = model
+        elif isinstance(event, _BUILDING) and (shown or key in replaced):
+            yield _whole_change(document, model, key[1], event.setter)
+        else:
+            if not isinstance(event, _BUILDING):
+                replaced.add(key)
+            yield event
+    seen = cast("Callable[[str], bool]", document.models.seen)
+    for (_, attr), model in in_full.items():
+        if shown or seen(model.id):
+            # A Python client that has the model already, as it was then, does not look at it again.
+            yield _whole_change(document, model, attr)
+
+
 def final_change(document: Document, key: Key) -> DocumentPatchedEvent | None:
     """A change to what the document holds there now; None if the model has left it."""
     model_id, attr = key
@@ -210,7 +328,11 @@ def final_change(document: Document, key: Key) -> DocumentPatchedEvent | None:
     model = document.models.get_by_id(model_id)  # type: ignore[arg-type]
     if model is None:
         return None
-    return ModelChangedEvent(document, model, attr, model.lookup(attr).get_value(model))
+    return _whole_change(document, model, attr)
+
+
+def _whole_change(document: Document, model: Model, attr: str, setter: Any = None) -> ModelChangedEvent:
+    return ModelChangedEvent(document, model, attr, model.lookup(attr).get_value(model), setter)
 
 
 def _key_of(event: DocumentPatchedEvent) -> Key | None:
@@ -222,9 +344,3 @@ def _key_of(event: DocumentPatchedEvent) -> Key | None:
             return (None, _TITLE)
         case _:
             return None
-
-
-def _join(parts: Iterable[EncodedEvent], values: Mapping[str, bytes | None] = MappingProxyType({})) -> Patch:
-    events = list(parts)
-    content, buffers = join_events(events)
-    return Patch(content, buffers, len(events), values)

@@ -12,7 +12,7 @@ before there is a document that anything could be laid over.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
@@ -32,7 +32,7 @@ from aperture.protocol.decode import ValueDecoder
 
 __all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot"]
 
-FORMAT = 2
+FORMAT = 3
 """Of snapshots and packed patches; one of another format, from before or after an upgrade, is not read."""
 
 
@@ -60,15 +60,17 @@ def snapshot(document: Document) -> bytes:
     return _packed(content, buffers, session_state(document).packed())
 
 
-def pack_patch(content: bytes, buffers: list[Buffer], values: Mapping[str, bytes | None] | None = None) -> bytes:
+def pack_patch(
+    parts: Sequence[tuple[bytes, list[Buffer]]], values: Mapping[str, bytes | None] = MappingProxyType({})
+) -> bytes:
     """A patch, as `replay` takes it.
 
     Args:
-        content: empty if none but the app's values have changed.
-        buffers: of the content.
+        parts: the content and the buffers of each PATCH-DOC; none if none but the app's values have changed.
         values: those of the app that have changed with it; None for one that was deleted.
     """
-    return _packed(content, buffers, values or {})
+    content = b"[%b]" % b",".join([content for content, _ in parts])
+    return _packed(content, [buffer for _, buffers in parts for buffer in buffers], dict(values))
 
 
 def kept_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
@@ -132,26 +134,30 @@ def replay(document: Document, packed: bytes, made: Mapping[str, Model] = Mappin
         StateMismatch: it does not fit the document, or is no patch. The document is of no use then.
     """
     content, buffers, _ = _unpacked(packed)
-    if not content:
-        return
     with _misfits(), _unnoticed(document):
-        decoder = _PatchDecoder(document, buffers, made)
-        for event in [decoder.event(rep) for rep in orjson.loads(content)["events"]]:
-            if event["kind"] != "MessageSent":  # told to whoever was there then
-                apply_event(document, event, None)
+        for part in orjson.loads(content):
+            decoder = _PatchDecoder(document, buffers, made)
+            for event in [decoder.event(rep) for rep in part["events"]]:
+                if event["kind"] != "MessageSent":  # told to whoever was there then
+                    apply_event(document, event, None)
     document.models.flush_synced()
 
 
 class _PatchDecoder(ValueDecoder):
-    """Finds what the app's code has made also where a patch shows it for the first time."""
+    """Finds what the app's code has made also where a patch shows it for the first time.
+
+    A model that is written out in full becomes what is written, as in BokehJS, also if it is in the document: it may
+    have been taken out of it, changed and brought back while the app held its changes back.
+    """
 
     def __init__(self, document: Document, buffers: dict[str, bytes], made: Mapping[str, Model]) -> None:
         super().__init__(document.models.get_by_id, buffers, None)
         self._made = made
 
     def _decode_object_ref(self, obj: Any) -> Model:
-        model = self._made.get(obj["id"])
-        if model is None or self._known(obj["id"]) is not None or type(model).__qualified_model__ != obj["name"]:
+        name = obj["id"]
+        model = None if name in self._references else self._known(name) or self._made.get(name)
+        if model is None or type(model).__qualified_model__ != obj["name"]:
             return super()._decode_object_ref(obj)
         self._references[model.id] = model
         _set_all(model, {name: self._decode(value) for name, value in obj.get("attributes", {}).items()})

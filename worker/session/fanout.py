@@ -5,13 +5,11 @@ Viewers in other workers cost one publication, however many they are.
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, cast
 
-from aperture.log import short_id
 from aperture.protocol import messages
-from aperture.protocol.closing import INTERNAL_ERROR, TRY_AGAIN_LATER
+from aperture.protocol.closing import TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
 from aperture.worker.document.changes import Batch, Patch
 from aperture.worker.session.viewer import Viewer
@@ -21,10 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["send_batch"]
 
-log = logging.getLogger(__name__)
-
-_CANNOT_ENCODE = (INTERNAL_ERROR, "a change of the document cannot be encoded")
-
 _Runs = dict[Viewer | None, FrameRun | None]
 """The frames for each viewer that made changes itself, and under None those for all the others."""
 
@@ -32,13 +26,11 @@ _Runs = dict[Viewer | None, FrameRun | None]
 def send_batch(
     session: Session, batch: Batch, sender: Viewer | None, reply: list[FrameRun], *, sender_was_live: bool = False
 ) -> None:
-    """Send what changed to everyone who has the document, and the reply to its sender, behind the patch.
-
-    A change that cannot be encoded is the app's fault. The viewers cannot be told of it, so they are closed and come
-    back with a fresh document, instead of showing a wrong one without a word.
-    """
+    """Send what changed to everyone who has the document, and the reply to its sender, behind the patch."""
     kept = session.journal is not None and (bool(batch) or bool(batch.values))
     runs = _runs(session, batch) if batch else _no_runs(session, batch) if kept else {}
+    if batch.unencodable is not None and session.journal is not None:
+        session.journal.start_over()
     everyone = runs.get(None)
     written = size = 0
     if runs:
@@ -87,17 +79,11 @@ def _runs(session: Session, batch: Batch) -> _Runs:
     session.corrections.expect(batch.contested)
     session.sequence += 1
     started = time.perf_counter()
-    try:
-        batch.check()
-        runs = _variants(session, batch)
-        if session.tally is not None:
-            session.tally.encode.observe(time.perf_counter() - started)
-            session.tally.patch_events += len(batch)
-        return runs
-    except Exception:
-        log.exception("session %s of %s: a change cannot be encoded", short_id(session.id), session.app)
-        _close_live(session)
-        return {}
+    runs = _variants(session, batch)
+    if session.tally is not None:
+        session.tally.encode.observe(time.perf_counter() - started)
+        session.tally.patch_events += len(batch)
+    return runs
 
 
 def _no_runs(session: Session, batch: Batch) -> _Runs:
@@ -149,13 +135,8 @@ def _variants(session: Session, batch: Batch) -> _Runs:
 def _framed(session: Session, patch: Patch | None) -> FrameRun | None:
     if patch is None:
         return None
-    return messages.patch(patch.content, patch.buffers, epoch=session.epoch, sequence=session.sequence)
-
-
-def _close_live(session: Session) -> None:
-    for viewer in session.viewers:
-        if viewer.live:
-            viewer.live = False
-            viewer.outbox.close(*_CANNOT_ENCODE)
-    if session.audience is not None:
-        session.audience.close(*_CANNOT_ENCODE)
+    epoch, sequence = session.epoch, session.sequence
+    return FrameRun.join(
+        messages.patch(content, buffers, epoch=epoch, sequence=sequence, part=part)
+        for part, (content, buffers) in enumerate(patch.parts)
+    )

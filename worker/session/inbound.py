@@ -6,6 +6,7 @@ traceback: that is for the log, not for whoever looks at the page.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
@@ -20,6 +21,7 @@ from aperture.document.applying import apply_event
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
 from aperture.protocol import messages
+from aperture.protocol.closing import INTERNAL_ERROR
 from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
@@ -63,7 +65,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
             raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
     if tracing.on:
         act = tracing.callback(message.msgtype, act, viewer.trace)
-    return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, message, problem))
+    return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, viewer, message, problem))
 
 
 async def _pull_in_turn(session: Session, viewer: Viewer, message: Message) -> None:
@@ -93,7 +95,7 @@ def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
     finally:
         if session.tally is not None:
             session.tally.callback.observe(time.perf_counter() - started)
-    return messages.ok(message.msgid)
+    return _done(session, message)
 
 
 def _pull(session: Session, viewer: Viewer, message: Message) -> FrameRun:
@@ -107,10 +109,16 @@ def _push(session: Session, viewer: Viewer, message: Message) -> FrameRun:
     pushed = decode_document(message.content, message.buffers)
     document.replace_with_json(pushed)  # type: ignore[arg-type]
     session.mark_pulled(viewer)
-    return messages.ok(message.msgid)
+    return _done(session, message)
 
 
-def _failed(session: Session, message: Message, problem: Exception) -> FrameRun:
+def _done(session: Session, message: Message) -> FrameRun:
+    """As in Bokeh, whoever caused something that cannot be encoded is told so; all else that it did has happened."""
+    problem = session.unencodable
+    return messages.ok(message.msgid) if problem is None else messages.error(message.msgid, _text_of(problem))
+
+
+def _failed(session: Session, viewer: Viewer, message: Message, problem: Exception) -> FrameRun:
     if isinstance(problem, ProtocolError):
         raise problem  # not a refusal but a peer that does not speak the protocol: its connection is closed
     where = f"session {short_id(session.id)} of {session.app}"
@@ -118,4 +126,12 @@ def _failed(session: Session, message: Message, problem: Exception) -> FrameRun:
         log.warning("%s: %s refused: %s", where, message.msgtype, problem)
     else:
         log.error("%s: handling %s failed", where, message.msgtype, exc_info=problem)
-    return messages.error(message.msgid, f"{type(problem).__name__}: {problem}")
+    if message.msgtype == "PULL-DOC-REQ":
+        # Without the document no patch is for it. BokehJS asks for the document again only on a new connection, so
+        # behind the answer this one is closed; it tries five times.
+        asyncio.get_running_loop().call_soon(viewer.outbox.close, INTERNAL_ERROR, "the document cannot be encoded")
+    return messages.error(message.msgid, _text_of(problem))
+
+
+def _text_of(problem: Exception) -> str:
+    return f"{type(problem).__name__}: {problem}"

@@ -26,6 +26,10 @@ class Journal(Protocol):
         """Write a patch down, soon."""
         ...
 
+    def start_over(self) -> None:
+        """Something that changed could not be recorded: what was written down does not lead to here any more."""
+        ...
+
     def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Call `act` once all that was recorded so far is safe, in the order of these calls.
 

@@ -93,8 +93,7 @@ class Session:
         self.created = time.monotonic()
         self.viewers: set[Viewer] = set()
         """Those whose connections are in this worker."""
-        self.journal: Journal | None = None
-        """Writes down what changes, if the session is to outlive its worker."""
+        self._journal: Journal | None = None
         self.fence: Placement | None = None
         """Asked before each change whether the session is still this worker's to change."""
         self.audience: Audience | None = None
@@ -108,6 +107,7 @@ class Session:
         self._issue_token = issue_token
         self._document = document
         self.pulls = pulls or Pulls()
+        self._callbacks = _ordered(document)
         self._lock = DocumentLock()
         self._holds = 0
         """How often the lock was held by something that may have changed the document."""
@@ -256,6 +256,22 @@ class Session:
         """Give new models no id that a model of the document has."""
         self._ids.skip(model.id for model in self._document.models)
 
+    @property
+    def journal(self) -> Journal | None:
+        """Writes down what changes, if the session is to outlive its worker."""
+        return self._journal
+
+    @journal.setter
+    def journal(self, journal: Journal) -> None:
+        self._journal = journal
+        # It begins with a snapshot, so it knows all models of now, and nobody else has any yet.
+        self._document.models.flush_synced()
+
+    @property
+    def unencodable(self) -> Exception | None:
+        """Why something that was changed in this hold of the lock reaches nobody, if anything does not."""
+        return None if self._batch is None else self._batch.unencodable
+
     # What connections use
 
     def attach(self, viewer: Viewer) -> None:
@@ -323,10 +339,16 @@ class Session:
         if self._batch is not None:
             # What a push tells of its new roots is for the others.
             self._batch.leave_out(viewer)
-        if not self._anyone_live(but=viewer):
+        # A journal has been told of what is new as well as the viewers, or is still to be: it may be held back.
+        if self.journal is None and not self._anyone_live(but=viewer):
             self._document.models.flush_synced()
+        self.note_shown()
         viewer.live = True
         self.remember_pull(viewer.token)
+
+    def note_shown(self) -> None:
+        """The whole document was read for a viewer or a snapshot, and with it what the app holds back."""
+        self._callbacks.document_shown()
 
     def destroy(self) -> None:
         """End the callbacks and refuse further use. The document is left for the hooks; see `teardown`."""
@@ -336,7 +358,7 @@ class Session:
         self._schedule.close()
         self.corrections.close()
         self.pulls.forget(self._document)
-        self._document.callbacks.recorder = None  # type: ignore[attr-defined]
+        self._callbacks.recorder = None
         session_state(self._document).listener = None
         self._document.remove_on_change(self)
         if self.audience is not None:
@@ -369,9 +391,7 @@ class Session:
         return self._batch
 
     def _listen(self) -> None:
-        callbacks = self._document.callbacks
-        if not isinstance(callbacks, OrderedCallbacks):
-            raise AssertionError("a served document's callbacks are made by aperture.worker.document.loading")
+        callbacks = self._callbacks
         callbacks.recorder = self._record
         session_state(self._document).listener = self._record_value
         callbacks.on_change_dispatch_to(self)
@@ -464,6 +484,13 @@ class Session:
 
         with suppress(SessionGone):
             await self.locked(record)
+
+
+def _ordered(document: Document) -> OrderedCallbacks:
+    callbacks = document.callbacks
+    if not isinstance(callbacks, OrderedCallbacks):
+        raise AssertionError("a served document's callbacks are made by aperture.worker.document.loading")
+    return callbacks
 
 
 def _viewers_know(document: Document, model: Model) -> bool:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge
+from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.worker.document.changes import Patch
 from aperture.worker.document.state import pack_patch, snapshot
@@ -36,6 +36,9 @@ SETTLE = 1.0
 PENDING_LIMIT = 8 * 1024 * 1024
 """Bytes that wait for Redis, per session."""
 
+UNENCODABLE_PAUSE = 5.0
+"""Seconds between two attempts while the document holds what cannot be encoded: each costs most of a snapshot."""
+
 JOURNAL_LIMIT = 512 * 1024
 """Bytes of journal, and half of the snapshot's where that is more, until a snapshot is due: below that it costs more to
 make than is saved."""
@@ -57,6 +60,8 @@ class JournalStore(Protocol):
     async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int: ...
 
     async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
+
+    async def forget(self, place: str, epoch: int) -> None: ...
 
 
 class SessionJournal:
@@ -102,6 +107,8 @@ class SessionJournal:
         """How often what was pending has been dropped."""
         self._closed = False
         self._given_up = False
+        self._unencodable = False
+        """Whether nothing is kept because the document holds what cannot be encoded."""
         self._soon()
 
     def record(self, sequence: int, patch: Patch) -> None:
@@ -109,8 +116,8 @@ class SessionJournal:
         if self._closed:
             return
         if self._pending and self._pending[-1][0] != sequence - 1:
-            self.start_over()  # a change between could not be encoded
-        entry = pack_patch(patch.content, patch.buffers, patch.values)
+            self.start_over()  # something between was not recorded
+        entry = pack_patch(patch.parts, patch.values)
         self._pending.append((sequence, entry))
         self._pending_bytes += len(entry)
         if self._pending_bytes > PENDING_LIMIT:
@@ -123,7 +130,12 @@ class SessionJournal:
         Never, once the session is another worker's: what was not written down before is lost. If too many wait already,
         `refuse` is called instead.
         """
-        if not self.acknowledges or self._given_up or (self._begun and not self._pending and not self._closed):
+        if (
+            not self.acknowledges
+            or self._given_up
+            or self._unencodable
+            or (self._begun and not self._pending and not self._closed)
+        ):
             act()
         elif len(self._held) >= HELD_LIMIT:
             refuse()
@@ -204,6 +216,9 @@ class SessionJournal:
                     await self._write()
                 except BusDown:
                     await asyncio.sleep(RETRY)
+                except Unencodable as problem:
+                    self._wait_for_better(problem)
+                    await asyncio.sleep(UNENCODABLE_PAUSE)
                 except KeepingBroken:
                     self.start_over()
         except Fenced:
@@ -254,13 +269,38 @@ class SessionJournal:
             self._pending_bytes -= len(self._pending.popleft()[1])
         self._entries = 0
         self._begun = True
+        self._unencodable = False
 
     async def _snapshot(self) -> tuple[int, bytes]:
-        session = self._session
         await self._turns.take()
-        sequence, state = await session.read_locked(lambda: (session.sequence, snapshot(session.document)))
+        try:
+            return await self._session.read_locked(self._state)
+        except Unencodable:
+            # Or the session would be rebuilt as it was before.
+            await self._store.forget(self.place, self._session.epoch)
+            raise
+
+    def _state(self) -> tuple[int, bytes]:
+        session = self._session
+        try:
+            state = snapshot(session.document)
+        except Exception as problem:
+            raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
+        session.note_shown()
         self._snapshot_bytes = len(state)
-        return sequence, state
+        return session.sequence, state
+
+    def _wait_for_better(self, problem: Unencodable) -> None:
+        """Nothing can be kept until the app replaces what cannot be encoded; what waits to be kept waits no longer."""
+        if not self._unencodable:
+            log.warning("session %s is not kept for now: %s", short_id(self._session.id), problem)
+            if self._session.tally is not None:
+                self._session.tally.not_kept += 1
+        self._unencodable = True
+        self._begun = False
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._release(self._session.sequence)
 
     def _give_up(self) -> None:
         """The session is not kept any more, and goes on; what waited to be kept waits no longer."""

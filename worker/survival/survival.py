@@ -26,7 +26,7 @@ from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.events import DocumentReady
 
 from aperture.app_state import session_state
-from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge
+from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.metrics import Tallies
 from aperture.registry.keeping import Kept
@@ -230,7 +230,7 @@ class Survival:
         journal = self._journals.get(place_of(session.app, session.id))
         if journal is None:
             return False
-        with suppress(Fenced, KeepingBroken, SessionGone, TooLarge):
+        with suppress(Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable):
             await journal.flush()
         return journal.safe
 

@@ -52,14 +52,14 @@ class Desk:
         copy = Document.from_json_string(self.before)
         for patch in patches:
             if patch is not None:
-                copy.apply_json_patch(Serialized(json.loads(patch.content), []))
+                for content, _ in patch.parts:
+                    copy.apply_json_patch(Serialized(json.loads(content), []))
         return copy
 
 
 def events_of(patch: Patch | None) -> list[tuple[str, Any]]:
     assert patch is not None
-    events = json.loads(patch.content)["events"]
-    assert len(events) == patch.events
+    events = [event for content, _ in patch.parts for event in json.loads(content)["events"]]
     return [(event.get("attr", event["kind"]), event.get("new", event.get("title"))) for event in events]
 
 
@@ -111,7 +111,7 @@ def test_streams_do_not_collapse() -> None:
     source.stream({"x": [2]})
     source.stream({"x": [3]})
     patch = desk.batch.patch()
-    assert patch.events == 2
+    assert len(events_of(patch)) == 2
     assert state_of(desk.applied(patch)) == state_of(desk.document)
 
 
@@ -233,15 +233,48 @@ def test_scalars_are_encoded_at_the_end_and_the_rest_when_it_happens() -> None:
     assert events_of(desk.batch.patch()) == [("tags", [1]), ("name", "n"), ("tags", [1, 2])]
 
 
-def test_a_change_that_cannot_be_encoded_is_remembered() -> None:
-    """Recording raises nothing, so the app's callbacks run; the batch says what was wrong when it is sent."""
+def test_a_change_that_cannot_be_encoded_is_left_out() -> None:
+    """Recording raises nothing, so the app's callbacks run; what was changed before it is kept."""
     source = ColumnDataSource({"x": [1]})
     desk = Desk(source)
-    desk.batch.check()
+    assert desk.batch.unencodable is None
+    source.data = {"x": [2]}
     source.data = {"x": [object()]}
-    assert desk.batch
-    with pytest.raises(Exception, match="object"):
-        desk.batch.check()
+    assert "object" in str(desk.batch.unencodable)
+    assert len(events_of(desk.batch.patch())) == 1
+    desk.next_batch()
+    source.data = {"x": [object()]}
+    assert not desk.batch
+
+
+def test_a_model_that_is_brought_back_begins_a_new_patch() -> None:
+    """And with it the changes that follow; nothing else does, not even a new model."""
+    div, source = Div(text="before"), ColumnDataSource({"x": [1]})
+    column, other = Column(children=[div]), Column(children=[])
+    desk = Desk(column, other, source)
+    div.text = "loading"
+    other.children = [Div(text="new")]
+    column.children = []
+    div.text = "done"
+    column.children = [div]
+    source.stream({"x": [2]})
+    patch = desk.batch.patch()
+    kinds = [[event.get("attr") for event in json.loads(content)["events"]] for content, _ in patch.parts]
+    assert kinds == [["text", "children", "children"], ["children", "data"]]
+    copy = desk.applied(patch)
+    found: Any = copy.get_model_by_id(div.id)
+    assert found.text == "done"
+
+
+def test_a_viewers_own_change_of_what_it_is_sent_in_full_is_sent_back() -> None:
+    """Or it would be left with what the model was before its change."""
+    div = Div(text="before")
+    column = Column(children=[div])
+    desk = Desk(column)
+    column.children = []
+    column.children = [div]
+    change(div, "text", "mine", ONE)
+    assert events_of(desk.batch.patch_for(ONE))[-1] == ("text", "mine")
 
 
 def test_a_viewer_that_has_it_all_is_left_out() -> None:
@@ -266,6 +299,39 @@ def test_what_is_held_back_is_recorded_when_it_is_let_go(policy: Any) -> None:
     batch = desk.next_batch()
     desk.document.unhold()
     assert events_of(batch.patch()) == [("value", 5)]
+
+
+def test_what_is_let_go_late_is_not_made_twice() -> None:
+    """Values are written down when they are let go: rows that are in them already do not come again."""
+    replaced, streamed = ColumnDataSource({"x": [1]}), ColumnDataSource({"x": [1]})
+    column = Column(children=[])
+    desk = Desk(replaced, streamed, column)
+    desk.document.hold("collect")
+    replaced.data = {"x": [2]}
+    streamed.stream({"x": [2]})
+    replaced.stream({"x": [3]})
+    fresh = ColumnDataSource({"x": [1]})
+    column.tags = [fresh]
+    fresh.stream({"x": [2]})
+    desk.document.unhold()
+    copy = desk.applied(desk.batch.patch())
+    for source in (replaced, streamed, fresh):
+        found: Any = copy.get_model_by_id(source.id)
+        assert dict(found.data) == dict(source.data)
+
+
+def test_what_was_held_is_recorded_before_the_callbacks_of_any_of_it() -> None:
+    """Which change the same things, later."""
+    moved, source = slider(), ColumnDataSource({"x": [1]})
+    desk = Desk(moved, source)
+    moved.on_change("value", lambda attr, old, new: source.stream({"x": [3]}))
+    desk.document.hold("collect")
+    moved.value = 5
+    source.stream({"x": [2]})
+    desk.document.unhold()
+    copy = desk.applied(desk.batch.patch())
+    found: Any = copy.get_model_by_id(source.id)
+    assert found.data["x"] == source.data["x"] == [1, 2, 3]
 
 
 def test_changes_are_recorded_before_their_callbacks_run() -> None:

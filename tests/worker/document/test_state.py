@@ -120,7 +120,7 @@ class Recorded:
         models.flush_synced()
         callbacks = self.document.callbacks
         assert isinstance(callbacks, OrderedCallbacks)
-        callbacks.recorder = lambda event: self.journal.append(pack_patch(*join_events([encoder.encode(event)])))
+        callbacks.recorder = lambda event: self.journal.append(pack_patch([join_events([encoder.encode(event)])]))
 
 
 CHANGES: dict[str, Any] = {

@@ -209,7 +209,7 @@ def check(world: World, clients: list[Client]) -> None:
         assert client.sequences == sorted(set(client.sequences)), "patches come once, and in order"
         for msgid in client.sent:
             assert client.answered[msgid] <= 1
-            if client.worker is not world.owner:
+            if client.connected_to is not world.owner:
                 assert world.handled[msgid] == 1, "a message of an open connection is acted on once"
     assert max(world.handled.values(), default=0) <= 1, "no message is acted on twice"
 

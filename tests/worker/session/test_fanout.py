@@ -1,7 +1,9 @@
-"""What each viewer is sent for one batch of changes, in which order, and what happens when it cannot be encoded."""
+"""What each viewer is sent for one batch of changes, in which order, and what becomes of what cannot be encoded."""
 
 from __future__ import annotations
 
+import asyncio
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -179,41 +181,91 @@ async def test_a_viewer_that_left_is_sent_nothing() -> None:
 
 
 @in_loop
-async def test_a_change_that_cannot_be_encoded_closes_those_who_would_miss_it(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Live viewers are closed with 1011 and come back; who has no document stays; the callback's work is done."""
+async def test_a_change_that_cannot_be_encoded_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    """Alone, with a line in the log that does not quote it; everybody gets the rest, and what comes later."""
     source, shown = ColumnDataSource({"x": [1]}), Div(text="")
     session = make_session(source, shown)
     live, waiting = Peer.pulled(session), Peer(session)
 
     def act() -> None:
-        source.data = {"x": [object()]}
+        source.data = {"x": [Decimal("271828")]}
         shown.text = "done"
 
     await session.with_document_locked(act)
-    assert shown.text == "done"
-    assert live.mailbox.closed is not None
-    assert live.mailbox.closed[0] == 1011
-    assert waiting.mailbox.closed is None
-    assert "cannot be encoded" in caplog.text
+    live.read()
+    assert live.mailbox.closed is None
+    assert live.find(shown).text == "done"
+    [line] = [record.getMessage() for record in caplog.records if "cannot be encoded" in record.getMessage()]
+    assert "ColumnDataSource.data" in line
+    assert "Decimal" in line
+    assert "271828" not in caplog.text
     await session.with_document_locked(lambda: source.update(data={"x": [2]}))
     waiting.pull()
-    waiting.read()
-    assert waiting.is_equal()
+    for peer in (live, waiting):
+        peer.read()
+        assert peer.is_equal()
 
 
 @in_loop
-async def test_a_sender_whose_change_led_to_something_unencodable_is_closed_too() -> None:
-    """It would miss the result like everybody else; other sessions and later viewers are not touched."""
-    moved, source = slider(), ColumnDataSource({"x": [1]})
-    moved.on_change("value", lambda attr, old, new: source.update(data={"x": [object()]}))
-    session = make_session(moved, source)
-    sender = Peer.pulled(session)
+async def test_who_caused_what_cannot_be_encoded_is_told_so() -> None:
+    """With ERROR behind the rest of what it caused, as in Bokeh; the next message is nothing special."""
+    moved, shown, source = slider(), Div(text=""), ColumnDataSource({"x": [1]})
+
+    def spoil(attr: str, old: int, new: int) -> None:
+        source.data = {"x": [object() if new == 2 else new]}
+        shown.text = str(new)
+
+    moved.on_change("value", spoil)
+    session = make_session(moved, shown, source)
+    sender, other = Peer.pulled(session), Peer.pulled(session)
     sender.change(lambda: sender.find(moved).update(value=2))
-    assert sender.mailbox.closed is not None
-    assert sender.mailbox.closed[0] == 1011
-    assert sender.read() == []
+    other.read()
+    assert [(message.msgtype, message.content.get("text")) for message in sender.mailbox.writes[-1]] == [
+        ("PATCH-DOC", None),
+        ("ERROR", "SerializationError: can't serialize <class 'object'>"),
+    ]
+    sender.read()
+    sender.change(lambda: sender.find(moved).update(value=3))
+    assert sender.read() == ["PATCH-DOC", "OK"]
+    other.read()
+    assert sender.is_equal()
+    assert other.is_equal()
+
+
+@in_loop
+async def test_what_came_with_something_unencodable_breaks_nothing_later() -> None:
+    """A new model beside it has not reached anybody, so nothing is said of it before it does."""
+    column, shown, added = Column(children=[]), Div(text=""), Div(text="new")
+    session = make_session(column, shown)
+    peer = Peer.pulled(session)
+    bad = Div(tags=[object()])
+    await session.with_document_locked(lambda: column.update(children=[added, bad]))
+
+    def later() -> None:
+        added.text = "newer"
+        shown.text = "later"
+
+    await session.with_document_locked(later)
+    peer.read()
+    assert peer.find(shown).text == "later"
+    await session.with_document_locked(lambda: column.update(children=[added]))
+    peer.read()
+    assert peer.is_equal()
+
+
+@in_loop
+async def test_a_document_that_cannot_be_encoded_closes_who_asks_for_it() -> None:
+    """Behind the ERROR: without the document nothing could follow, and a page asks again when it comes back."""
+    source = ColumnDataSource({"x": [1]})
+    session = make_session(source)
+    live, late = Peer.pulled(session), Peer(session)
+    await session.with_document_locked(lambda: source.update(data={"x": [object()]}))
+    late.pull()
+    assert late.read() == ["ERROR"]
+    await asyncio.sleep(0)
+    assert late.mailbox.closed is not None
+    assert late.mailbox.closed[0] == 1011
+    assert live.mailbox.closed is None
 
 
 @in_loop

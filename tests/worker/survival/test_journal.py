@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.layouts import column
-from bokeh.models import Div, Slider
+from bokeh.models import ColumnDataSource, Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, make_session, state_of
 
@@ -31,6 +31,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What gathers or is tried again is so at the loop's next turn."""
     monkeypatch.setattr(journal_module, "GATHER", 0)
     monkeypatch.setattr(journal_module, "RETRY", 0)
+    monkeypatch.setattr(journal_module, "UNENCODABLE_PAUSE", 0)
 
 
 def made() -> Document:
@@ -191,7 +192,7 @@ async def test_what_redis_has_lost_is_kept_anew() -> None:
 
 @in_loop
 async def test_a_change_that_cannot_be_encoded_leaves_no_hole(caplog: pytest.LogCaptureFixture) -> None:
-    """It has a number but no entry; the session goes on being kept with what is changed afterwards."""
+    """The journal begins anew, and the session goes on being kept with what is changed afterwards."""
     store = MemoryStore()
     session, _ = journalled(store)
     await settled()
@@ -209,6 +210,102 @@ async def test_a_change_that_cannot_be_encoded_leaves_no_hole(caplog: pytest.Log
     await settled()
     await assert_kept(store, session)
     assert "cannot be kept" not in caplog.text
+
+
+@in_loop
+async def test_what_cannot_be_encoded_is_never_missing_from_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
+    """While it is in the document nothing is kept, and nobody waits for that; once it is replaced, all is again."""
+    store = MemoryStore()
+    session, journal = journalled(store, at_once=True)
+    await settled()
+    div: Any = session.document.get_model_by_name("text")
+    await session.with_document_locked(lambda: setattr(div, "tags", [object()]))
+    answered: list[int] = []
+    journal.when_safe(lambda: answered.append(1), unexpected)
+    await move(session, 1)
+    await settled(lambda: PLACE not in store.places)
+    assert await store.load(PLACE) is None
+    assert answered == [1]
+    assert not journal.safe
+    assert caplog.text.count("is not kept for now") == 1
+    await session.with_document_locked(lambda: setattr(div, "tags", ["good"]))
+    await move(session, 2)
+    await settled(lambda: journal.safe)
+    await move(session, 3)
+    await settled()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_model_that_is_brought_back_in_one_callback_is_kept_as_it_was_left() -> None:
+    """It is written out in full behind what happened to it before, and both would not fit into one patch."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    page: Any = session.document.roots[0]
+    slider, div = page.children
+
+    def act() -> None:
+        div.text = "loading"
+        page.children = [slider]
+        div.text = "done"
+        page.children = [slider, div]
+
+    await session.with_document_locked(act)
+    await settled()
+    kept = await store.load(PLACE)
+    assert kept is not None
+    assert len(kept.entries) == 1
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_model_that_is_held_back_is_kept_in_full() -> None:
+    """Also when somebody else pulls the document meanwhile, and nobody else is there."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    session.skip_ids()
+    page: Any = session.document.roots[0]
+
+    def hold() -> None:
+        session.document.hold()
+        page.children = [*page.children, Div(text="new")]
+
+    await session.with_document_locked(hold)
+    Peer.pulled(session)
+    await session.with_document_locked(session.document.unhold)
+    await settled()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_snapshot_of_what_is_held_back_does_not_get_it_twice() -> None:
+    """Rows that were streamed before it, or set in it, do not come again when the app lets go of them."""
+    store = MemoryStore()
+    session, journal = journalled(store)
+    source = ColumnDataSource({"x": [1]}, name="source")
+    page: Any = session.document.roots[0]
+    await session.with_document_locked(lambda: setattr(page, "tags", [source]))
+    await settled()
+
+    def hold() -> None:
+        session.document.hold("collect")
+        source.stream({"x": [2]})
+        page.children[1].tags = [fresh]
+
+    fresh = Div(text="fresh")
+    await session.with_document_locked(hold)
+    journal.start_over()
+    await settled(lambda: journal.safe)
+    late = Peer.pulled(session)
+    await session.with_document_locked(lambda: fresh.update(text="fresher"))
+    await session.with_document_locked(lambda: source.stream({"x": [3]}))
+    await session.with_document_locked(session.document.unhold)
+    await settled()
+    late.read()
+    assert late.is_equal()
+    await assert_kept(store, session)
 
 
 @in_loop

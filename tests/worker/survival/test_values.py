@@ -336,8 +336,8 @@ async def test_damaged_values_start_the_session_afresh(values: Any, caplog: pyte
 
 def test_a_patch_without_values_changes_none() -> None:
     """And the last of several changes holds."""
-    state = pack_patch(b"", [], {"a": pack_value(1), "b": pack_value(1)})
-    patches = [pack_patch(b"{}", []), pack_patch(b"", [], {"a": pack_value(2), "b": None, "c": None})]
+    state = pack_patch([], {"a": pack_value(1), "b": pack_value(1)})
+    patches = [pack_patch([(b"{}", [])]), pack_patch([], {"a": pack_value(2), "b": None, "c": None})]
     assert kept_values(state, patches) == {"a": pack_value(2)}
 
 
