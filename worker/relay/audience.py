@@ -141,6 +141,9 @@ class RemoteViewer(Viewer):
     def send(self, run: FrameRun) -> None:
         self._audience.answer(self, run)
 
+    def answer(self, run: FrameRun, after: int) -> None:
+        self._audience.answer(self, run, after)
+
     def close(self, code: int, reason: str) -> None:
         self._audience.refuse(self, code, reason)
 
@@ -345,17 +348,16 @@ class SessionAudience:
         self._pulling = viewer
         return True
 
-    def answer(self, viewer: RemoteViewer, run: FrameRun) -> None:
-        """Send the answer to the viewer's oldest unanswered message, behind all patches so far."""
+    def answer(self, viewer: RemoteViewer, run: FrameRun, after: int | None = None) -> None:
+        """Send the answer to the viewer's oldest unanswered message, behind that patch, or behind all so far."""
         self._end_pull(viewer)
         if not self.has(viewer):
             return  # it has left: whoever comes and goes while the document is busy must not fill the queue
         session = self._session
         frames = run.plain
         viewer.answered += 1
-        reply = Reply(
-            self._place, session.epoch, viewer.connection, viewer.answered, session.sequence, frames, viewer.live
-        )
+        after = session.sequence if after is None else after
+        reply = Reply(self._place, session.epoch, viewer.connection, viewer.answered, after, frames, viewer.live)
         # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
         viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
         self._note(viewer.edge, reply, len(frames))

@@ -69,8 +69,11 @@ def _answer_when_safe(
     if sender.here and patch:
         sender.outbox.send(_joined(patch))
     if reply:
+        after = (
+            session.sequence
+        )  # more may have come by then, of which a sender that only now has the document has none
         session.journal.when_safe(
-            lambda: sender.outbox.send(_joined(reply)),
+            lambda: sender.answer(_joined(reply), after),
             lambda: sender.outbox.close(TRY_AGAIN_LATER, "changes cannot be kept now"),
         )
 

@@ -53,6 +53,10 @@ class Viewer:
         self.live = False
         """True once it has the document: only then can it make sense of patches."""
 
+    def answer(self, run: FrameRun, after: int) -> None:
+        """Send the answer to its oldest unanswered message, which it gave when `after` was the session's last patch."""
+        self.outbox.send(run)
+
 
 class Audience(Protocol):
     """The viewers of a session whose connections are in other workers, all together.

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from bokeh.document import Document
 from bokeh.models import Div, Slider
+from bokeh.protocol import Protocol
 from support.clock import in_fake_time
 from support.peers import Peer, make_session
 from support.relay_posts import PLACE, OwnerPostbox, run_of
 
 from aperture.bus.envelope import Joined, Probe, Refused, Reply, SessionEnded
+from aperture.worker.document.changes import Patch
 from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.session.session import Session
@@ -128,6 +132,46 @@ async def test_a_sender_elsewhere_is_answered_in_the_publication() -> None:
     assert b'"attr":"value"' in relayed.frames
     assert relayed.answers == {viewer.connection: 1}
     assert stage.post.told == []
+
+
+class SlowJournal:
+    """Keeps everything, and says so when it is told to."""
+
+    acknowledges = True
+
+    def __init__(self) -> None:
+        self.held: list[Callable[[], None]] = []
+
+    def record(self, sequence: int, patch: Patch) -> None: ...
+
+    def start_over(self) -> None: ...
+
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
+        self.held.append(act)
+
+
+@in_fake_time
+async def test_an_answer_that_waits_to_be_safe_says_as_of_when_it_is() -> None:
+    """Who pushed a document elsewhere has had no patch since, and its edge must notice."""
+    stage = Stage()
+    journal = stage.session.journal = SlowJournal()
+    pusher = stage.join(live=False)
+    stage.join()
+    peer = Peer(stage.session)  # only makes messages here
+    stage.session.detach(peer.viewer)
+    peer.viewer = pusher
+    document = Document()
+    document.add_root(Div(text="pushed"))
+    peer.send(Protocol().create("PUSH-DOC", document))
+    pushed = stage.session.sequence
+    await stage.session.with_document_locked(lambda: setattr(stage.session.document, "title", "later"))
+    assert stage.session.sequence == pushed + 1
+    journal.held[0]()
+    await turn()
+    [reply] = stage.post.told_of(Reply)
+    assert isinstance(reply, Reply)
+    assert reply.live
+    assert reply.after == pushed
 
 
 @in_fake_time
