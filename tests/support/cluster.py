@@ -176,6 +176,8 @@ class Follower:
     """With what codes it was closed."""
     places: list[tuple[int, int]] = field(default_factory=list)
     """Epoch and sequence number of each patch received over the last connection."""
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    """While it has the document."""
 
     async def follow(self, done: Callable[[Viewer], bool]) -> None:
         """Read until the condition holds for the viewer and its document."""
@@ -185,10 +187,12 @@ class Follower:
     async def _connection(self, done: Callable[[Viewer], bool]) -> bool:
         try:
             async with steady_viewer(self.url, self.token) as viewer:
+                self.connected.set()
                 try:
                     while not done(viewer):
                         await viewer.next_message()
                 finally:
+                    self.connected.clear()
                     self.places = places_of(viewer)
                 return True
         except ConnectionEnded as ended:
