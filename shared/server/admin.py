@@ -50,6 +50,10 @@ class _OneWorker:
             cluster is None or cluster.up,
         )
 
+    def overdue(self) -> dict[int, float]:
+        """Nothing: what hangs would answer nobody."""
+        return {_ONLY: 0.0}
+
     async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
         told = Elsewhere()
         try:
