@@ -16,7 +16,7 @@ import itertools
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from bokeh.core.types import ID
@@ -42,6 +42,7 @@ from aperture.worker.session.attachment import LocalAttachment
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
+from aperture.worker.session.slice import Slice
 from aperture.worker.session.viewer import Viewer
 from aperture.worker.ws.handler import SessionSocket
 from rows.contest import Contest, Work, columns, contend, joined, source_in, turns, widgets, with_sizes
@@ -120,12 +121,15 @@ class OurSocket(SessionSocket):
         self._assembler = Assembler(MAX_MESSAGE)
         self._fragments = []
         self._received = Traffic()
+        self._slice = Slice()
         self.take(PULL, b'"PULL-DOC-REPLY"')
 
     def take(self, message: Fragments, answer: bytes) -> None:
         """As `StockSocket.take`."""
         for fragment in message:
-            assert self.on_message(fragment) is None, "the lock is free"
+            work = self.on_message(fragment)
+            if work is not None:
+                cast("Coroutine[Any, Any, None]", work).close()  # it gives way to others; the message is done
         assert answer in self.sink.said.plain, self.sink.said.plain
 
     def lock_and_set(self, slider: Slider, value: float) -> None:
