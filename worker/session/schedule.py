@@ -7,12 +7,14 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from aperture.metrics import AppTally
 
 __all__ = ["Schedule", "ScheduledCallback"]
+
+T = TypeVar("T")
 
 
 class ScheduledCallback(Protocol):
@@ -38,6 +40,7 @@ class Schedule:
         self._run: Callable[[Callable[[], Any]], Awaitable[None]] | None = run
         self.tally: AppTally | None = None
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._guard = threading.Lock()
         self._pending: set[str] = set()
         self._waits: dict[str, asyncio.TimerHandle] = {}
@@ -54,7 +57,7 @@ class Schedule:
             if self._run is None:
                 return
             self._pending.add(callback.id)
-        self._loop.call_soon_threadsafe(self._begin, callback)
+        self._call(self._begin, callback)
 
     def remove(self, callback: ScheduledCallback) -> None:
         """Do not run the callback any more; one that runs now is let finish. Harmless twice."""
@@ -62,7 +65,7 @@ class Schedule:
             if callback.id not in self._pending:
                 return
             self._pending.remove(callback.id)
-        self._loop.call_soon_threadsafe(self._drop_wait, callback.id)
+        self._call(self._drop_wait, callback.id)
 
     def close(self) -> None:
         """Remove all callbacks, for good, from the loop's own thread.
@@ -76,6 +79,13 @@ class Schedule:
         for wait in self._waits.values():
             wait.cancel()
         self._waits.clear()
+
+    def _call(self, act: Callable[[T], None], argument: T) -> None:
+        """Call soon. Most who add callbacks are callbacks; to wake a loop that is awake costs a write and a read."""
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(act, argument)
+        else:
+            self._loop.call_soon_threadsafe(act, argument)
 
     def _begin(self, callback: ScheduledCallback) -> None:
         period = _period_of(callback)
@@ -134,7 +144,7 @@ class _Timed:
         try:
             result = self._func()
         finally:
-            awaited = inspect.isawaitable(result)
+            awaited = result is not None and inspect.isawaitable(result)
             if not awaited:
                 self._tally.callback.observe(time.perf_counter() - started)
         return self._finish(result, started) if awaited else result

@@ -216,7 +216,7 @@ class Session:
             try:
                 with self._changing():
                     result = func()
-                    if inspect.isawaitable(result):
+                    if result is not None and inspect.isawaitable(result):
                         result = await result
                     return result
             finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
@@ -43,10 +44,17 @@ JOURNAL_LIMIT = 512 * 1024
 """Bytes of journal, and half of the snapshot's where that is more, until a snapshot is due: below that it costs more to
 make than is saved."""
 
-ENTRIES_LIMIT = 400
+ENTRIES_LIMIT = 1000
 """Patches in the journal until a snapshot is due: a rebuild takes 0.15 ms for each, however small. One more is allowed
 for each so many bytes of the snapshot, which cost as much to make:"""
 BYTES_PER_ENTRY = 4096
+
+SNAPSHOT_PAUSE = 1.0
+"""Seconds between two snapshots: a session that changes as fast as it can would be written down twenty times a second,
+at a tenth of its rate."""
+
+LONGEST_JOURNAL = 8 * 1024 * 1024
+"""Bytes for which that pause is not waited for."""
 
 HELD_LIMIT = 10_000
 """Answers of one session that wait for Redis. Whoever asks for more is sent away, to come back when it is there."""
@@ -103,6 +111,7 @@ class SessionJournal:
         self._entries = 0
         """In the journal, since the snapshot."""
         self._snapshot_bytes = 0
+        self._snapshot_at = -math.inf
         self._dropped = 0
         """How often what was pending has been dropped."""
         self._closed = False
@@ -256,6 +265,8 @@ class SessionJournal:
 
     def _is_long(self, size: int) -> bool:
         """Whether a snapshot had better take the journal's place."""
+        if asyncio.get_running_loop().time() - self._snapshot_at < SNAPSHOT_PAUSE and size < LONGEST_JOURNAL:
+            return False
         entries = ENTRIES_LIMIT + self._snapshot_bytes // BYTES_PER_ENTRY
         return size > max(JOURNAL_LIMIT, self._snapshot_bytes // 2) or self._entries > entries
 
@@ -288,6 +299,7 @@ class SessionJournal:
             raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
         session.note_shown()
         self._snapshot_bytes = len(state)
+        self._snapshot_at = asyncio.get_running_loop().time()
         return session.sequence, state
 
     def _wait_for_better(self, problem: Unencodable) -> None:

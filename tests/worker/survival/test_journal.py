@@ -31,6 +31,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """What gathers or is tried again is so at the loop's next turn."""
     monkeypatch.setattr(journal_module, "GATHER", 0)
     monkeypatch.setattr(journal_module, "RETRY", 0)
+    monkeypatch.setattr(journal_module, "SNAPSHOT_PAUSE", 0)
     monkeypatch.setattr(journal_module, "UNENCODABLE_PAUSE", 0)
 
 
@@ -491,4 +492,25 @@ async def test_a_journal_of_many_small_changes_ends_in_a_snapshot(monkeypatch: p
         await move(session, number + 200)
         await settled()
     assert store.calls.count("snapshot") <= 1
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_a_session_that_changes_all_the_time_is_not_written_down_whole_all_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Between two snapshots is a pause, unless the journal has become very long."""
+    monkeypatch.setattr(journal_module, "SNAPSHOT_PAUSE", 1000)
+    monkeypatch.setattr(journal_module, "ENTRIES_LIMIT", 10)
+    monkeypatch.setattr(journal_module, "LONGEST_JOURNAL", 50_000)
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    for number in range(30):
+        await move(session, number + 1)
+        await settled()
+    assert "snapshot" not in store.calls
+    await say(session, "x" * 60_000)
+    await settled()
+    assert store.calls.count("snapshot") == 1
     await assert_kept(store, session)
