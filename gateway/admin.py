@@ -23,9 +23,8 @@ from tornado.web import Application, RequestHandler
 
 from aperture.accounts import SessionRow
 from aperture.gateway.admin_access import AdminAccess, is_loopback
-from aperture.gateway.census import Census, Place, WorkerSeen
+from aperture.gateway.census import Census, Place, Staff, WorkerSeen
 from aperture.gateway.exposition import Exposition, MetricsHandler
-from aperture.gateway.roster import Roster
 from aperture.settings import Settings
 
 __all__ = ["admin_application", "serve_admin"]
@@ -50,7 +49,7 @@ scrape to the next, and those are seldom more than two minutes apart."""
 
 
 def admin_application(
-    roster: Roster, supervisor_pid: int, settings: Settings, exposition: Exposition | None = None
+    roster: Staff, supervisor_pid: int, settings: Settings, exposition: Exposition | None = None
 ) -> Application:
     """The admin endpoints as a Tornado application."""
     access = AdminAccess(settings.admin_token, is_loopback(settings.admin_address))
@@ -89,7 +88,7 @@ def serve_admin(application: Application, listeners: Iterable[socket.socket]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    roster: Roster
+    roster: Staff
     supervisor_pid: int
     census: Census
 

@@ -7,21 +7,59 @@ of them asks over the bus. Nobody is waited for longer than `ANSWER_TIME`: who i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
+from typing import Protocol
 
 from aperture.accounts import SHOWN_ID_LENGTH, SessionRow
-from aperture.gateway.roster import Elsewhere, Roster, Survey
+from aperture.gateway.roster import Elsewhere, Survey
 from aperture.handoff import Acted, Load, Order, SessionInfo
 
-__all__ = ["ANSWER_TIME", "Census", "Place", "Seen", "WorkerSeen"]
+__all__ = ["ANSWER_TIME", "Census", "Place", "Seen", "Staff", "WorkerSeen"]
 
 ANSWER_TIME = 1.0
 """Seconds the workers have to say what they have; whoever takes longer is listed as missing."""
 
 ORDER_TIME = 10.0
 """Seconds that a worker has to end or move a session: app code must let go of it, and its hooks run."""
+
+
+class Standing(Protocol):
+    """Which workers are up, and what each last said of itself."""
+
+    @property
+    def up(self) -> Sequence[int]: ...
+
+    def load(self, worker: int) -> Load | None: ...
+
+
+class Staff(Protocol):
+    """What the admin endpoints ask of a node's workers: of a gateway's `Roster`, or of the only worker there is."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def workers(self) -> Sequence[int]:
+        """All places."""
+        ...
+
+    @property
+    def pids(self) -> Mapping[int, int]: ...
+
+    @property
+    def table(self) -> Standing: ...
+
+    def overdue(self) -> dict[int, float]:
+        """Seconds for which each worker that is up has owed its report."""
+        ...
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey: ...
+
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere: ...
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +116,7 @@ class Census:
         has_bus: whether there may be other nodes.
     """
 
-    def __init__(self, roster: Roster, node: str, *, has_bus: bool) -> None:
+    def __init__(self, roster: Staff, node: str, *, has_bus: bool) -> None:
         self._roster = roster
         self._node = node
         self._has_bus = has_bus

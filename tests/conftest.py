@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
+import pytest
+from bokeh.io import doc
 from hypothesis import settings
 
 for _name in [name for name in os.environ if name.startswith(("APERTURE_", "BOKEH_"))]:
@@ -20,3 +23,10 @@ for _number in (signal.SIGHUP, signal.SIGINT):
 # A busy machine makes any example slow, and which examples are drawn must not depend on the day in CI.
 settings.register_profile("suite", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_current() -> Iterator[None]:
+    """`curdoc()` of the next test is its own: under Bokeh's own rules a callback that fails stays current for ever."""
+    yield
+    doc._PATCHED_CURDOCS.clear()

@@ -6,13 +6,12 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterable, Sequence
-from typing import cast
 
 from tornado.httpserver import HTTPServer
 
 from aperture.errors import BusDown
 from aperture.gateway.admin import admin_application, serve_admin
-from aperture.gateway.roster import Elsewhere, Roster, Survey
+from aperture.gateway.roster import Elsewhere, Survey
 from aperture.handoff import Acted, Load, Order, OthersAre
 from aperture.metrics import render
 from aperture.worker.assembly import Assembly
@@ -25,7 +24,7 @@ _ONLY = 0
 
 
 class _OneWorker:
-    """What the admin endpoints ask of a `Roster` and of its table, answered by a worker in the same process."""
+    """An `aperture.gateway.census.Staff`, and its table, that is a worker in the same process."""
 
     draining = False
     workers = range(1)
@@ -93,6 +92,5 @@ def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTP
     if not listeners:
         return None
     exposition = _OneExposition(assembly)
-    roster = cast("Roster", _OneWorker(assembly))
-    endpoints = admin_application(roster, os.getpid(), assembly.service.services.settings, exposition)
+    endpoints = admin_application(_OneWorker(assembly), os.getpid(), assembly.service.services.settings, exposition)
     return serve_admin(endpoints, listeners)

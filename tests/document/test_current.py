@@ -11,9 +11,7 @@ from aperture.document import current
 
 
 @pytest.fixture(autouse=True)
-def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With nothing current that another test has left behind under Bokeh's own rules."""
-    monkeypatch.setattr(doc, "_PATCHED_CURDOCS", [])
+def installed() -> None:
     current.install()
 
 
