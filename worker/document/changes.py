@@ -245,8 +245,8 @@ class Batch:
     def _brings_back(self, encoded: EncodedEvent) -> bool:
         if not encoded.introduced:
             return False
-        seen = cast("Callable[[str], bool]", self._document.models.seen)  # whether it has left the document once
-        found = any(name in self._introduced or seen(name) for name in encoded.introduced)
+        left = _left_before(self._document)
+        found = any(name in self._introduced or left(name) for name in encoded.introduced)
         self._introduced.update(encoded.introduced)
         return found
 
@@ -313,11 +313,16 @@ def _let_go(
             if not isinstance(event, _BUILDING):
                 replaced.add(key)
             yield event
-    seen = cast("Callable[[str], bool]", document.models.seen)
+    left = _left_before(document)
     for (_, attr), model in in_full.items():
-        if shown or seen(model.id):
+        if shown or left(model.id):
             # A Python client that has the model already, as it was then, does not look at it again.
             yield _whole_change(document, model, attr)
+
+
+def _left_before(document: Document) -> Callable[[str], bool]:
+    """Tells of a model's id whether that model has left the document once, whether or not it is back."""
+    return cast("Callable[[str], bool]", document.models.seen)
 
 
 def final_change(document: Document, key: Key) -> DocumentPatchedEvent | None:

@@ -145,9 +145,8 @@ def _import_one(url: str, path: str, node: ast.Import | ast.ImportFrom) -> bool:
         exec(compile(statement, path, "exec"), {"__name__": "aperture_import_check", "__file__": path})  # noqa: S102
     except (Exception, SystemExit) as problem:
         shown = problem.with_traceback(problem.__traceback__.tb_next if problem.__traceback__ else None)
-        if (
-            isinstance(problem, ImportError) and problem.name is not None
-        ):  # said by `import`, not by a module of its own
+        # Only `import` itself names what is missing; a module that raises the error by hand may need a session.
+        if isinstance(problem, ImportError) and problem.name is not None:
             raise AppLoadError(url, "".join(traceback.format_exception(shown))) from problem
         log.warning("an import of %s fails outside of a session, and is left to the sessions", url, exc_info=shown)
         return False

@@ -55,7 +55,7 @@ def send_batch(
     if session.audience is not None and runs:
         answer = _publish(session, runs, sender if sender_was_live else None, answer)
     if sender is not None and answer:
-        sender.outbox.send(_joined(answer))
+        sender.outbox.send(FrameRun.join(answer))
 
 
 def _answer_when_safe(
@@ -67,13 +67,12 @@ def _answer_when_safe(
     if sender is None or session.journal is None:
         return
     if sender.here and patch:
-        sender.outbox.send(_joined(patch))
+        sender.outbox.send(FrameRun.join(patch))
     if reply:
-        after = (
-            session.sequence
-        )  # more may have come by then, of which a sender that only now has the document has none
+        # More patches may have come by then, and a sender that has the document only now has had none of them.
+        after = session.sequence
         session.journal.when_safe(
-            lambda: sender.answer(_joined(reply), after),
+            lambda: sender.answer(FrameRun.join(reply), after),
             lambda: sender.outbox.close(TRY_AGAIN_LATER, "changes cannot be kept now"),
         )
 
@@ -112,13 +111,9 @@ def _publish(session: Session, runs: _Runs, sender: Viewer | None, answer: list[
     # Not only the sender's: what an app holds and lets go later may be another's changes.
     variants = {viewer: run for viewer, run in runs.items() if viewer is not None and not viewer.here}
     if answered is not None:
-        variants[answered] = _joined(answer) if answer else None
+        variants[answered] = FrameRun.join(answer) if answer else None
     session.audience.publish(session.sequence, runs.get(None), variants, answered)
     return answer if answered is None else []
-
-
-def _joined(runs: list[FrameRun]) -> FrameRun:
-    return runs[0] if len(runs) == 1 else FrameRun.join(runs)
 
 
 def _variants(session: Session, batch: Batch) -> _Runs:

@@ -331,7 +331,7 @@ class Session:
     def whole_document(self, *, inline: bool) -> FramedDocument:
         """What a pull is answered with. Called with the lock held, and by what changes nothing before or after that."""
         self._holds -= 1
-        as_of = (self._holds, self._document.callbacks.changes)  # type: ignore[attr-defined]
+        as_of = (self._holds, self._callbacks.changes)
         return self.pulls.take(self._document, as_of, inline=inline, keep=self.connection_count > 1)
 
     def mark_pulled(self, viewer: Viewer) -> None:

@@ -50,8 +50,8 @@ for each so many bytes of the snapshot, which cost as much to make:"""
 BYTES_PER_ENTRY = 4096
 
 SNAPSHOT_PAUSE = 1.0
-"""Seconds between two snapshots: a session that changes as fast as it can would be written down twenty times a second,
-at a tenth of its rate."""
+"""Seconds between two snapshots: a session that changes as fast as it can would be written down whole twenty times a
+second."""
 
 LONGEST_JOURNAL = 8 * 1024 * 1024
 """Bytes for which that pause is not waited for."""
@@ -309,9 +309,7 @@ class SessionJournal:
             if self._session.tally is not None:
                 self._session.tally.not_kept += 1
         self._unencodable = True
-        self._begun = False
-        self._pending.clear()
-        self._pending_bytes = 0
+        self.start_over()
         self._release(self._session.sequence)
 
     def _give_up(self) -> None:
