@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import re
 import socket
 import struct
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from support.node import Node
 from support.patience import run, seconds, wait_until
 from support.wire import Viewer, page_token
 
+from aperture.protocol.tokens import read_session_id
+
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
@@ -27,8 +30,8 @@ def node() -> Iterator[Node]:
         yield node
 
 
-class StalledViewer:
-    """A websocket that pulls the document and then never reads again, with as small a buffer as the kernel allows."""
+class RawViewer:
+    """A websocket by hand: it pulls the document and then reads only when asked, with as small a buffer as may be."""
 
     def __init__(self, url: str, token: str) -> None:
         where = urlsplit(url)
@@ -47,6 +50,11 @@ class StalledViewer:
             self.socket.sendall(_masked(text))
         self._read_until(b"PULL-DOC-REPLY")
 
+    def reset(self) -> None:
+        """End the connection as a machine does that has lost it: without a close frame, and without a FIN."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
     def _read_until(self, mark: bytes) -> None:
         seen = b""
         while mark not in seen:
@@ -63,9 +71,9 @@ class StalledViewer:
         return b"".join(parts)
 
 
-def _masked(text: bytes) -> bytes:
+def _masked(text: bytes, opcode: int = 1) -> bytes:
     assert len(text) < 126
-    return struct.pack("!BB4s", 0x81, 0x80 | len(text), b"\0\0\0\0") + text
+    return struct.pack("!BB4s", 0x80 | opcode, 0x80 | len(text), b"\0\0\0\0") + text
 
 
 def _memory(node: Node) -> int:
@@ -83,7 +91,7 @@ def test_a_viewer_that_stops_reading_is_closed_and_holds_back_nobody(node: Node)
         async with Viewer.open(url, token) as mover, Viewer.open(url, token) as watcher:
             await mover.pull()
             await watcher.pull()
-            stalled = await asyncio.to_thread(StalledViewer, url, token)
+            stalled = await asyncio.to_thread(RawViewer, url, token)
             before = _memory(node)
             watching = asyncio.create_task(watcher.wait_for_value("seen", "text", str(rounds)))
             for value in range(1, rounds + 1):
@@ -99,6 +107,45 @@ def test_a_viewer_that_stops_reading_is_closed_and_holds_back_nobody(node: Node)
     assert len(rest) < rounds * 20_000, "nothing was held back, so the test shows nothing"
     assert "is closed; it may come back" in node.log()
     assert grown < 16 * 1024 * 1024, f"memory grew by {grown} bytes for one stalled viewer"
+
+
+@pytest.mark.parametrize("end", ["reset", "process killed"])
+def test_a_page_that_is_cut_off_keeps_its_session(node: Node, end: str) -> None:
+    """The access line says 1006, and the session outlives one whose page was closed a moment later."""
+    tokens = [page_token(node.app_url("/broadcast")) for _ in range(2)]
+    cut_off, closed = ((read_session_id(token) or "")[:8] for token in tokens)
+    lines = len(re.findall(r"closed GET /broadcast/ws \(\S+\) code 1006", node.log()))
+    viewer = RawViewer(node.ws_url("/broadcast"), tokens[0])
+    if end == "reset":
+        viewer.reset()
+    else:
+        viewer.socket.close()  # what the kernel does for a process that was killed
+    node.wait_for_log(r"closed GET /broadcast/ws \(\S+\) code 1006", lines + 1)
+
+    async def open_and_close() -> None:
+        async with Viewer.open(node.ws_url("/broadcast"), tokens[1]) as viewer:
+            await viewer.pull()
+
+    run(open_and_close())
+    wait_until(lambda: closed not in known(node), 20, "the session of a closed page stays")
+    assert cut_off in known(node)
+
+
+def known(node: Node) -> set[str]:
+    """The sessions that live, by how their ids begin."""
+    return {session["id"] for session in node.sessions()}
+
+
+def test_what_comes_behind_a_close_of_the_server_is_discarded(node: Node) -> None:
+    """A peer has more under way when the server closes: that is neither an error of the app nor a line in the log."""
+    viewer = RawViewer(node.ws_url("/broadcast"), page_token(node.app_url("/broadcast")))
+    refused = (b'{"msgid":"2","msgtype":"ACK"}', b"{}", b"{}")
+    late = (b'{"msgid":"3","msgtype":"PULL-DOC-REQ"}', b"{}", b"{}")
+    viewer.socket.sendall(b"".join(map(_masked, (*refused, *late))) + _masked(b"\x03\xea", opcode=8))
+    assert b"\x03\xea" in viewer.read_rest()  # 1002
+    node.wait_for_log(r"closed GET /broadcast/ws \(\S+\) code 1002")
+    assert "ERROR" not in node.log()
+    assert "AssertionError" not in node.log()
 
 
 def test_one_message_above_the_bound_passes_through_an_empty_outbox(node: Node) -> None:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bokeh.document import Document
@@ -122,8 +123,7 @@ class Session:
         self._pulled_tokens: dict[int, None] = {}
         self._issued_tokens: dict[int, None] = {}
         self._last_unsubscribe = time.monotonic()
-        self.may_come_back = False
-        """Whether the last connection was lost rather than closed."""
+        self._last_lost = -inf
         self._destroyed = False
         self._frozen = False
         self._expiration_requested = False
@@ -174,6 +174,11 @@ class Session:
     @property
     def milliseconds_since_last_unsubscribe(self) -> float:
         return (time.monotonic() - self._last_unsubscribe) * 1000
+
+    @property
+    def seconds_since_last_lost(self) -> float:
+        """Since a connection ended whose page may come back; infinite, if none has."""
+        return time.monotonic() - self._last_lost
 
     def request_expiration(self) -> None:
         """Let the next check discard this session if nobody is connected, however short a time it has been unused."""
@@ -288,7 +293,8 @@ class Session:
     def viewer_left(self, *, lost: bool) -> None:
         """A connection, here or elsewhere, has ended; `lost`, if its page did not say goodbye and may come back."""
         self._last_unsubscribe = time.monotonic()
-        self.may_come_back = lost
+        if lost:
+            self._last_lost = self._last_unsubscribe
         if not self._destroyed and self._document.callbacks.event_callbacks_for_event_name(ConnectionLost.event_name):
             IOLoop.current().spawn_callback(self.with_document_locked, self.notify_connection_lost)
 

@@ -230,8 +230,8 @@ class SessionStore:
 
     def _is_unused(self, session: Session) -> bool:
         unused_for = session.milliseconds_since_last_unsubscribe / 1000
-        lifetime = max(self._unused_lifetime, _LOST_LIFETIME) if session.may_come_back else self._unused_lifetime
-        long_enough = unused_for > lifetime or session.expiration_requested
+        unused = unused_for > self._unused_lifetime and session.seconds_since_last_lost > _LOST_LIFETIME
+        long_enough = unused or session.expiration_requested
         return session.connection_count == 0 and long_enough and not session.expiration_blocked
 
     async def _discard(self, session: Session) -> None:

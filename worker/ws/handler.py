@@ -17,7 +17,7 @@ from typing import Any
 
 from tornado.iostream import IOStream
 from tornado.web import HTTPError
-from tornado.websocket import WebSocketHandler, WebSocketProtocol
+from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from aperture import tracing
 from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
@@ -41,6 +41,7 @@ from aperture.worker.services import Services
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.slice import Slice
+from aperture.worker.ws.connection import ServerProtocol
 from aperture.worker.ws.outbox import StreamOutbox
 
 __all__ = ["SessionSocket"]
@@ -71,8 +72,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self._assembler = Assembler(services.settings.websocket_max_message_size)
         self._slice = Slice()
         self._offered = ""
-        self._sent_away = False
-        self._protocol: WebSocketProtocol | None = None
+        self._protocol: ServerProtocol | None = None
         """Tornado forgets its own before it tells of the end."""
         self._token: Token | None = None
         self._received = Traffic()
@@ -136,10 +136,16 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             options["mem_level"] = settings.websocket_compression_mem_level
         return options
 
+    def get_websocket_protocol(self) -> WebSocketProtocol | None:
+        protocol = super().get_websocket_protocol()
+        if not isinstance(protocol, WebSocketProtocol13):
+            return protocol  # None: a version of the protocol that Tornado does not speak, which it answers
+        self._protocol = ServerProtocol(self, False, protocol.params)
+        return self._protocol
+
     # The connection
 
     async def open(self, *args: str, **kwargs: str) -> None:
-        self._protocol = self.ws_connection
         self._opened_at = time.monotonic()
         self.set_nodelay(True)
         self.services.sockets.add(self)
@@ -259,7 +265,6 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
 
     def _close_slow(self, code: int, reason: str) -> None:
         """Close a viewer whose socket is full: it will hardly answer, so it gets little time to."""
-        self._sent_away = True
         if code == TRY_AGAIN_LATER and self.host.tally is not None:
             self.host.tally.slow_closes += 1
         self.close(code, _fitting(reason))
@@ -268,15 +273,14 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             asyncio.get_running_loop().call_later(_CLOSE_PATIENCE, connection._abort)
 
     def _is_lost(self) -> bool:
-        """Whether the peer went without a close frame, or was sent away to come back."""
-        said_goodbye = getattr(self._protocol, "client_terminated", False)
-        return self._sent_away or not said_goodbye
+        """Whether the page may come back: it was cut off, or it was this side that closed first."""
+        return self._protocol is None or not self._protocol.left_first
 
     def _code_of_end(self) -> int:
         """The peer's code, or where it gave none what stands for that."""
         if self.close_code is not None:
             return self.close_code
-        return NO_CODE if getattr(self._protocol, "client_terminated", False) else ABNORMAL
+        return NO_CODE if self._protocol is not None and self._protocol.close_frame_came else ABNORMAL
 
     def on_close(self) -> None:
         self.services.sockets.remove(self)

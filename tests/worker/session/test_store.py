@@ -340,6 +340,19 @@ async def test_a_session_whose_page_was_cut_off_is_kept_for_a_minute() -> None:
     await shop.store.discard_unused()
     assert shop.store.find(shop.host, "lost") is lost
     assert shop.store.find(shop.host, "closed") is None
-    lost._last_unsubscribe -= 60
+    lost._last_lost -= 61
     await shop.store.discard_unused()
     assert shop.store.find(shop.host, "lost") is None
+
+
+@in_loop
+async def test_one_page_that_closes_does_not_end_the_wait_for_another() -> None:
+    """Of two pages of one session one is cut off, then the other is closed."""
+    shop = Shop()
+    session = await shop.get("s")
+    cut_off, closed = Peer(session), Peer(session)
+    session.detach(cut_off.viewer, lost=True)
+    session.detach(closed.viewer)
+    age(session)
+    await shop.store.discard_unused()
+    assert shop.store.find(shop.host, "s") is session
