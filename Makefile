@@ -4,6 +4,7 @@ PYTHON ?= python3
 PORT ?= 5006
 PROCS ?= 4
 PYTEST_ARGS ?=
+TEST_JOBS ?= 4
 BENCH_ARGS ?=
 
 EXAMPLES ?= $(wildcard examples/apps/*.py) $(patsubst %/main.py,%,$(wildcard examples/apps/*/main.py))
@@ -22,7 +23,7 @@ export PYTHONUNBUFFERED := 1
 
 help:
 	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
-	@echo "make test     run every test: unit, integration, browser (PYTEST_ARGS= goes to pytest)"
+	@echo "make test     run every test: unit, integration, browser (PYTEST_ARGS= goes to pytest, TEST_JOBS=0 runs one at a time)"
 	@echo "make lint     ruff, ruff format --check, mypy --strict"
 	@echo "make format   format the code and apply ruff's fixes"
 	@echo "make types    build the view of the package that type checkers read"
@@ -34,7 +35,7 @@ serve: $(VENV)/runtime
 	@exec $(BIN)/aperture serve --num-procs $(PROCS) --port $(PORT) $(ORIGINS) $(EXAMPLES)
 
 test: system-packages $(VENV)/development
-	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/development types
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from textwrap import indent
 
 from support.fetch import fetch
@@ -109,14 +110,17 @@ def test_options_may_come_from_the_environment(tmp_path: Path) -> None:
 
 def test_a_supervisor_that_is_killed_leaves_no_files(tmp_path: Path) -> None:
     """The gateway notices, and removes what the node has in the folder for temporary files."""
-    app, room = write(tmp_path / "app.py", TITLE.format("one")), tmp_path / "room"
-    room.mkdir()
-    with Node(app, options=["--num-procs", "2"], env={"TMPDIR": str(room)}) as node:
-        assert len(list(room.glob("aperture-*"))) == 2, "a Redis and metrics"
+    app = write(tmp_path / "app.py", TITLE.format("one"))
+    # Not below `tmp_path`: with a path too long for a unix socket, the node's Redis goes to /tmp instead.
+    with (
+        TemporaryDirectory(dir="/tmp") as room,
+        Node(app, options=["--num-procs", "2"], env={"TMPDIR": room}) as node,
+    ):
+        assert len(list(Path(room).glob("aperture-*"))) == 2, "a Redis and metrics"
         node.kill(node.pid)
         node.wait()
         wait_until(lambda: not node.processes())
-        assert not list(room.glob("aperture-*"))
+        assert not list(Path(room).glob("aperture-*"))
 
 
 def test_show_opens_each_app_once_however_many_workers_there_are(tmp_path: Path) -> None:
