@@ -24,6 +24,7 @@ from aperture.gateway.browse import open_pages
 from aperture.gateway.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.options import serve_parser
+from aperture.paths import checked_route, quoted
 from aperture.settings import DASHBOARD_ROUTE, Settings
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
 
     Raises:
         AppLoadError: an app cannot be compiled.
-        ConfigurationError: it is no app, or two of them have the same route.
+        ConfigurationError: it is no app, its name is not plain text, or two of them have the same route.
     """
     from bokeh.application import Application
     from bokeh.command.util import build_single_handler_applications
@@ -121,6 +122,7 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
         except (OSError, ValueError) as problem:
             raise ConfigurationError(str(problem)) from problem
         for route, application in built.items():
+            checked_route(route)
             if route in applications:
                 raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
             applications[route] = application
@@ -133,7 +135,7 @@ def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
         return []
     scheme = "http" if settings.tls is None else "https"
     origin = f"{scheme}://{_url_host(settings.address or 'localhost')}:{settings.port}"
-    return [f"{origin}{settings.prefix}{route}" for route in sorted(routes)]
+    return [f"{origin}{settings.prefix}{quoted(route)}" for route in sorted(routes)]
 
 
 def _command_parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from aperture.admin_token import admin_token
 from aperture.bus.names import is_namespace
@@ -21,6 +22,7 @@ from aperture.bus.options import BusOptions
 from aperture.errors import ConfigurationError
 from aperture.gateway.options import BIGGEST_PORT, BY_NAME, LOG_LEVELS, OPTIONS, serve_parser
 from aperture.gateway.sources import Sources, as_bool
+from aperture.paths import checked_route, quoted
 from aperture.settings import DASHBOARD_ROUTE, DEFAULT_PORT, Durability, SessionIds, Settings, Tls
 
 __all__ = ["ServePlan", "parse", "parser", "settings_of"]
@@ -147,7 +149,8 @@ def _refuse_dashboard(values: Mapping[str, Any], files: Sequence[str]) -> None:
     if values["disable_metrics"]:
         raise ConfigurationError("--admin shows what --disable-metrics leaves out: give one of them")
     for file in files:
-        if f"/{Path(file).stem}" == DASHBOARD_ROUTE:
+        path = Path(file)
+        if f"/{path.name if path.is_dir() else path.stem}" == DASHBOARD_ROUTE:
             raise ConfigurationError(f"--admin serves its dashboard at {DASHBOARD_ROUTE}, where {file} is: rename it")
 
 
@@ -318,7 +321,8 @@ def _log_level(value: str) -> str:
 
 
 def _normal_prefix(prefix: str | None) -> str:
-    bare = (prefix or "").strip("/")
+    """As it stands in URLs; it may be given like that, or plain."""
+    bare = quoted(checked_route(unquote(prefix or "").strip("/")))
     return f"/{bare}" if bare else ""
 
 

@@ -97,7 +97,7 @@ class Settings:
 
     # URLs
     prefix: str = ""
-    """Empty, or a path that starts with a slash and does not end with one."""
+    """Empty, or a path as it stands in URLs, which starts with a slash and does not end with one."""
     index: str | None = None
     use_index: bool = True
     redirect_root: bool = True

@@ -11,6 +11,7 @@ from contextlib import suppress
 from bokeh.application import Application
 
 from aperture.document import current, ids
+from aperture.paths import path_of
 from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
@@ -121,7 +122,7 @@ class WorkerService:
 
     def creates(self, path: str) -> bool:
         """Whether a request for this path that names no session makes one."""
-        return path in self._session_paths
+        return path_of(path) in self._session_paths
 
     def start(self) -> None:
         """Run the apps' load hooks, import what the apps import, and start the timers.

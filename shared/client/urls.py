@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from bokeh.resources import DEFAULT_SERVER_HTTP_URL
 
 from aperture.errors import BadAddress
+from aperture.paths import requoted
 
 __all__ = [
     "DEFAULT_WEBSOCKET_URL",
@@ -33,7 +34,7 @@ def app_url(url: str) -> str:
     if parts.scheme in _PLAIN:
         raise BadAddress(f"{url} is the address of a websocket; give the app's, which begins with http: or https:")
     _check(url, parts.scheme in _SECURE)
-    return url.rstrip("/")
+    return urlunsplit(parts._replace(path=requoted(parts.path))).rstrip("/")
 
 
 def websocket_url_for_server_url(url: str) -> str:
@@ -44,7 +45,7 @@ def websocket_url_for_server_url(url: str) -> str:
     """
     parts = urlsplit(url)
     _check(url, parts.scheme in _SECURE)
-    return urlunsplit(parts._replace(scheme=_SECURE[parts.scheme], path=parts.path.rstrip("/") + "/ws"))
+    return urlunsplit(parts._replace(scheme=_SECURE[parts.scheme], path=requoted(parts.path.rstrip("/")) + "/ws"))
 
 
 def server_url_for_websocket_url(url: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 
 from aperture.errors import ConfigurationError
+from aperture.paths import checked_route
 
 __all__ = ["App", "Apps", "applications_of"]
 
@@ -20,7 +22,7 @@ Apps: TypeAlias = Mapping[str, App] | App
 
 
 def applications_of(apps: Apps) -> dict[str, Application]:
-    """The applications by route; one without a route is at `/`.
+    """The applications by route; one without a route is at `/`. A program may write a route as a URL has it, or plain.
 
     Raises:
         ConfigurationError: it is no app, or its route is none.
@@ -44,4 +46,4 @@ def _application(app: object) -> Application:
 def _route(path: object) -> str:
     if not isinstance(path, str) or not path.startswith("/") or (path.endswith("/") and path != "/"):
         raise ConfigurationError(f"not a route: {path!r}; one begins with a slash and does not end with one")
-    return path
+    return checked_route(unquote(path))

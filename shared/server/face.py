@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from tornado.ioloop import IOLoop
 
+from aperture.paths import quoted, requoted
 from aperture.server.applications import Apps, applications_of
 from aperture.server.inside import ServerInside
 from aperture.server.keywords import ServerPlan, plan_of
@@ -122,7 +123,7 @@ class Server:
         self._form.start()
         if self._show:
             for route in self._routes:
-                self.io_loop.add_callback(self.show, route)
+                self.io_loop.add_callback(self.show, quoted(route))
 
     def stop(self, wait: bool = True) -> None:
         """End sessions with their hooks, close their websockets, run the unload hooks; harmless twice.
@@ -194,7 +195,7 @@ class Server:
         """Open an app in a browser on this machine.
 
         Args:
-            app_path: with a leading slash, without the prefix.
+            app_path: with a leading slash, without the prefix, and perhaps with a query.
             browser: as the `webbrowser` module names it; None means the user's own.
             new: `tab` or `window`.
 
@@ -211,7 +212,9 @@ class Server:
             raise RuntimeError("a server without a port has no URL that a browser could open")
         scheme = "http" if self._form.settings.tls is None else "https"
         host = self.address or "localhost"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.prefix}{app_path}"
+        route, mark, query = app_path.partition("?")
+        path = f"{requoted(route)}{mark}{query}"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.prefix}{path}"
 
     def _inside(self, what: str) -> ServerInside:
         if isinstance(self._form, ServerInside):

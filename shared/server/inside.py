@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import Context
 from typing import Any
+from urllib.parse import unquote
 
 from bokeh.application import Application
 from bokeh.util.browser import view
@@ -208,7 +209,7 @@ class ServerInside:
         view(url, browser=browser, new=new)
 
     def _host(self, app_path: str) -> AppHost:
-        host = self._assembly.service.hosts.get(app_path)
+        host = self._assembly.service.hosts.get(unquote(app_path))
         if host is None:
             raise ValueError(f"there is no app at {app_path} on this server")
         return host

@@ -15,6 +15,8 @@ from aperture.errors import BadAddress
         ("https://example.org/prefix/app/", "wss://example.org/prefix/app/ws"),
         ("http://[::1]:80", "ws://[::1]:80/ws"),
         ("http://localhost/app?theme=dark", "ws://localhost/app/ws?theme=dark"),
+        ("http://localhost/my app/Übersicht/", "ws://localhost/my%20app/%C3%9Cbersicht/ws"),
+        ("http://localhost/my%20app", "ws://localhost/my%20app/ws"),
     ],
 )
 def test_an_apps_websocket_is_below_it(page: str, socket: str) -> None:

@@ -69,6 +69,12 @@ class TestDefaults:
         monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 2, 5}, raising=False)
         assert settings("--num-procs", "0").num_procs == 3
 
+    def test_the_prefix_is_kept_as_urls_have_it(self) -> None:
+        """It may be written like that, or plain."""
+        for given in ("mein Präfix", "/mein%20Präfix/", "/mein%20Pr%C3%A4fix"):
+            assert settings("--prefix", given).prefix == "/mein%20Pr%C3%A4fix"
+        assert "not plain text" in refusal("--prefix", "a\tb")
+
     def test_the_prefix_is_brought_into_one_form(self) -> None:
         """Users write it with and without slashes."""
         assert [settings("--prefix", given).prefix for given in ("x", "/x", "x/", "/x/y/", "/", "")] == [
@@ -452,3 +458,7 @@ class TestDashboard:
         named = file(tmp_path, "admin.py")
         assert f"--admin serves its dashboard at /admin, where {named} is" in refusal(named, "--admin")
         assert settings(named).dashboard is False
+        folder = tmp_path / "admin.v2"
+        folder.mkdir()
+        file(folder, "main.py")
+        assert settings(str(folder), "--admin").dashboard is True, "the app is at /admin.v2"

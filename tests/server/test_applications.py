@@ -33,6 +33,13 @@ def test_several_are_where_they_are_said_to_be() -> None:
     assert given["/b"] is fill
 
 
+def test_a_route_is_a_name_however_it_is_written() -> None:
+    """As a URL has it, or plain."""
+    assert list(applications_of({"/my%20app": fill, "/Übersicht 2": fill})) == ["/my app", "/Übersicht 2"]
+    with pytest.raises(ConfigurationError, match="not plain text"):
+        applications_of({"/a%09b": fill})
+
+
 @pytest.mark.parametrize("app", [None, 3, "app.py", ["app.py"], {"/": "app.py"}, {"/": None}, lambda: None])
 def test_what_is_no_app_is_refused(app: Any) -> None:
     """A file name would be one on the command line."""

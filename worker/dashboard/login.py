@@ -13,6 +13,7 @@ from aperture.worker.dashboard.gate import COOKIE, LOGIN_LIFETIME, Asking, Gate
 from aperture.worker.http.assets import BokehJsHandler
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
+from aperture.worker.http.paths import At, Below
 from aperture.worker.services import Services
 from aperture.worker.session.host import AppHost
 from aperture.worker.ws.handler import SessionSocket
@@ -37,19 +38,19 @@ def dashboard_routes(base: str, host: AppHost, services: Services) -> list[tuple
     """The routes under the dashboard's path.
 
     Args:
-        base: that path, with the prefix.
+        base: that path, with the prefix, decoded.
         host: the dashboard.
         services: the worker's shared parts.
     """
     shared = {"host": host, "services": services}
     login = {"gate": Gate(services.settings.admin_token), "attempts": _Attempts()}
     return [
-        (base + r"/?", _Page, shared),
-        (base + r"/ws", _Socket, shared),
-        (base + r"/metadata", _Metadata, shared),
-        (base + r"/autoload\.js", _Autoload, shared),
-        (base + r"/login", _Login, login),
-        (base + r"/static/(.*)", BokehJsHandler),
+        (At(base, slash=True), _Page, shared),
+        (At(f"{base}/ws"), _Socket, shared),
+        (At(f"{base}/metadata"), _Metadata, shared),
+        (At(f"{base}/autoload.js"), _Autoload, shared),
+        (At(f"{base}/login"), _Login, login),
+        (Below(f"{base}/static"), BokehJsHandler),
     ]
 
 

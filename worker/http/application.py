@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from tornado.web import StaticFileHandler
 
@@ -16,6 +17,7 @@ from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHa
 from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
+from aperture.worker.http.paths import At, Below, Matching
 from aperture.worker.services import Services
 from aperture.worker.session.host import AppHost
 from aperture.worker.ws.handler import SessionSocket
@@ -32,9 +34,9 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     in Bokeh when the app is mounted at the root.
     """
     settings = services.settings
-    prefix = settings.prefix
-    routes: list[Route] = [(r"/favicon\.ico", IconHandler, {"icon": _icon(settings)})]
-    routes.append((prefix + r"/static/extensions/(.*)", ExtensionHandler, {"extensions": services.extensions}))
+    prefix = unquote(settings.prefix)
+    routes: list[Route] = [(At("/favicon.ico"), IconHandler, {"icon": _icon(settings)})]
+    routes.append((Below(f"{prefix}/static/extensions"), ExtensionHandler, {"extensions": services.extensions}))
     dashboard = DASHBOARD_ROUTE if settings.dashboard else None
     if dashboard is not None:
         # Before an app at the root, whose static folder would otherwise hide a part of it.
@@ -42,20 +44,22 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     apps = {url: host for url, host in hosts.items() if url != dashboard}
     for url, host in apps.items():
         routes.extend(_app_routes(prefix + ("" if url == "/" else url), host, services))
-    for path, *rest in [*settings.extra_patterns, *auth.routes]:
-        routes.append((prefix + path, *rest))
+    for pattern, *rest in settings.extra_patterns:
+        routes.append((Matching(prefix, pattern), *rest))
+    for path, handler in auth.routes:
+        routes.append((At(f"{prefix}/{unquote(path).lstrip('/')}"), handler))
     if settings.use_index:
-        root = {"urls": list(apps), "index": settings.index, "redirect": settings.redirect_root}
-        routes.append((prefix + r"/?", IndexHandler, root))
-    routes.append((prefix + r"/static/(.*)", BokehJsHandler))
+        root = {"routes": list(apps), "index": settings.index, "redirect": settings.redirect_root}
+        routes.append((At(prefix, slash=True), IndexHandler, root))
+    routes.append((Below(f"{prefix}/static"), BokehJsHandler))
     return LoggedApplication(routes, auth_hooks=auth, **_tornado_settings(settings))
 
 
-def session_paths(urls: Sequence[str], prefix: str) -> frozenset[str]:
-    """The paths at which a request that names no session gets a new one."""
+def session_paths(routes: Sequence[str], prefix: str) -> frozenset[str]:
+    """The paths, decoded, at which a request that names no session gets a new one."""
     paths: set[str] = set()
-    for url in urls:
-        base = prefix + ("" if url == "/" else url)
+    for route in routes:
+        base = unquote(prefix) + ("" if route == "/" else route)
         paths.update((base or "/", f"{base}/", f"{base}/autoload.js"))
     return frozenset(paths)
 
@@ -63,10 +67,10 @@ def session_paths(urls: Sequence[str], prefix: str) -> frozenset[str]:
 def _app_routes(base: str, host: AppHost, services: Services) -> list[Route]:
     shared = {"host": host, "services": services}
     return [
-        (base + r"/?", PageHandler, shared),
-        (base + r"/ws", SessionSocket, shared),
-        (base + r"/metadata", MetadataHandler, shared),
-        (base + r"/autoload\.js", AutoloadHandler, shared),
+        (At(base, slash=True), PageHandler, shared),
+        (At(f"{base}/ws"), SessionSocket, shared),
+        (At(f"{base}/metadata"), MetadataHandler, shared),
+        (At(f"{base}/autoload.js"), AutoloadHandler, shared),
         _static_route(base, host),
     ]
 
@@ -74,8 +78,8 @@ def _app_routes(base: str, host: AppHost, services: Services) -> list[Route]:
 def _static_route(base: str, host: AppHost) -> Route:
     folder = host.application.static_path
     if folder is None:
-        return (base + r"/static/(.*)", BokehJsHandler)
-    return (base + r"/static/(.*)", StaticFileHandler, {"path": str(folder)})
+        return (Below(f"{base}/static"), BokehJsHandler)
+    return (Below(f"{base}/static"), StaticFileHandler, {"path": str(folder)})
 
 
 def _icon(settings: Settings) -> bytes | None:

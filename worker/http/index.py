@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tornado.web import authenticated
 
+from aperture.paths import quoted
 from aperture.worker.http.auth import AuthenticatedHandler
 
 __all__ = ["IndexHandler"]
@@ -18,13 +19,14 @@ class IndexHandler(AuthenticatedHandler):
     """`GET {prefix}/`.
 
     Args:
-        urls: the apps' routes.
-        index: a Tornado template to use instead of ours, with the variables `prefix` and `items`.
+        routes: of the apps.
+        index: a Tornado template to use instead of ours, with the variables `prefix` and `items` and the function
+            `quoted`, which makes of an item what a link to it needs.
         redirect: whether a single app is gone to at once.
     """
 
-    def initialize(self, urls: Sequence[str], index: str | None, redirect: bool) -> None:
-        self._urls = urls
+    def initialize(self, routes: Sequence[str], index: str | None, redirect: bool) -> None:
+        self._routes = routes
         self._template = "index.html" if index is None else str(Path(index).absolute())
         self._redirect = redirect
 
@@ -34,9 +36,9 @@ class IndexHandler(AuthenticatedHandler):
     @authenticated
     async def get(self) -> None:
         prefix = self.settings["prefix"]
-        if self._redirect and len(self._urls) == 1:
-            self.redirect(prefix + self._urls[0])
+        if self._redirect and len(self._routes) == 1:
+            self.redirect(prefix + quoted(self._routes[0]))
             return
-        self.render(self._template, prefix=prefix, items=sorted(self._urls))
+        self.render(self._template, prefix=prefix, items=sorted(self._routes), quoted=quoted)
 
     head = get

@@ -6,11 +6,13 @@ import inspect
 import logging
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from tornado.web import HTTPError, authenticated
 
 from aperture.errors import BusDown, NotTheirs, OwnerGone, SessionGone
 from aperture.log_scope import SESSION, SessionScope
+from aperture.paths import quoted, requoted
 from aperture.worker.http.admission import admit_page, origin_of
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.http.render import AUTOLOAD, PAGE, server_of
@@ -136,12 +138,26 @@ class AutoloadHandler(AppHandler):
             value = self.get_argument(name, default=None)
             if value is not None:
                 arguments[name.removeprefix("bokeh-")] = value
+        if "app-path" in arguments:
+            arguments["app-path"] = self._as_in_urls(arguments["app-path"])
         _refuse_no_url(arguments.get("absolute-url"))
         script = await self.rendered(AUTOLOAD, arguments)
         await self.services.extensions.publish()
         self.set_header("Content-Type", "application/javascript")
         self.set_header("Cache-Control", "no-store")
         self.finish(script)
+
+    def _as_in_urls(self, app_path: str) -> str:
+        """The path of the app as the embedding page sees it, for the address of the websocket.
+
+        Bokeh's `server_document` writes it into the query just as it stands in its URL, and so what is decoded here may
+        have lost a plus or have had nothing to decode. Its end is known: it is this app's own path.
+        """
+        own = unquote(self.services.settings.prefix) + self.host.url.rstrip("/")
+        for spelled in (own, own.replace("+", " ")):
+            if app_path.endswith(spelled):
+                return requoted(app_path.removesuffix(spelled)) + quoted(own)
+        return requoted(app_path)
 
     def options(self, *args: str, **kwargs: str) -> None:
         """A browser's preflight; `server_session` causes one with its `Bokeh-Session-Id` header."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from bokeh.application import Application
@@ -13,6 +14,7 @@ from tornado.web import Application as TornadoApplication
 from tornado.web import RequestHandler, StaticFileHandler
 
 from aperture.errors import ConfigurationError
+from aperture.paths import quoted
 from aperture.protocol.tokens import Tokens
 from aperture.settings import Settings
 from aperture.worker.door import Door
@@ -22,6 +24,7 @@ from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.origins import AllowedOrigins
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
+from aperture.worker.http.paths import Below
 from aperture.worker.http.resources import Extensions, PageResources
 from aperture.worker.services import Services
 from aperture.worker.session.collector import GarbageCollector
@@ -58,11 +61,16 @@ def application_of(*urls: str, apps: dict[str, Application] | None = None, **opt
     return make_application(hosts, services, auth)
 
 
-def target(application: TornadoApplication, path: str) -> type[RequestHandler] | None:
-    """Which handler a path goes to."""
+def request_for(path: str) -> HTTPServerRequest:
+    """A request as it comes from the parser."""
     request = HTTPServerRequest(start_line=RequestStartLine("GET", path, "HTTP/1.1"), headers=HTTPHeaders(Host="h"))
     request.connection = None  # type: ignore[assignment]
-    found: Any = application.find_handler(request)
+    return request
+
+
+def target(application: TornadoApplication, path: str) -> type[RequestHandler] | None:
+    """Which handler a path goes to."""
+    found: Any = application.find_handler(request_for(path))
     return None if found.handler_class.__name__ == "ErrorHandler" else found.handler_class
 
 
@@ -116,6 +124,45 @@ def test_routes_of_the_users_own() -> None:
     assert target(application, "/extra") is None
 
 
+@pytest.mark.parametrize("name", ["my app", "Übersicht", "a[1]", "c+d", "50%", "what?", "(p)", "a.b"])
+@pytest.mark.parametrize("prefix", ["", "/mein%20Pr%C3%A4fix", "/a+b.c"])
+def test_routes_are_matched_as_names(prefix: str, name: str) -> None:
+    """However a client encodes them."""
+    application = application_of(f"/{name}", "/other", prefix=prefix, extra_patterns=[(r"/extra/([0-9]+)", Extra)])
+    for base in (prefix + quoted(f"/{name}"), prefix + "/" + quote(name, safe="")):
+        assert target(application, base) is PageHandler
+        assert target(application, base + "/ws") is SessionSocket
+        assert target(application, base + "/autoload.js") is AutoloadHandler
+        assert target(application, base + "/static/js/bokeh.js") is BokehJsHandler
+    assert target(application, prefix + "/static/extensions/panel/panel.js") is ExtensionHandler
+    assert target(application, prefix + "/extra/7") is Extra
+    assert target(application, prefix + "/extra/seven") is None
+    assert target(application, prefix + "/") is IndexHandler
+
+
+def test_a_dot_is_a_dot() -> None:
+    """And nothing else in a route is a part of a pattern."""
+    application = application_of("/v1.2", "/a*", prefix="/p.q")
+    assert target(application, "/p.q/v1.2") is PageHandler
+    for path in ("/p.q/v1x2", "/pxq/v1.2", "/p.q/aa", "/p.q/v1.2\n", "/p.q/v1.2/autoloadxjs", "/faviconxico"):
+        assert target(application, path) is None
+
+
+def test_a_static_file_gets_its_name_decoded() -> None:
+    """What is below the folder, as one text."""
+    rest = Below("/my app/static").match(request_for("/my%20app/static/deep/a%20b.css"))
+    assert rest == {"path_args": [b"deep/a b.css"]}
+
+
+def test_a_login_page_is_no_pattern() -> None:
+    """Its address is a path, with or without a slash at its beginning."""
+    for login in ("/log.in", "log.in"):
+        auth = AuthHooks(get_user=lambda handler: "ann", login_url=login, login_handler=Extra)
+        application = application_of("/app", prefix="/p", auth=auth)
+        assert target(application, "/p/log.in") is Extra
+        assert target(application, "/p/logxin") is None
+
+
 def test_settings_reach_tornado() -> None:
     """Ours by their meaning, and those passed through win."""
     settings = application_of(
@@ -146,3 +193,4 @@ def test_paths_that_make_sessions() -> None:
     assert session_paths(["/app"], "/p") == {"/p/app", "/p/app/", "/p/app/autoload.js"}
     assert session_paths(["/"], "") == {"/", "/autoload.js"}
     assert session_paths(["/"], "/p") == {"/p", "/p/", "/p/autoload.js"}
+    assert "/q r/my app/" in session_paths(["/my app"], "/q%20r")
