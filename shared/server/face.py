@@ -129,7 +129,8 @@ class Server:
         """End sessions with their hooks, close their websockets, run the unload hooks; harmless twice.
 
         Where the loop rests, or in another thread, it has happened when this returns. In a callback or a coroutine of
-        the loop itself it happens as soon as may be, and `closed` waits for it.
+        the loop itself it happens as soon as may be, and `closed` waits for it; the port is free when this returns, for
+        another server.
 
         Args:
             wait: for peers that have not answered yet, for as long as `shutdown_grace`; otherwise a second at most.
@@ -141,7 +142,7 @@ class Server:
         await self._inside("end").closed()
 
     def unlisten(self) -> None:
-        """Give the port up and end all connections; the server is of no use afterwards."""
+        """Give the port up, before this returns, and end all connections; the server is of no use afterwards."""
         self._form.unlisten()
 
     def run_until_shutdown(self) -> None:

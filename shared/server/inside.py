@@ -142,6 +142,7 @@ class ServerInside:
                 self._finish_now(grace)
         else:
             if first:
+                self._give_port_up()
                 self._call(lambda: self._close_soon(grace))
             if wait and not in_loop_thread(self._loop):
                 self._ended_for_threads.wait(grace + LAST_CONNECTIONS)
@@ -152,17 +153,11 @@ class ServerInside:
 
     def unlisten(self) -> None:
         """Accept nobody any more, and end the connections that there are."""
-
-        def close_all() -> None:
-            self._stop_accepting()
-            self._loop.create_task(self._close_connections())
-
         if self._loop.is_closed():
             self._end_without_loop()
             return
-        if not self._loop.is_running():
-            self._stop_accepting()
-        self._call(close_all)
+        self._give_port_up()
+        self._call(lambda: self._loop.create_task(self._close_connections()))
 
     def run_until_shutdown(self) -> None:
         """Run the loop until SIGTERM, SIGINT, or until somebody stops it. Main thread only."""
@@ -233,7 +228,8 @@ class ServerInside:
             await self._assembly.start(wait=self.settings.redis_wait)
             if self._assembly.cluster is not None:
                 self._accept()
-            self._admin = admin_server(self._assembly, self._sockets.admin_listeners)
+            if not self._let_go:
+                self._admin = admin_server(self._assembly, self._sockets.admin_listeners)
         except Exception as problem:
             log.critical("the server cannot start: %s", problem)
             self._problem = problem
@@ -282,6 +278,22 @@ class ServerInside:
         if self._admin is not None:
             self._admin.stop()
         self._sockets.close()
+
+    def _give_port_up(self) -> None:
+        """Free the port before this returns, as Bokeh does: a notebook's cell that runs again wants it again."""
+        if in_loop_thread(self._loop) or not self._loop.is_running():
+            self._stop_accepting()
+            return
+        done = threading.Event()
+
+        def give_up() -> None:
+            try:
+                self._stop_accepting()
+            finally:
+                done.set()
+
+        self._call(give_up)  # a loop's readers are its own thread's
+        done.wait(HASTE)
 
     async def _close_connections(self) -> None:
         with contextlib.suppress(TimeoutError):

@@ -8,12 +8,13 @@ import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from bokeh.application import Application as App
 from bokeh.application.handlers import DirectoryHandler, FunctionHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
@@ -25,7 +26,8 @@ from bokeh.plotting import figure
 from bokeh.resources import INLINE
 from bokeh.server.server import Server as StockServer
 from prometheus_client import REGISTRY
-from support.aside import ServerAside
+from support.aside import BOTH as SERVERS
+from support.aside import ServerAside, server_name
 from support.fetch import fetch
 from support.patience import run, seconds, wait_until
 from support.redis import free_port
@@ -99,6 +101,46 @@ class TestOnARunningLoop:
 
         assert run(scenario()) == 1012
         assert diary.lines == ["loaded", "created", "destroyed", "unloaded"]
+
+    @pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+    @pytest.mark.parametrize("end", ["stop", "unlisten"])
+    @pytest.mark.parametrize("kind", SERVERS, ids=server_name)
+    def test_the_port_is_free_when_it_has_been_given_up(
+        self, kind: type, end: str, new_loop: Callable[[], asyncio.AbstractEventLoop]
+    ) -> None:
+        """A notebook's cell that runs twice stops one server and makes the next on the same port, without a pause."""
+
+        async def scenario() -> None:
+            server = kind({"/first": fill}, port=0)
+            server.start()
+            for name in ("/second", "/third"):
+                await text_of(f"http://localhost:{server.port}/metadata")
+                getattr(server, end)()
+                if end == "unlisten":
+                    stopped.append(server)
+                server = kind({name: fill}, port=server.port)
+                server.start()
+            assert f'"{name}"' in await text_of(f"http://localhost:{server.port}{name}/metadata")
+            for one in (*stopped, server):
+                one.stop()
+
+        stopped: list[Any] = []
+        with asyncio.Runner(loop_factory=new_loop) as runner:
+            runner.run(asyncio.wait_for(scenario(), seconds(30)))
+
+    def test_all_that_it_listens_on_is_free(self, tmp_path: Path) -> None:
+        """The admin port and the unix socket as well, and when it is stopped before it has begun to start."""
+
+        async def scenario() -> None:
+            admin_port = free_port()
+            for _ in range(3):
+                server = Server(fill, unix_socket=tmp_path / "socket", admin_port=admin_port)
+                server.start()
+                server.stop(wait=False)
+            async with Server(fill, unix_socket=tmp_path / "socket", admin_port=admin_port):
+                assert "aperture_build_info" in await text_of(f"http://127.0.0.1:{admin_port}/metrics")
+
+        run(scenario())
 
     def test_the_loop_is_named_either_way(self) -> None:
         """asyncio's loop does as well as Tornado's over it."""
@@ -272,6 +314,15 @@ class TestInThreads:
             assert diary.lines == ["loaded", "created", "destroyed", "unloaded"]
             assert aside.call(lambda: "still here") == "still here"
             aside.server.stop()
+
+    @pytest.mark.parametrize("end", ["stop", "unlisten"])
+    def test_another_thread_that_does_not_wait_has_the_port(self, end: str) -> None:
+        """`stop(wait=False)` and `unlisten` wait for that alone."""
+        with ServerAside(Server, fill) as aside:
+            assert fetch(f"{aside.url}/").status == 200
+            aside.server.stop(wait=False) if end == "stop" else aside.server.unlisten()
+            with socket.create_server(("", aside.server.port)):
+                pass
 
     def test_start_from_another_thread(self) -> None:
         """The loop runs already, and is told from outside."""

@@ -36,6 +36,12 @@ await session.with_document_locked(change)
 print(server.get_session("/app", session.id).document.get_model_by_name("slider").value)
 """
 
+AGAIN = """
+server.stop()
+server = Server({"/app": fill}, port=server.port)
+server.start()
+"""
+
 STOPPED = """
 server.stop()
 await server.closed()
@@ -46,9 +52,11 @@ print(server.get_sessions())
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's client
 def test_a_server_lives_from_cell_to_cell() -> None:
     """Started in one cell, visited over HTTP in the next, changed, and stopped; the kernel's loop is never blocked."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (STARTED, VISITED, CHANGED, STOPPED)]
+    cells = [
+        nbformat.v4.new_code_cell(source) for source in (STARTED, VISITED, CHANGED, AGAIN, AGAIN, VISITED, STOPPED)
+    ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     done = NotebookClient(notebook, timeout=int(seconds(60)), kernel_name="python3").execute(env=dict(os.environ))
     written = ["".join(out["text"] for out in cell.outputs if out.output_type == "stream") for cell in done.cells]
-    assert [text.strip() for text in written] == ["True []", "200 1", "5", "[]"]
+    assert [text.strip() for text in written] == ["True []", "200 1", "5", "", "", "200 1", "[]"]
