@@ -134,7 +134,8 @@ class Dispatcher:
             log.warning("worker %d has fallen behind: its queue is full", worker)
             self._refuse(arrival, 503, "the server is busy")
             return
-        adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id)
+        number = self.roster.table.next_number(worker)
+        adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id, number)
         try:
             self.roster.send(worker, adopt, arrival.sock)
             self.handed_over += 1

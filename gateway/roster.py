@@ -14,6 +14,7 @@ import logging
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
@@ -152,7 +153,8 @@ class Roster:
         # Answers to an earlier gateway's questions may still be on their way, so numbers must not repeat.
         self._requests = itertools.count(int.from_bytes(os.urandom(4), "big") << 16)
         self._extensions: dict[str, str] = {}
-        self.table = RoutingTable(len(seat.links))
+        # No gateway hands over a connection in each nanosecond, so the numbers of the next are higher.
+        self.table = RoutingTable(len(seat.links), first=time.monotonic_ns())
         self.pids: dict[int, int] = {}
         self.draining = False
         """Whether the node is going down, and so is not ready."""
@@ -292,8 +294,8 @@ class Roster:
     def _heed(self, worker: int, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
-                assert passed is not None, "an endpoint refuses a HandBack without its socket"
-                self._on_hand_back(message, passed)
+                if passed is not None:  # otherwise it was turned away
+                    self._on_hand_back(message, passed)
             case Hello():
                 self._heed_hello(worker, message)
             case Load():
@@ -348,8 +350,8 @@ class Roster:
     def _heed_supervisor(self, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
-                assert passed is not None, "an endpoint refuses a HandBack without its socket"
-                self._on_hand_back(message, passed)
+                if passed is not None:  # otherwise it was turned away
+                    self._on_hand_back(message, passed)
             case WorkerDown():
                 self._heed_down(message)
             case Drain(closing=closing):

@@ -39,27 +39,33 @@ class _Seat:
     generation: int
     load: Load
     reported_at: float
-    sent: int = 0
-    adopted_before: int = 0
+    sent: int
+    """The number of the last connection handed over to it."""
+    arrived: int
+    """The number of the last one that it is known to have had. Those before it have arrived as well, or never will."""
     claimed: set[str] = field(default_factory=set)
     provisional: int = 0
 
     def hear(self, load: Load, now: float) -> None:
-        # A worker that lived before this gateway has adopted connections that this gateway never sent.
-        self.adopted_before = max(self.adopted_before, load.adopted - self.sent)
+        # One that lived before this gateway may still report a number of the gateway before, which is lower.
+        self.arrived = max(self.arrived, load.adopted)
         self.load = load
         self.reported_at = now
 
     @property
+    def in_flight(self) -> int:
+        """Connections that may be on their way."""
+        return self.sent - self.arrived
+
+    @property
     def connections(self) -> int:
         """Websockets, with those that may be on their way."""
-        return self.load.connections + self.sent - (self.load.adopted - self.adopted_before)
+        return self.load.connections + self.in_flight
 
     @property
     def burden(self) -> tuple[int, int]:
-        in_flight = self.sent - (self.load.adopted - self.adopted_before)
         sessions = max(self.load.sessions, len(self.claimed)) + self.provisional
-        return sessions + in_flight, int(self.load.lag_seconds / LAG_STEP)
+        return sessions + self.in_flight, int(self.load.lag_seconds / LAG_STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +79,12 @@ class RoutingTable:
 
     Args:
         workers: how many places for workers the node has; a worker is named by its place.
+        first: connections handed over are numbered from here; higher than any number of an earlier gateway.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, first: int = 1) -> None:
         self._workers = workers
+        self._sent = [first - 1] * workers
         self._up: dict[int, _Seat] = {}
         self._owners: dict[str, int] = {}
         self._provisional: OrderedDict[str, _Provisional] = OrderedDict()
@@ -114,7 +122,9 @@ class RoutingTable:
             if seat.generation >= generation:
                 return False
             self._forget(worker)
-        self._up[worker] = _Seat(generation, Load(0, 0, 0.0, 0, 0), now)
+        # What was sent before is the supervisor's to give back, or comes back from the new generation.
+        sent = self._sent[worker]
+        self._up[worker] = _Seat(generation, Load(0, 0, 0.0, 0, 0), now, sent=sent, arrived=sent)
         return True
 
     def down(self, worker: int, generation: int) -> bool:
@@ -168,10 +178,15 @@ class RoutingTable:
         else:
             self._crowded.discard(key)
 
+    def next_number(self, worker: int) -> int:
+        """The number of the next connection handed over to a worker."""
+        return self._sent[worker] + 1
+
     def sent(self, worker: int) -> None:
-        """A connection was handed to a worker."""
+        """A connection was handed over to a worker, with the next number."""
+        self._sent[worker] += 1
         if (seat := self._up.get(worker)) is not None:
-            seat.sent += 1
+            seat.sent = self._sent[worker]
 
     def choose(self, session_id: str | None, now: float, *, viewer: bool = False) -> int | None:
         """The worker for a request, or None when no worker is up.
@@ -200,13 +215,15 @@ class RoutingTable:
         if not self._up:
             return None
         fresh = [worker for worker, seat in self._up.items() if now - seat.reported_at <= STALE_LOAD]
-        candidates = fresh or list(self._up)
+        # One without descriptors turns away what comes, and would look idle because of it.
+        able = [worker for worker in fresh if not self._up[worker].load.exhausted]
+        candidates = able or fresh or list(self._up)
         self._last = min(candidates, key=lambda worker: (self._up[worker].burden, self._turn(worker)))
         return self._last
 
     def _beside(self, owner: int) -> int:
         """The worker with the fewest connections, other than the owner; the owner if it is alone."""
-        others = {worker: seat for worker, seat in self._up.items() if worker != owner}
+        others = {worker: seat for worker, seat in self._up.items() if worker != owner and not seat.load.exhausted}
         if not others:
             return owner
         return min(others, key=lambda worker: (others[worker].connections, worker))

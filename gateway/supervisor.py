@@ -453,7 +453,7 @@ class Supervisor:
     def _forward(self, worker: _Worker) -> None:
         """Give the connections that wait for a dead worker back to the gateway."""
         for message, passed in worker.inbox.receive():
-            if isinstance(message, Adopt | HandBack):
+            if isinstance(message, Adopt | HandBack) and passed is not None:
                 self._control.send(HandBack(message.head, message.peer, message.tls), passed)
 
     # The gateway

@@ -9,8 +9,10 @@ would have read it.
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import logging
+import os
 import socket
 import sys
 from collections import deque
@@ -70,6 +72,12 @@ _SEND_BUFFER = 4 * 1024 * 1024
 RECEIVE_LIMIT = 1024
 """Messages taken in one go, so that a flood from one process does not starve the others."""
 
+_TURNED_AWAY = (
+    b"HTTP/1.1 503 Service Unavailable\r\n"
+    b"Content-Length: 0\r\nCache-Control: no-store\r\nRetry-After: 1\r\nConnection: close\r\n\r\n"
+)
+"""Answers a connection that its receiver has no descriptor for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -109,6 +117,8 @@ class Adopt(Message):
         peer: the client's address and port, or None for a unix socket.
         tls: whether the client speaks TLS (which the gateway has taken off).
         session_id: what routing found in the head. The worker may create this session.
+        number: counts the gateway's hand-overs to this worker. `Load` says the last one that arrived, so a connection
+            that got lost on the way is not waited for.
     """
 
     carries_socket: ClassVar[bool] = True
@@ -117,6 +127,7 @@ class Adopt(Message):
     peer: tuple[str, int] | None
     tls: bool
     session_id: str | None
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +151,7 @@ class Hello(Message):
 
 @dataclass(frozen=True, slots=True)
 class Load(Message):
-    """Worker to gateway, each `REPORT_INTERVAL`. `adopted` counts `Adopt` messages taken since the worker booted."""
+    """Worker to gateway, each `REPORT_INTERVAL`. `adopted` is the number of the last `Adopt` that has arrived."""
 
     sessions: int
     connections: int
@@ -149,6 +160,8 @@ class Load(Message):
     adopted: int
     bus_up: bool = True
     """Also where there is no bus: then nothing is missing."""
+    exhausted: bool = False
+    """Whether connections have come since the last report that there was no descriptor for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +396,7 @@ class Endpoint:
         self._limit = limit
         self._on_blocked = on_blocked
         self._queue: deque[tuple[bytes, socket.socket | None]] = deque()
+        self._spare = _SpareDescriptor()
 
     def fileno(self) -> int:
         return self._end.fileno()
@@ -425,18 +439,24 @@ class Endpoint:
     def receive(self, limit: int = RECEIVE_LIMIT) -> list[tuple[Message, socket.socket | None]]:
         """Up to `limit` of the messages that have arrived, oldest first; the sockets among them are the caller's.
 
-        A datagram that is no message, or whose socket had no room in this process's descriptor table, is dropped with
-        a line in the log: raising would lose its neighbours too.
+        A datagram that is no message is dropped with a line in the log: raising would lose its neighbours too. A
+        connection for which the process has no descriptor is answered with 503, and its message comes without it.
         """
         arrived: list[tuple[Message, socket.socket | None]] = []
+        turned_away = 0
         for _ in range(limit):
             received = self._receive_one()
             if received is None:
                 break
             try:
-                arrived.append(_unpacked(*received))
+                message, passed = _unpacked(*received)
             except ValueError as problem:
                 log.error("dropped a datagram: %s", problem)
+                continue
+            turned_away += message.carries_socket and passed is None
+            arrived.append((message, passed))
+        if turned_away:
+            log.error("turned %d connections away: out of descriptors", turned_away)
         return arrived
 
     def close(self) -> None:
@@ -445,6 +465,7 @@ class Endpoint:
             if passed is not None:
                 passed.close()
         self._queue.clear()
+        self._spare.release()
         self._end.close()
 
     def _try_send(self, datagram: bytes, passed: socket.socket | None) -> bool:
@@ -465,19 +486,57 @@ class Endpoint:
         return True
 
     def _receive_one(self) -> tuple[bytes, socket.socket | None] | None:
+        # Where the descriptor table is full the kernel drops the socket and delivers the message: so there is always
+        # room for one, and whether there is for the next shows when the spare is to be held again.
+        self._spare.release()
+        passed = None
         try:
             datagram, ancillary, _, _ = self._end.recvmsg(MAX_DATAGRAM, socket.CMSG_SPACE(4), _CLOSE_ON_EXEC)
+            passed = _passed_socket(ancillary)
         except (BlockingIOError, InterruptedError):
             return None
+        finally:
+            if not self._spare.hold() and passed is not None:
+                _turn_away(passed)
+                passed = None
+                self._spare.hold()
         # No message is empty: an empty datagram is the end of file.
-        return (datagram, _passed_socket(ancillary)) if datagram else None
+        return (datagram, passed) if datagram else None
+
+
+class _SpareDescriptor:
+    """One descriptor held back, so that a connection can be received, and answered, where the table is full."""
+
+    def __init__(self) -> None:
+        self._held: int | None = None
+
+    def hold(self) -> bool:
+        """Take a place in the table. False when there is none."""
+        if self._held is None:
+            try:
+                self._held = os.open(os.devnull, os.O_RDONLY)
+            except OSError:
+                return False
+        return True
+
+    def release(self) -> None:
+        """Leave the place to another."""
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
+
+
+def _turn_away(passed: socket.socket) -> None:
+    with passed, contextlib.suppress(OSError):
+        # It fits into the send buffer of a socket that has not been answered yet; there is no place to wait at.
+        passed.send(_TURNED_AWAY, socket.MSG_DONTWAIT)
 
 
 def _unpacked(datagram: bytes, passed: socket.socket | None) -> tuple[Message, socket.socket | None]:
     try:
         message = Message.unpack(datagram)
-        if message.carries_socket != (passed is not None):
-            raise ValueError(f"a {type(message).__name__} without its socket, or with one (out of descriptors?)")
+        if passed is not None and not message.carries_socket:
+            raise ValueError(f"a {type(message).__name__} with a socket")
     except ValueError:
         if passed is not None:
             passed.close()

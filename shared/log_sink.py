@@ -46,6 +46,7 @@ KINDS = 500
 STRANGERS = (
     "aperture.gateway.dispatch",
     "aperture.gateway.listener",
+    "aperture.handoff",
     "aperture.worker.http.auth",
     "aperture.worker.link",
     "aperture.worker.ws",

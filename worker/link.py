@@ -89,6 +89,7 @@ class GatewayLink:
         self._creates = creates
         self._endpoint = Endpoint(seat.link, on_blocked=self._watch_writing)
         self._adopted = 0
+        self._exhausted = False
         self._crowded: set[str] = set()
         self._requests = count(1)
         self._answers: dict[int, asyncio.Future[dict[str, str]]] = {}
@@ -119,7 +120,9 @@ class GatewayLink:
     ) -> None:
         """Tell the gateway how this worker is doing."""
         if self._endpoint.queued == 0:  # a report that would come late is worth nothing
-            self._endpoint.send(Load(sessions, connections, lag_seconds, rss_bytes, self._adopted, bus_up))
+            load = Load(sessions, connections, lag_seconds, rss_bytes, self._adopted, bus_up, self._exhausted)
+            self._endpoint.send(load)
+            self._exhausted = False
 
     # Placement
 
@@ -251,9 +254,10 @@ class GatewayLink:
         self._endpoint.send(Acted(order.request, status, text))
 
     def _take(self, message: Adopt, passed: socket.socket | None) -> None:
+        self._adopted = message.number
         if passed is None:
-            raise AssertionError("Endpoint.receive does not let an Adopt without its socket through")
-        self._adopted += 1
+            self._exhausted = True
+            return
         if message.generation != self._seat.generation:
             # Meant for the worker that was here before; its sessions may be elsewhere by now.
             self._endpoint.send(HandBack(message.head, message.peer, message.tls), passed)

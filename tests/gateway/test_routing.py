@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from aperture.gateway import routing
@@ -9,9 +11,9 @@ from aperture.gateway.routing import RoutingTable
 from aperture.handoff import REPORT_INTERVAL, Load
 
 
-def table(workers: int, now: float = 0.0) -> RoutingTable:
+def table(workers: int, now: float = 0.0, first: int = 1) -> RoutingTable:
     """A table whose workers are all up and idle."""
-    made = RoutingTable(workers)
+    made = RoutingTable(workers, first)
     for worker in range(workers):
         made.hello(worker, 0, now)
         made.report(worker, load(), now)
@@ -119,14 +121,60 @@ def test_connections_under_way_count_until_the_worker_has_adopted_them() -> None
     assert routes.choose(None, 0.1) == 0
 
 
-def test_a_new_gateway_is_not_misled_by_what_an_earlier_one_sent() -> None:
-    """Adoptions that this gateway never sent do not make a worker look idle for ever."""
+def test_a_connection_that_got_lost_on_the_way_is_not_waited_for() -> None:
+    """What counts is the number of the last that arrived, however many before it did not; for viewers, too."""
+    routes = table(3)
+    routes.claim(0, ["s"])
+    routes.crowd(0, "s", True)
+    for _ in range(400):
+        routes.sent(1)
+    assert routes.choose("s", 0.0, viewer=True) == 2
+    routes.report(1, load(adopted=400), 0.1)
+    routes.report(2, load(sessions=1), 0.1)
+    assert routes.choose(None, 0.1) == 1
+    assert routes.choose("s", 0.1, viewer=True) == 1
+
+
+def test_a_new_generation_does_not_carry_what_its_predecessor_was_sent() -> None:
+    """Those connections are given back; what the new one is sent counts from there."""
     routes = table(2)
+    for _ in range(3):
+        routes.sent(0)
+    routes.down(0, 0)
+    routes.hello(0, 1, 0.0)
+    assert {routes.choose(None, 0.0) for _ in range(2)} == {0, 1}
+    routes.sent(0)
+    assert [routes.choose(None, 0.0) for _ in range(2)] == [1, 1]
+    routes.report(0, load(adopted=4), 0.1)
+    assert 0 in [routes.choose(None, 0.1) for _ in range(2)]
+
+
+def test_a_new_gateway_is_not_misled_by_what_an_earlier_one_sent() -> None:
+    """The earlier one's numbers are lower, so they say nothing of what this one has sent."""
+    routes = table(2, first=10_000)
     routes.report(0, load(adopted=5000), 0.1)
     routes.sent(0)
     assert [routes.choose(None, 0.1) for _ in range(2)] == [1, 1]
-    routes.report(0, load(adopted=5001), 0.2)
+    routes.report(0, load(adopted=10_000), 0.2)
     assert 0 in [routes.choose(None, 0.2) for _ in range(2)]
+
+
+def test_a_worker_without_descriptors_is_passed_over_while_another_has_some() -> None:
+    """It turns away what comes, so it is the idlest of all; viewers of a crowded session do not go there either."""
+    routes = table(3)
+    exhausted = Load(0, 0, 0.0, 0, 0, exhausted=True)
+    routes.claim(0, ["s"])
+    routes.crowd(0, "s", True)
+    routes.report(1, exhausted, 0.0)
+    routes.report(2, load(sessions=50), 0.0)
+    routes.report(0, load(sessions=50), 0.0)
+    assert 1 not in [routes.choose(None, 0.0) for _ in range(4)]
+    assert routes.choose("s", 0.0, viewer=True) == 2
+    routes.report(0, replace(exhausted, sessions=50), 0.0)
+    routes.report(2, replace(exhausted, sessions=50), 0.0)
+    assert {routes.choose(None, 0.0) for _ in range(4)} == {1}
+    routes.report(1, load(), 0.1)
+    assert routes.choose(None, 0.1) == 1
 
 
 def test_a_worker_that_has_not_reported_is_passed_over_while_another_has() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +15,7 @@ from aperture.handoff import MAX_DATAGRAM, Adopt, Claimed, Endpoint, Hello, Mess
 
 def adopt(head: bytes = b"head") -> Adopt:
     """A hand-over."""
-    return Adopt(0, head, ("127.0.0.1", 1), False, "s")
+    return Adopt(0, head, ("127.0.0.1", 1), False, "s", 1)
 
 
 def received(endpoint: Endpoint) -> list[Message]:
@@ -79,16 +82,75 @@ def test_above_its_limit_an_endpoint_refuses_and_closes_the_socket() -> None:
 
 
 def test_a_datagram_that_is_no_message_does_not_take_its_neighbours_along() -> None:
-    """It is dropped, with the socket that should have come with it."""
+    """It is dropped, and with it a socket that came where none should."""
     ends = datagram_pair()
     there = Endpoint(ends[1])
+    ours, theirs = socket.socketpair()
     ends[0].send(Hello(1, 1, 1).pack())
     ends[0].send(b"\xc1 nonsense")
-    ends[0].send(adopt().pack())  # without its socket
+    socket.send_fds(ends[0], [Hello(3, 3, 3).pack()], [theirs.fileno()])
     ends[0].send(Hello(2, 2, 2).pack())
     assert received(there) == [Hello(1, 1, 1), Hello(2, 2, 2)]
+    theirs.close()
+    assert ours.recv(1) == b""
+    for closing in (ends[0], there, ours):
+        closing.close()
+
+
+def test_a_connection_whose_socket_got_lost_still_says_its_number() -> None:
+    """Another thread may take the last descriptor in the meantime; the sender must not wait for that connection."""
+    ends = datagram_pair()
+    there = Endpoint(ends[1])
+    ends[0].send(adopt().pack())
+    assert there.receive() == [(adopt(), None)]
     ends[0].close()
     there.close()
+
+
+@contextlib.contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """Let this process open so many more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+    probe = os.open(os.devnull, os.O_RDONLY)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe + count + 8, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(count):
+            os.close(taken.pop())
+        yield
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_without_descriptors_connections_are_answered_and_their_neighbours_arrive() -> None:
+    """As many are taken as there is room for, the others get a 503, and what comes without a socket is not lost."""
+    here, there = map(Endpoint, datagram_pair())
+    assert there.receive() == []  # from here on it holds its spare descriptor
+    clients = []
+    for number in range(1, 6):
+        ours, theirs = socket.socketpair()
+        clients.append(ours)
+        assert here.send(Adopt(0, b"head", None, False, None, number), theirs)
+        assert here.send(Claimed((str(number),)))
+    with descriptors_left(2):
+        arrived = there.receive()
+    passed = [found for message, found in arrived if isinstance(message, Adopt)]
+    assert [message.number for message, _ in arrived if isinstance(message, Adopt)] == [1, 2, 3, 4, 5]
+    assert [message.session_ids for message, _ in arrived if isinstance(message, Claimed)] == [(c,) for c in "12345"]
+    assert [found is not None for found in passed] == [True, True, False, False, False]
+    for ours in clients[2:]:
+        assert ours.recv(12) == b"HTTP/1.1 503"
+    for found in passed:
+        if found is not None:
+            found.close()
+    for closing in (here, there, *clients):
+        closing.close()
 
 
 def test_the_largest_datagram_passes_and_a_larger_message_is_refused() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -86,8 +86,8 @@ def desk_of(pair: tuple[socket.socket, socket.socket]) -> Desk:
     return desk
 
 
-def adopt(generation: int = GENERATION, session_id: str | None = "s") -> Adopt:
-    return Adopt(generation, b"GET /app HTTP/1.1\r\n\r\n", ("192.0.2.7", 4711), True, session_id)
+def adopt(generation: int = GENERATION, session_id: str | None = "s", number: int = 1) -> Adopt:
+    return Adopt(generation, b"GET /app HTTP/1.1\r\n\r\n", ("192.0.2.7", 4711), True, session_id, number)
 
 
 @in_loop
@@ -110,6 +110,27 @@ async def test_it_says_hello_and_takes_connections(pair: tuple[socket.socket, so
         stream.close()
     desk.link.report(sessions=1, connections=2, lag_seconds=0.5, rss_bytes=4)
     assert await desk.messages() == [Load(1, 2, 0.5, 4, adopted=1)]
+    desk.link.stop_adopting()
+
+
+@in_loop
+async def test_a_connection_that_came_without_its_socket_is_reported_once(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """Its number, so that the gateway does not wait for it; and that there was no room, so that it sends no more."""
+    desk = desk_of(pair)
+    desk.link.open()
+    await desk.messages()
+    pair[0].send(adopt(number=17).pack())
+    load = Load(0, 0, 0.0, 0, 17)
+    while True:
+        desk.link.report(sessions=0, connections=0, lag_seconds=0.0, rss_bytes=0)
+        [reported] = await desk.messages()
+        if reported != Load(0, 0, 0.0, 0, 0):
+            break
+    assert reported == replace(load, exhausted=True)
+    desk.link.report(sessions=0, connections=0, lag_seconds=0.0, rss_bytes=0)
+    assert await desk.messages() == [load]
     desk.link.stop_adopting()
 
 

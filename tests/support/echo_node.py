@@ -123,7 +123,7 @@ class EchoWorker:
                 self.adopt(message, passed)
 
     def adopt(self, adopt: Adopt, sock: socket.socket) -> None:
-        self.adopted += 1
+        self.adopted = adopt.number
         if adopt.generation != self.seat.generation:
             self.link.send(HandBack(adopt.head, adopt.peer, adopt.tls), sock)
             return
