@@ -17,14 +17,20 @@ begins a patch of its own: a batch may become several, behind one another, of on
 origins: everyone gets all of it, but a viewer is not sent its own changes back. Where two change the same thing at the
 same time that leaves them with different values; the batch names such places, and the session puts them right when the
 changing pauses (see `contention`).
+
+While the app holds its document (`Document.hold`), viewers are told nothing, but what changes has changed, and whoever
+caused it has its answer. So the two receivers of a change part ways: the journal gets it when it happens, the viewers
+when it is let go.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from enum import Enum
+from typing import Any, Protocol, cast
 
 from bokeh.core.enums import HoldPolicyType
 from bokeh.core.serialization import SerializationError
@@ -45,11 +51,24 @@ from aperture.protocol.codec import Buffer, EncodedEvent, EventEncoder, is_scala
 from aperture.worker.document.contention import Contention, Key
 from aperture.worker.document.teardown import release_callback
 
-__all__ = ["Batch", "OrderedCallbacks", "Patch", "Recorder", "final_change"]
+__all__ = ["Batch", "OrderedCallbacks", "Patch", "Reach", "Recorder", "final_change", "ordered_callbacks"]
 
 log = logging.getLogger(__name__)
 
-Recorder = Callable[[DocumentPatchedEvent], None]
+
+class Reach(Enum):
+    """Who a change is recorded for."""
+
+    ALL = "the journal and the viewers"
+    JOURNAL = "the journal alone: the app holds it back from the viewers"
+    VIEWERS = "the viewers alone: it is let go, and was written down when it happened"
+
+
+class Recorder(Protocol):
+    """Takes note of changes."""
+
+    def __call__(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None: ...
+
 
 _TITLE = "title"
 
@@ -66,8 +85,8 @@ _BUILDING = (ColumnsStreamedEvent, ColumnsPatchedEvent)
 class OrderedCallbacks(DocumentCallbackManager):
     """Bokeh's callback manager, which also hands each change to `recorder` before the change's callbacks run.
 
-    What is held back by `hold` is handed over when it is let go: all of it before the first of its callbacks runs, for
-    it happened before them.
+    What is held back by `hold` is handed over twice: for the journal when it happens, and for the viewers when it is
+    let go, all of it before the first of its callbacks runs, for it happened before them.
     """
 
     def __init__(self, document: Document) -> None:
@@ -75,13 +94,19 @@ class OrderedCallbacks(DocumentCallbackManager):
         self.recorder: Recorder | None = None
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""
+        self.journaled = False
+        """Whether there is a journal, which is not to wait for what is held back."""
         self._held_is_shown = False
         self._new_before_hold: set[Model] = set()
+        self._journaled_ahead: set[Model] = set()
+        """Models that the journal has and viewers will be told of when they are let go."""
 
     def trigger_on_change(self, event: DocumentChangedEvent) -> None:
         self.changes += 1
         if self._hold is None:
-            self._record(event)
+            self._record(event, Reach.ALL)
+        elif self.journaled:
+            self._record_ahead(event)
         super().trigger_on_change(event)
 
     def hold(self, policy: HoldPolicyType = "combine") -> None:
@@ -98,9 +123,12 @@ class OrderedCallbacks(DocumentCallbackManager):
         shown, self._held_is_shown = self._held_is_shown, False
         document = self._document()
         if document is not None:
+            ahead, self._journaled_ahead = self._journaled_ahead, set()
+            document.models._new_models |= {model for model in ahead if model.document is document}
             new = document.models._new_models - self._new_before_hold
+            reach = Reach.VIEWERS if self.journaled else Reach.ALL
             for event in _let_go(document, held, new, shown=shown):
-                self._record(event)
+                self._record(event, reach)
         for event in held:
             super().trigger_on_change(event)
 
@@ -108,14 +136,54 @@ class OrderedCallbacks(DocumentCallbackManager):
         """Somebody was given the whole document, and what is held back is in it."""
         self._held_is_shown = bool(self._held_events)
 
-    def _record(self, event: DocumentChangedEvent) -> None:
+    @contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """Let changes be recorded by nobody and call nothing, then or later."""
+        recorder, self.recorder = self.recorder, None
+        policy, held = self._hold, list(self._held_events)
+        self._hold = "collect"
+        try:
+            yield
+        finally:
+            self.recorder = recorder
+            self._hold = policy
+            self._held_events[:] = held
+
+    def resume(self, *, held: bool) -> None:
+        """Go on where the session was left in another worker.
+
+        What the app's code has held back this time is in the document that everybody is about to get. A hold that the
+        session was in goes on if the code has begun it; one that a callback began may have been about to be ended by a
+        timeout that has gone with the worker, and would never end.
+        """
+        self._held_events.clear()
+        if not held:
+            self._hold = None
+
+    def _record(self, event: DocumentChangedEvent, reach: Reach) -> None:
         if self.recorder is not None and isinstance(event, DocumentPatchedEvent):
-            self.recorder(event)
+            self.recorder(event, reach)
+
+    def _record_ahead(self, event: DocumentChangedEvent) -> None:
+        document = self._document()
+        if document is None:
+            return
+        new = set(document.models._new_models)
+        self._record(event, Reach.JOURNAL)
+        self._journaled_ahead |= new - document.models._new_models
 
     def remove_session_callback(self, callback_obj: Any) -> None:
         # Bokeh's one-shot callbacks refer to themselves: each that ran would keep the document until a full collection.
         super().remove_session_callback(callback_obj)
         release_callback(callback_obj)
+
+
+def ordered_callbacks(document: Document) -> OrderedCallbacks:
+    """The callbacks of a served document."""
+    callbacks = document.callbacks
+    if not isinstance(callbacks, OrderedCallbacks):
+        raise AssertionError("a served document's callbacks are made by aperture.worker.document.loading")
+    return callbacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +194,18 @@ class Patch:
         parts: the content of each PATCH-DOC, `{"events": […]}` as JSON text, and its binary buffers. Nearly always one;
             none if the document has not changed.
         values: of the app's own that have changed with it, packed; None for those deleted. No viewer gets them.
+        held: whether the app holds its document since. No viewer learns of it.
     """
 
     parts: Sequence[tuple[bytes, list[Buffer]]]
     values: Mapping[str, bytes | None] = field(default_factory=dict)
+    held: bool = False
 
 
 @dataclass(slots=True)
 class _Entry:
     event: DocumentPatchedEvent
+    reach: Reach
     origin: object | None
     key: Key | None
     encoded: EncodedEvent | None
@@ -161,6 +232,8 @@ class Batch:
         self._encoder = encoder
         self._contention = contention
         self._entries: list[_Entry] = []
+        self._joined: list[tuple[bytes, list[Buffer]]] | None = None
+        self._held_before = _is_held(document)
         self._introduced: set[str] = set()
         self.contested: set[Key] = set()
         """What a viewer has changed shortly after somebody else had."""
@@ -171,12 +244,18 @@ class Batch:
         """Of the app's own that have changed, packed; None for those deleted."""
 
     def __bool__(self) -> bool:
-        return bool(self._entries)
+        """Whether there is anything to tell viewers."""
+        return any(entry.reach is not Reach.JOURNAL for entry in self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def record(self, event: DocumentPatchedEvent) -> None:
+    @property
+    def lasting(self) -> bool:
+        """Whether there is anything to write down."""
+        return bool(self._entries or self.values) or self._held_before != _is_held(self._document)
+
+    def record(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None:
         """Take note of a change. Its setter, if any, is the viewer that it came from.
 
         One that cannot be encoded is the app's fault. It is logged and left out, as in Bokeh, and nothing is raised:
@@ -186,7 +265,7 @@ class Batch:
             return
         origin = event.setter
         key = _key_of(event)
-        if key is not None and self._contention.note(key, origin):
+        if key is not None and reach is not Reach.JOURNAL and self._contention.note(key, origin):
             self.contested.add(key)
         try:
             encoded = self._encode_now(event)
@@ -195,9 +274,9 @@ class Batch:
             _log_unencodable(event, problem)
             return
         brings_back = encoded is not None and self._brings_back(encoded)
-        if key is not None and not brings_back and self._collapses(event, key, origin):
+        if key is not None and not brings_back and self._collapses(event, reach, key, origin):
             self._entries.pop()
-        self._entries.append(_Entry(event, origin, key, encoded, brings_back))
+        self._entries.append(_Entry(event, reach, origin, key, encoded, brings_back))
 
     def leave_out(self, viewer: object) -> None:
         """The viewer has all of this already: it pulled or pushed the whole document."""
@@ -205,11 +284,16 @@ class Batch:
 
     def origins(self) -> set[object]:
         """The viewers that must get a variant of their own."""
-        return {entry.origin for entry in self._entries if entry.origin is not None} | self._left_out
+        return {entry.origin for entry in self._shown() if entry.origin is not None} | self._left_out
 
     def patch(self) -> Patch:
-        """Everything, for everyone who changed nothing, and to be written down."""
-        return Patch(self._parts(self._entries), self.values)
+        """Everything that viewers are told, for all who changed nothing."""
+        return Patch(self._parts_for_all() or self._parts(self._shown()))
+
+    def lasting_patch(self) -> Patch:
+        """Everything that has changed, to be written down."""
+        lasting = (entry for entry in self._entries if entry.reach is not Reach.VIEWERS)
+        return Patch(self._parts_for_all() or self._parts(lasting), self.values, _is_held(self._document))
 
     def patch_for(self, origin: object) -> Patch | None:
         """Everything but `origin`'s own changes; None if there is nothing else."""
@@ -218,17 +302,27 @@ class Batch:
         parts = self._parts(self._entries_for(origin))
         return Patch(parts) if parts else None
 
+    def _shown(self) -> list[_Entry]:
+        return [entry for entry in self._entries if entry.reach is not Reach.JOURNAL]
+
     def _entries_for(self, origin: object) -> Iterator[_Entry]:
         written: set[str | None] = set()
-        for place, entry in enumerate(self._entries):
+        shown = self._shown()
+        for place, entry in enumerate(shown):
             if entry.origin is origin:
                 # Its own change is gone again where the model is written out as it was before that.
                 left_out = entry.key is None or entry.key[0] not in written
             else:
-                left_out = self._replaced_by(origin, place)
+                left_out = _is_replaced(entry, origin, shown[place + 1 :])
             if not left_out:
                 written.update(entry.introduced)
                 yield entry
+
+    def _parts_for_all(self) -> list[tuple[bytes, list[Buffer]]] | None:
+        """What the journal and the viewers get alike, joined once; None where they get different things."""
+        if self._joined is None and all(entry.reach is Reach.ALL for entry in self._entries):
+            self._joined = self._parts(self._entries)
+        return self._joined
 
     def _parts(self, entries: Iterable[_Entry]) -> list[tuple[bytes, list[Buffer]]]:
         parts: list[list[EncodedEvent]] = []
@@ -250,22 +344,12 @@ class Batch:
         self._introduced.update(encoded.introduced)
         return found
 
-    def _replaced_by(self, origin: object, place: int) -> bool:
-        """Whether `origin` itself has since replaced what this entry sets: it has the later value already."""
-        entry = self._entries[place]
-        if type(entry.event) not in _REPLACING or entry.introduced:
-            return False
-        return any(
-            later.origin is origin and later.key == entry.key and type(later.event) in _REPLACING
-            for later in self._entries[place + 1 :]
-        )
-
-    def _collapses(self, event: DocumentPatchedEvent, key: Key, origin: object | None) -> bool:
+    def _collapses(self, event: DocumentPatchedEvent, reach: Reach, key: Key, origin: object | None) -> bool:
         """Whether the last change is made pointless by this one: same attribute, and nobody needs both."""
         if not self._entries:
             return False
         last = self._entries[-1]
-        same_thing = last.key == key and type(last.event) is type(event) in _REPLACING
+        same_thing = last.key == key and type(last.event) is type(event) in _REPLACING and last.reach is reach
         same_audience = last.origin is origin or origin is None
         return same_thing and same_audience and not last.introduced
 
@@ -278,6 +362,17 @@ class Batch:
         if entry.encoded is None:
             entry.encoded = self._encoder.encode(entry.event)
         return entry.encoded
+
+
+def _is_replaced(entry: _Entry, origin: object, later: Iterable[_Entry]) -> bool:
+    """Whether `origin` itself has since replaced what this entry sets: it has the later value already."""
+    if type(entry.event) not in _REPLACING or entry.introduced:
+        return False
+    return any(other.origin is origin and other.key == entry.key and type(other.event) in _REPLACING for other in later)
+
+
+def _is_held(document: Document) -> bool:
+    return document.callbacks.hold_value is not None
 
 
 def _log_unencodable(event: DocumentPatchedEvent, problem: Exception) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -29,10 +30,11 @@ from aperture.document.applying import apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
 from aperture.protocol.decode import ValueDecoder
+from aperture.worker.document.changes import Patch, ordered_callbacks
 
-__all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot"]
+__all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot", "was_held"]
 
-FORMAT = 3
+FORMAT = 4
 """Of snapshots and packed patches; one of another format, from before or after an upgrade, is not read."""
 
 
@@ -57,20 +59,24 @@ def fits(document: Document, made: str, *, names: bool) -> bool:
 def snapshot(document: Document) -> bytes:
     """All models with their properties, the roots, the title and the app's values. Called under the document's lock."""
     content, buffers = encode_document(document, inline=False)
-    return _packed(content, buffers, session_state(document).packed())
+    held = document.callbacks.hold_value is not None
+    return _packed(content, buffers, session_state(document).packed(), held=held)
 
 
-def pack_patch(
-    parts: Sequence[tuple[bytes, list[Buffer]]], values: Mapping[str, bytes | None] = MappingProxyType({})
-) -> bytes:
-    """A patch, as `replay` takes it.
+def pack_patch(patch: Patch) -> bytes:
+    """A patch, as `replay` takes it."""
+    content = b"[%b]" % b",".join([content for content, _ in patch.parts])
+    buffers = [buffer for _, buffers in patch.parts for buffer in buffers]
+    return _packed(content, buffers, dict(patch.values), held=patch.held)
 
-    Args:
-        parts: the content and the buffers of each PATCH-DOC; none if none but the app's values have changed.
-        values: those of the app that have changed with it; None for one that was deleted.
+
+def was_held(state: bytes, patches: Sequence[bytes]) -> bool:
+    """Whether the app held its document after the last of the patches.
+
+    Raises:
+        StateMismatch: that is damaged.
     """
-    content = b"[%b]" % b",".join([content for content, _ in parts])
-    return _packed(content, [buffer for _, buffers in parts for buffer in buffers], dict(values))
+    return _unpacked(patches[-1] if patches else state).held
 
 
 def kept_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
@@ -81,7 +87,7 @@ def kept_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
     """
     values: dict[str, bytes] = {}
     for packed in (state, *patches):
-        for key, value in _unpacked(packed)[2].items():
+        for key, value in _unpacked(packed).values.items():
             if value is None:
                 values.pop(key, None)
             else:
@@ -107,12 +113,12 @@ def lay_over(document: Document, state: bytes, made: Mapping[str, Model] = Mappi
     Raises:
         StateMismatch: the snapshot does not fit the document, or is no snapshot. The document is of no use then.
     """
-    content, buffers, _ = _unpacked(state)
-    with _misfits(), _unnoticed(document):
-        doc = orjson.loads(content)["doc"]
+    kept = _unpacked(state)
+    with _misfits(), ordered_callbacks(document).unnoticed():
+        doc = orjson.loads(kept.content)["doc"]
         reps = {rep["id"]: rep for rep in _model_reps(doc)}
         known = _models_for(reps, document, made)
-        decoder = ValueDecoder(known.get, buffers, None)
+        decoder = ValueDecoder(known.get, kept.buffers, None)
         values = {model_id: _decoded(decoder, rep) for model_id, rep in reps.items()}
         with document.models.freeze():
             for model_id, attributes in values.items():
@@ -133,10 +139,10 @@ def replay(document: Document, packed: bytes, made: Mapping[str, Model] = Mappin
     Raises:
         StateMismatch: it does not fit the document, or is no patch. The document is of no use then.
     """
-    content, buffers, _ = _unpacked(packed)
-    with _misfits(), _unnoticed(document):
-        for part in orjson.loads(content):
-            decoder = _PatchDecoder(document, buffers, made)
+    kept = _unpacked(packed)
+    with _misfits(), ordered_callbacks(document).unnoticed():
+        for part in orjson.loads(kept.content):
+            decoder = _PatchDecoder(document, kept.buffers, made)
             for event in [decoder.event(rep) for rep in part["events"]]:
                 if event["kind"] != "MessageSent":  # told to whoever was there then
                     apply_event(document, event, None)
@@ -165,19 +171,6 @@ class _PatchDecoder(ValueDecoder):
 
 
 @contextmanager
-def _unnoticed(document: Document) -> Iterator[None]:
-    """Collect what would be told and called, and forget it."""
-    callbacks = document.callbacks
-    policy, held = callbacks._hold, list(callbacks._held_events)
-    callbacks._hold = "collect"
-    try:
-        yield
-    finally:
-        callbacks._hold = policy
-        callbacks._held_events[:] = held
-
-
-@contextmanager
 def _misfits() -> Iterator[None]:
     """Whatever setting a property, or a damaged state, can raise."""
     try:
@@ -192,20 +185,29 @@ def _digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(lines)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _packed(content: bytes, buffers: list[Buffer], values: Mapping[str, bytes | None]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class _Unpacked:
+    """A snapshot or a patch: JSON text of the document's part, its buffers, and the app's values."""
+
+    content: bytes
+    buffers: dict[str, bytes]
+    values: dict[str, bytes | None]
+    held: bool
+
+
+def _packed(content: bytes, buffers: list[Buffer], values: Mapping[str, bytes | None], *, held: bool) -> bytes:
     beside = [(buffer.id, bytes(buffer.data)) for buffer in buffers]
-    packed: bytes = msgpack.packb([FORMAT, content, beside, values], unicode_errors="surrogatepass")
+    packed: bytes = msgpack.packb([FORMAT, content, beside, values, held], unicode_errors="surrogatepass")
     return packed
 
 
-def _unpacked(packed: bytes) -> tuple[bytes, dict[str, bytes], dict[str, bytes | None]]:
-    """The document's part as JSON text, its buffers, and the app's values."""
+def _unpacked(packed: bytes) -> _Unpacked:
     try:
         form, *parts = msgpack.unpackb(packed, use_list=False, unicode_errors="surrogatepass")
         if form != FORMAT:
             raise StateMismatch(f"of format {form}, and this is {FORMAT}")
-        content, beside, values = parts
-        return bytes(content), dict(beside), dict(values)
+        content, beside, values, held = parts
+        return _Unpacked(bytes(content), dict(beside), dict(values), held)
     except StateMismatch:
         raise
     except Exception as problem:

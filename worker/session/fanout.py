@@ -27,7 +27,7 @@ def send_batch(
     session: Session, batch: Batch, sender: Viewer | None, reply: list[FrameRun], *, sender_was_live: bool = False
 ) -> None:
     """Send what changed to everyone who has the document, and the reply to its sender, behind the patch."""
-    kept = session.journal is not None and (bool(batch) or bool(batch.values))
+    kept = session.journal is not None and batch.lasting
     runs = _runs(session, batch) if batch else _no_runs(session, batch) if kept else {}
     if batch.unencodable is not None and session.journal is not None:
         session.journal.start_over()
@@ -89,13 +89,13 @@ def _runs(session: Session, batch: Batch) -> _Runs:
 
 
 def _no_runs(session: Session, batch: Batch) -> _Runs:
-    """Only the app's own values have changed: they are written down under a number of their own.
+    """What has changed is not for viewers: it is written down under a number of its own.
 
     Viewers elsewhere are counted on, or they would take the number for that of a patch that was lost.
     """
     session.sequence += 1
     if session.journal is not None:
-        session.journal.record(session.sequence, batch.patch())
+        session.journal.record(session.sequence, batch.lasting_patch())
     return {None: None}
 
 
@@ -121,12 +121,10 @@ def _variants(session: Session, batch: Batch) -> _Runs:
     variants: _Runs = {cast("Viewer", origin): _framed(session, batch.patch_for(origin)) for origin in origins}
     others = any(viewer.live and viewer not in origins for viewer in session.viewers)
     elsewhere = session.audience is not None and session.audience.live
-    if others or elsewhere or session.journal is not None:
-        patch = batch.patch()
-        if session.journal is not None:
-            session.journal.record(session.sequence, patch)
-        if others or elsewhere:
-            variants[None] = _framed(session, patch)
+    if session.journal is not None:
+        session.journal.record(session.sequence, batch.lasting_patch())
+    if others or elsewhere:
+        variants[None] = _framed(session, batch.patch())
     return variants
 
 

@@ -31,7 +31,7 @@ from aperture.errors import NotLocked, SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.codec import EventEncoder
-from aperture.worker.document.changes import Batch, OrderedCallbacks, final_change
+from aperture.worker.document.changes import Batch, Reach, final_change, ordered_callbacks
 from aperture.worker.document.contention import Contention, Key
 from aperture.worker.session.corrections import Corrections
 from aperture.worker.session.fanout import send_batch
@@ -108,7 +108,7 @@ class Session:
         self._issue_token = issue_token
         self._document = document
         self.pulls = pulls or Pulls()
-        self._callbacks = _ordered(document)
+        self._callbacks = ordered_callbacks(document)
         self._lock = DocumentLock()
         self._holds = 0
         """How often the lock was held by something that may have changed the document."""
@@ -257,8 +257,14 @@ class Session:
         made, self._ids.made = self._ids.made, None
         return dict(made or {})
 
-    def skip_ids(self) -> None:
-        """Give new models no id that a model of the document has."""
+    def resume(self, *, held: bool) -> None:
+        """Go on with a document that another worker had.
+
+        Args:
+            held: whether the app held it there.
+        """
+        self._callbacks.resume(held=held)
+        # A new model must not get an id that a model of the document has.
         self._ids.skip(model.id for model in self._document.models)
 
     @property
@@ -269,6 +275,7 @@ class Session:
     @journal.setter
     def journal(self, journal: Journal) -> None:
         self._journal = journal
+        self._callbacks.journaled = True
         # It begins with a snapshot, so it knows all models of now, and nobody else has any yet.
         self._document.models.flush_synced()
 
@@ -348,13 +355,9 @@ class Session:
         # A journal has been told of what is new as well as the viewers, or is still to be: it may be held back.
         if self.journal is None and not self._anyone_live(but=viewer):
             self._document.models.flush_synced()
-        self.note_shown()
+        self._callbacks.document_shown()
         viewer.live = True
         self.remember_pull(viewer.token)
-
-    def note_shown(self) -> None:
-        """The whole document was read for a viewer or a snapshot, and with it what the app holds back."""
-        self._callbacks.document_shown()
 
     def destroy(self) -> None:
         """End the callbacks and refuse further use. The document is left for the hooks; see `teardown`."""
@@ -378,10 +381,10 @@ class Session:
     def _session_callback_removed(self, event: Any) -> None:
         self._schedule.remove(event.callback)
 
-    def _record(self, event: DocumentPatchedEvent) -> None:
+    def _record(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None:
         batch = self._open_batch("document was")
         if self.journal is not None or self._anyone_live():
-            batch.record(event)
+            batch.record(event, reach)
 
     def _record_value(self, key: str, packed: bytes | None) -> None:
         self._open_batch("session's values were").values[key] = packed
@@ -490,13 +493,6 @@ class Session:
 
         with suppress(SessionGone):
             await self.locked(record)
-
-
-def _ordered(document: Document) -> OrderedCallbacks:
-    callbacks = document.callbacks
-    if not isinstance(callbacks, OrderedCallbacks):
-        raise AssertionError("a served document's callbacks are made by aperture.worker.document.loading")
-    return callbacks
 
 
 def _viewers_know(document: Document, model: Model) -> bool:

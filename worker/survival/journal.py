@@ -126,7 +126,7 @@ class SessionJournal:
             return
         if self._pending and self._pending[-1][0] != sequence - 1:
             self.start_over()  # something between was not recorded
-        entry = pack_patch(patch.parts, patch.values)
+        entry = pack_patch(patch)
         self._pending.append((sequence, entry))
         self._pending_bytes += len(entry)
         if self._pending_bytes > PENDING_LIMIT:
@@ -297,7 +297,6 @@ class SessionJournal:
             state = snapshot(session.document)
         except Exception as problem:
             raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
-        session.note_shown()
         self._snapshot_bytes = len(state)
         self._snapshot_at = asyncio.get_running_loop().time()
         return session.sequence, state

@@ -30,7 +30,7 @@ from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMi
 from aperture.log import short_id
 from aperture.metrics import Tallies
 from aperture.registry.keeping import Kept
-from aperture.worker.document.state import fits, kept_values, lay_over, replay
+from aperture.worker.document.state import fits, kept_values, lay_over, replay, was_held
 from aperture.worker.relay.places import place_of
 from aperture.worker.session.host import Origin
 from aperture.worker.session.session import Session
@@ -98,7 +98,7 @@ class KeptSession:
                 await asyncio.sleep(0)
         # The app's code may have set them to what they are at first.
         session_state(document).lay(values)
-        session.skip_ids()
+        session.resume(held=was_held(self._kept.snapshot, self._kept.entries))
 
 
 def _tell_ready(document: Document) -> None:

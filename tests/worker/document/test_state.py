@@ -10,6 +10,7 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.command.util import build_single_handler_application
 from bokeh.document import Document
+from bokeh.document.events import DocumentPatchedEvent
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource, Div, Slider
 from bokeh.plotting import figure
@@ -22,7 +23,7 @@ from aperture.document import ids
 from aperture.document.ids import IdSequence
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import EventEncoder, join_events
-from aperture.worker.document.changes import OrderedCallbacks
+from aperture.worker.document.changes import OrderedCallbacks, Patch, Reach
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.state import fingerprint, lay_over, pack_patch, replay, snapshot
 
@@ -120,7 +121,11 @@ class Recorded:
         models.flush_synced()
         callbacks = self.document.callbacks
         assert isinstance(callbacks, OrderedCallbacks)
-        callbacks.recorder = lambda event: self.journal.append(pack_patch([join_events([encoder.encode(event)])]))
+
+        def record(event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None:
+            self.journal.append(pack_patch(Patch([join_events([encoder.encode(event)])])))
+
+        callbacks.recorder = record
 
 
 CHANGES: dict[str, Any] = {

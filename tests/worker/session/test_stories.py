@@ -38,7 +38,7 @@ class Notes:
         self.entries: list[bytes] = []
 
     def record(self, sequence: int, patch: Any) -> None:
-        self.entries.append(pack_patch(patch.parts, patch.values))
+        self.entries.append(pack_patch(patch))
 
     def start_over(self) -> None:
         raise AssertionError("all of it can be encoded")
@@ -48,9 +48,15 @@ class Notes:
 
 
 class Stage:
-    """A session, its parts, in the document or not, and two viewers of it."""
+    """A session, its parts, in the document or not, and two viewers of it.
 
-    def __init__(self, *, kept: bool) -> None:
+    Args:
+        kept: whether it has a journal.
+        watched: whether it has viewers. Without them it may change its structure while it holds it back.
+    """
+
+    def __init__(self, *, kept: bool, watched: bool = True) -> None:
+        self.watched = watched
         self.columns = [Column(name=f"column {number}") for number in range(PARTS)]
         self.divs = [Div(text="0") for _ in range(PARTS)]
         self.sources = [ColumnDataSource({"x": [0]}) for _ in range(PARTS)]
@@ -62,14 +68,14 @@ class Stage:
         if kept:
             self.kept = (snapshot(self.session.document), Notes())
             self.session.journal = self.kept[1]
-        self.peers = [Peer.pulled(self.session), Peer.pulled(self.session)]
+        self.peers = [Peer.pulled(self.session), Peer.pulled(self.session)] if watched else []
         self.count = 0
 
     def do(self, what: str, which: int, where: int) -> None:
         """One step of a callback."""
         self.count += 1
         document, column = self.session.document, self.columns[where]
-        holding = document.callbacks.hold_value is not None
+        holding = self.watched and document.callbacks.hold_value is not None
         part = (self.divs + self.holders)[which]
         div, source = self.divs[which % PARTS], self.sources[which % PARTS]
         if holding and what in STRUCTURE:
@@ -132,6 +138,10 @@ class Stage:
         for peer in self.peers:
             peer.read()
             assert same(peer.document, self.session.document)
+        self.look_at_kept()
+
+    def look_at_kept(self) -> None:
+        """Who is built again from what was written down has the document, also while viewers are told nothing."""
         if self.kept is not None:
             rebuilt = new_document()
             lay_over(rebuilt, self.kept[0])
@@ -181,6 +191,7 @@ def test_everybody_ends_with_the_sessions_document(callbacks: list[list[tuple[st
         stage = Stage(kept=kept)
         for steps in callbacks:
             await stage.session.with_document_locked(stage.play, steps)
+            stage.look_at_kept()
         await stage.let_go()
         stage.look()
 
@@ -202,5 +213,23 @@ def test_so_does_a_viewer_whose_changes_cause_it(callbacks: list[list[tuple[str,
             first.read()
         await stage.let_go()
         stage.look()
+
+    run(tell())
+
+
+@settings(max_examples=60)
+@given(CALLBACKS)
+def test_what_is_written_down_is_the_document_whatever_is_held_back(
+    callbacks: list[list[tuple[str, int, int]]],
+) -> None:
+    """After each callback, models that come and go among it: whoever kills the worker then loses nothing."""
+
+    async def tell() -> None:
+        stage = Stage(kept=True, watched=False)
+        for steps in callbacks:
+            await stage.session.with_document_locked(stage.play, [("hold", 0, 0), *steps])
+            stage.look_at_kept()
+        await stage.let_go()
+        stage.look_at_kept()
 
     run(tell())

@@ -266,7 +266,7 @@ async def test_a_model_that_is_held_back_is_kept_in_full() -> None:
     store = MemoryStore()
     session, _ = journalled(store)
     await settled()
-    session.skip_ids()
+    session.resume(held=False)
     page: Any = session.document.roots[0]
 
     def hold() -> None:

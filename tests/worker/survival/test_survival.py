@@ -12,7 +12,7 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import ButtonClick, DocumentReady
 from bokeh.layouts import column
-from bokeh.models import Button, Div, Slider
+from bokeh.models import Button, ColumnDataSource, Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
 
@@ -411,3 +411,87 @@ async def test_an_end_without_redis_is_logged_and_not_waited_for(caplog: pytest.
     await worker.survival.flush(10)
     assert "1 sessions were not written down in time" in caplog.text
     worker.survival.drop(session)
+
+
+def holding(document: Document) -> None:
+    """As `app`, but held back from the first line on."""
+    document.hold("collect")
+    app(document)
+
+
+async def hold(session: Session, policy: Any = "combine") -> None:
+    await session.with_document_locked(lambda: session.document.hold(policy))
+    await settled()
+
+
+async def unhold(session: Session) -> None:
+    await session.with_document_locked(session.document.unhold)
+    await settled()
+
+
+@pytest.mark.parametrize("policy", ["combine", "collect"])
+@in_loop
+async def test_what_an_app_holds_back_is_kept_when_it_happens(policy: str) -> None:
+    """Whoever made the change has its answer, and viewers are not who is asked what has changed."""
+    kept = MemoryStore()
+    first = await Worker(kept).get()
+    await hold(first, policy)
+    for number in (5, 6):
+        await do(first, "slider", "value", number)
+        assert value(await Worker(kept).get(), "slider", "value") == number
+
+
+@in_loop
+async def test_what_is_let_go_is_not_kept_twice() -> None:
+    """Rows that were kept when they were streamed do not come again when viewers get them."""
+    kept = MemoryStore()
+
+    def streaming(document: Document) -> None:
+        document.add_root(Div(name="holder", tags=[ColumnDataSource({"x": [0]}, name="rows")]))
+
+    def rows(session: Session) -> list[int]:
+        return list(value(session, "rows", "data")["x"])
+
+    first = await Worker(kept, streaming).get()
+    peer = Peer.pulled(first)
+    source: Any = first.document.get_model_by_name("rows")
+    await hold(first, "collect")
+    for number in (1, 2):
+        await first.with_document_locked(lambda: source.stream({"x": [number]}))  # noqa: B023
+    assert peer.read() == []
+    await unhold(first)
+    peer.read()
+    assert peer.is_equal()
+    assert rows(await Worker(kept, streaming).get()) == rows(first) == [0, 1, 2]
+
+
+@in_loop
+async def test_a_hold_that_was_ended_is_not_begun_again() -> None:
+    """The app's code begins it whenever it runs; what a callback has ended since must not keep viewers from changes."""
+    kept = MemoryStore()
+    first = await Worker(kept, holding).get()
+    await do(first, "slider", "value", 5)
+    session = await Worker(kept, holding).get()
+    assert session.document.callbacks.hold_value == "collect"
+    await unhold(session)
+    session = await Worker(kept, holding).get()
+    assert session.document.callbacks.hold_value is None
+    peer = Peer.pulled(session)
+    await do(session, "slider", "value", 6)
+    assert peer.read() == ["PATCH-DOC"]
+    assert peer.is_equal()
+
+
+@in_loop
+async def test_a_hold_of_a_callback_ends_with_its_worker() -> None:
+    """What would have ended it, such as a timeout, may be gone; nothing that was held back is."""
+    kept = MemoryStore()
+    first = await Worker(kept).get()
+    await hold(first)
+    await do(first, "slider", "value", 5)
+    session = await Worker(kept).get()
+    assert value(session, "slider", "value") == 5
+    peer = Peer.pulled(session)
+    await do(session, "slider", "value", 6)
+    assert peer.read() == ["PATCH-DOC"]
+    assert peer.is_equal()

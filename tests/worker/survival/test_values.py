@@ -24,6 +24,7 @@ from aperture import session_state
 from aperture.app_state import pack_value
 from aperture.document import ids
 from aperture.errors import BusDown, NotLocked, StateMismatch
+from aperture.worker.document.changes import Patch
 from aperture.worker.document.state import kept_values, pack_patch
 from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
@@ -336,8 +337,11 @@ async def test_damaged_values_start_the_session_afresh(values: Any, caplog: pyte
 
 def test_a_patch_without_values_changes_none() -> None:
     """And the last of several changes holds."""
-    state = pack_patch([], {"a": pack_value(1), "b": pack_value(1)})
-    patches = [pack_patch([(b"{}", [])]), pack_patch([], {"a": pack_value(2), "b": None, "c": None})]
+    state = pack_patch(Patch([], {"a": pack_value(1), "b": pack_value(1)}))
+    patches = [
+        pack_patch(Patch([(b"{}", [])])),
+        pack_patch(Patch([], {"a": pack_value(2), "b": None, "c": None})),
+    ]
     assert kept_values(state, patches) == {"a": pack_value(2)}
 
 

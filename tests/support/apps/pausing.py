@@ -1,0 +1,22 @@
+"""A slider whose document a button holds and another lets go; what the slider's callback does is held with it."""
+
+from bokeh.io import curdoc
+from bokeh.models import Button, Column, ColumnDataSource, Div, Slider, TextInput
+
+doc = curdoc()
+slider = Slider(name="slider", start=0, end=100, value=0)
+text = TextInput(name="text", value="")
+rows = ColumnDataSource({"x": [0]}, name="rows")
+added = Column(name="added", children=[], tags=[rows])
+pause, step, resume = (Button(name=name) for name in ("pause", "step", "resume"))
+
+
+def add():
+    rows.stream({"x": [len(rows.data["x"])]})
+    added.children = [*added.children, Div(text=str(len(added.children)))]
+
+
+pause.on_click(lambda: doc.hold("collect"))
+step.on_click(add)
+resume.on_click(doc.unhold)
+doc.add_root(Column(slider, text, added, pause, step, resume))
