@@ -229,6 +229,7 @@ class Supervisor:
             self._lifeline,
             booted=lambda: say(_BOOTED),
             retire=lambda: say(_RETIRES),
+            pipe=write_end,
         )
         worker.retire_by = None
         worker.fork(prepare, lambda: self._worker_main(seat))

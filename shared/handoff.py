@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import ClassVar
 
@@ -401,6 +401,11 @@ class Endpoint:
     def fileno(self) -> int:
         return self._end.fileno()
 
+    def descriptors(self) -> Iterable[int]:
+        """This end's, and those of the sockets that the kernel has not taken yet."""
+        yield self._end.fileno()
+        yield from (passed.fileno() for _, passed in self._queue if passed is not None)
+
     @property
     def queued(self) -> int:
         """Messages that the kernel has not taken yet."""
@@ -565,6 +570,7 @@ class WorkerSeat:
         lifeline: a descriptor that becomes readable (end of file) when the supervisor is gone.
         booted: tells the supervisor that the worker serves.
         retire: asks the supervisor for a replacement: it tells the gateway to send nothing more, and the worker to end.
+        pipe: by which it says so.
     """
 
     index: int
@@ -573,6 +579,7 @@ class WorkerSeat:
     lifeline: int
     booted: Callable[[], None]
     retire: Callable[[], None] = lambda: None
+    pipe: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakSet
 
 from tornado.http1connection import HTTP1ServerConnection
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
@@ -24,6 +25,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
+from aperture.inheritance import withhold
 from aperture.liveness import notice_lost_peer
 from aperture.settings import Settings
 
@@ -110,7 +112,24 @@ class HandBackRequest(Protocol):
         ...
 
 
-class StickyServer(HTTPServer):
+class _WithholdingServer(HTTPServer):
+    """Keeps its browsers' connections, websockets among them, from children that an app's code forks."""
+
+    def initialize(self, *args: Any, **kwargs: Any) -> None:
+        super().initialize(*args, **kwargs)
+        self._streams: WeakSet[IOStream] = WeakSet()
+        withhold(self)
+
+    def descriptors(self) -> Iterable[int]:
+        """Those of the connections that are open."""
+        return [stream.socket.fileno() for stream in self._streams if not stream.closed()]
+
+    def keep_from_children(self, stream: IOStream) -> None:
+        """A connection is this process's alone."""
+        self._streams.add(stream)
+
+
+class StickyServer(_WithholdingServer):
     """Tornado's HTTP server for adopted streams; see `HTTPServer` for the other arguments."""
 
     def initialize(self, *args: Any, handing_back: HandBackRequest | None = None, **kwargs: Any) -> None:
@@ -119,6 +138,7 @@ class StickyServer(HTTPServer):
 
     def adopt(self, stream: AdoptedStream) -> None:
         """Serve the requests of an adopted connection."""
+        self.keep_from_children(stream)
         peer = stream.peer
         context = _HTTPRequestContext(stream, peer.address or (), "https" if peer.tls else "http", None)
         if peer.address is not None:
@@ -136,7 +156,7 @@ class StickyServer(HTTPServer):
         return _StickyDelegate(delegate, request_conn, stream, self._handing_back)
 
 
-class ListeningServer(HTTPServer):
+class ListeningServer(_WithholdingServer):
     """Tornado's HTTP server for a process that accepts its connections itself, with the same settings for each."""
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
@@ -147,6 +167,10 @@ class ListeningServer(HTTPServer):
             connection.close()
             return
         super()._handle_connection(connection, address)
+
+    def handle_stream(self, stream: IOStream, address: Any) -> None:
+        self.keep_from_children(stream)
+        super().handle_stream(stream, address)
 
 
 def http_options(settings: Settings) -> dict[str, Any]:

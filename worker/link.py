@@ -35,6 +35,7 @@ from aperture.handoff import (
     SessionsAre,
     WorkerSeat,
 )
+from aperture.inheritance import withhold
 from aperture.protocol.naming import session_named
 from aperture.worker.adopt import AdoptedStream, Peer, adopt_socket
 
@@ -88,6 +89,7 @@ class GatewayLink:
         self._owns = owns
         self._creates = creates
         self._endpoint = Endpoint(seat.link, on_blocked=self._watch_writing)
+        withhold(self._endpoint)
         self._adopted = 0
         self._exhausted = False
         self._crowded: set[str] = set()

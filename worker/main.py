@@ -7,7 +7,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from types import FrameType
 
 import uvloop
 from bokeh.application import Application
@@ -15,6 +16,7 @@ from bokeh.application import Application
 from aperture import tracing
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
 from aperture.handoff import REPORT_INTERVAL, WorkerSeat
+from aperture.inheritance import open_descriptors, restore_signals_in_children, withhold_descriptors
 from aperture.settings import Settings
 from aperture.worker.adopt import StickyServer, http_options
 from aperture.worker.assembly import Assembly
@@ -55,11 +57,13 @@ def worker_main(
     Returns:
         An `ExitCode`.
     """
+    _part_from_children(seat)
     try:
         if load is not None and seat.generation > 0:
             applications = load()
+        before = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(seat, settings, applications))
+            runner.run(_serve(seat, settings, applications, before))
     except AppLoadError as problem:
         log.critical("%s", problem)
         return ExitCode.APP_BROKEN
@@ -72,7 +76,25 @@ def worker_main(
     return ExitCode.OK
 
 
-async def _serve(seat: WorkerSeat, settings: Settings, applications: Mapping[str, Application]) -> None:
+def _part_from_children(seat: WorkerSeat) -> None:
+    """What this worker is told by signals, and has for talking to the supervisor, its app's children do not get.
+
+    A handler that does nothing, because what is ignored would be so in every program that the app starts.
+    """
+    signal.signal(signal.SIGINT, _pass_over)  # Ctrl-C reaches the whole group; the supervisor decides
+    restore_signals_in_children({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
+    withhold_descriptors((seat.lifeline, seat.pipe))
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """No-op."""
+
+
+async def _serve(
+    seat: WorkerSeat, settings: Settings, applications: Mapping[str, Application], before: Set[tuple[int, int]]
+) -> None:
+    # uvloop says nowhere what it has opened for polls, wake-ups and signals; it is all that has come so far.
+    withhold_descriptors(number for number, _ in open_descriptors() - before)
     tracing.start(os.environ)
     stop = _stop_signal(seat)
     link = GatewayLink(

@@ -17,7 +17,7 @@ import os
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +35,7 @@ from redis.exceptions import (
 )
 
 from aperture.errors import BusDown, BusUnavailable
+from aperture.inheritance import withhold
 
 __all__ = ["Link", "LinkTimes"]
 
@@ -142,6 +143,13 @@ class Link:
         self.up = False
         self.connects = 0
         self.last_error: str | None = None
+        withhold(self)
+
+    def descriptors(self) -> Iterable[int]:
+        """The connection's: Redis goes on sending to a subscriber whose worker is dead while a child has it."""
+        writer = None if self._connection is None else self._connection._writer
+        if writer is not None and not writer.is_closing():
+            yield writer.get_extra_info("socket").fileno()
 
     # Life
 

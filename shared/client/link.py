@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from tornado.websocket import WebSocketClientConnection, WebSocketError, websock
 from aperture.client.options import ClientOptions
 from aperture.client.refusals import closed, closed_before_ack, closed_by_us, hung_up, refused, unreachable
 from aperture.errors import ClientError, MessageTooLarge, ProtocolError, ServerGarbled, ServerSilent
+from aperture.inheritance import withhold
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.messages import Message, Request
 from aperture.protocol.naming import SUBPROTOCOL
@@ -57,6 +59,7 @@ class Link:
         self._finished = asyncio.Event()
         self._protocol: Any = connection.protocol
         self._watch(self._protocol)
+        withhold(self)
 
     @classmethod
     async def open(cls, options: ClientOptions) -> Link:
@@ -146,6 +149,12 @@ class Link:
         self._finished.set()
         self._connection.close(code, why.encode()[:_REASON_LIMIT].decode("utf-8", "ignore"))
         self._protocol._abort()
+
+    def descriptors(self) -> Iterable[int]:
+        """The connection's, which no forked child shares."""
+        stream = self._protocol.stream
+        if not stream.closed():
+            yield stream.socket.fileno()
 
     def _ending(self, before_ack: bool) -> ClientError:
         self.ended = True

@@ -12,10 +12,11 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from aperture.bus.bus import Bus
 from aperture.errors import BusError
+from aperture.inheritance import withhold
 from aperture.registry.registry import Registry, WorkerName
 
 __all__ = ["LeaseKeeper"]
@@ -46,6 +47,7 @@ class LeaseKeeper:
         self._stopping: asyncio.Event | None = None
         self._renewed_at = time.monotonic()
         self._failing = False
+        withhold(self)
 
     def start(self) -> None:
         self._thread.start()
@@ -59,9 +61,19 @@ class LeaseKeeper:
                 return  # it has just ended by itself
             self._thread.join(_STOP_TIME)
 
+    def descriptors(self) -> Iterable[int]:
+        """Those of the thread's own loop, which no child has a thread for."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            yield loop._selector.fileno()  # type: ignore[attr-defined]
+            yield loop._ssock.fileno()  # type: ignore[attr-defined]
+            yield loop._csock.fileno()  # type: ignore[attr-defined]
+
     def _run(self) -> None:
         try:
-            asyncio.run(self._keep())
+            # This kind, whatever the program's policy is: nothing is in a hurry here.
+            with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:
+                runner.run(self._keep())
         except Exception:
             log.exception("the lease is no longer kept while app code runs")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.node import _carries, _processes
+from support.node import _carries, _processes, app_path
 from support.patience import run, seconds, wait_until
 from support.wire import Viewer, page_token
 
@@ -127,6 +127,34 @@ print("behind", signal.getsignal(signal.SIGTERM) is signal.SIG_DFL, flush=True)
             "behind",
         ]
         assert running.lines("behind") == ["behind True"]
+
+
+def test_a_page_notices_the_death_of_a_program_whose_child_lives(tmp_path: Path) -> None:
+    """The connection was the program's alone, though an app's callback had forked."""
+    source = f"""
+from bokeh.application.handlers import ScriptHandler
+server = Server(Application(ScriptHandler(filename={app_path("forking.py")!r})), port=0)
+server.io_loop.add_callback(print, "port", server.port, flush=True)
+server.run_until_shutdown()
+"""
+
+    async def scenario(running: Program, port: str) -> None:
+        async with hold(port) as viewer:
+            await viewer.pull()
+            await viewer.set("ask", "value", "1 living")
+            while not viewer.value("answer", "text"):
+                await viewer.next_message()
+            child = int(viewer.value("answer", "text").split()[1])
+            running.process.kill()
+            try:
+                await viewer.wait_closed()
+                os.kill(child, 0)  # it lives: the page has not waited for its end
+            finally:
+                os.kill(child, signal.SIGKILL)
+
+    with program(source, tmp_path) as running:
+        (line,) = running.await_line("port")
+        run(scenario(running, line.split()[1]), nominal=20)
 
 
 def test_a_broken_start_is_raised_in_the_program(tmp_path: Path) -> None:
