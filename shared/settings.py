@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from aperture.protocol.allowance import USUAL_MESSAGE_SIZE
+
 __all__ = ["DASHBOARD_ROUTE", "DEFAULT_ADMIN_PORT", "DEFAULT_PORT", "Durability", "SessionIds", "Settings", "Tls"]
 
 DEFAULT_PORT = 5006
@@ -150,7 +152,7 @@ class Settings:
     """Connections of one session above which further ones are placed on other workers; 0 never does that."""
 
     # Limits
-    websocket_max_message_size: int = 20 * 1024 * 1024
+    websocket_max_message_size: int = USUAL_MESSAGE_SIZE
     websocket_compression_level: int | None = None
     websocket_compression_mem_level: int | None = None
     max_head_size: int = 128 * 1024

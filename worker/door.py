@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 from aperture.errors import OwnedElsewhere, OwnerGone
+from aperture.protocol.allowance import USUAL_MESSAGE_SIZE
 from aperture.worker.http.render import render
 from aperture.worker.http.resources import PageResources
 from aperture.worker.session.attachment import Attachment, LocalAttachment
@@ -47,6 +48,7 @@ class Door:
         resources: for rendering.
         elsewhere: the way to the others; None where there are none.
         arrived: told of each session here that a viewer has come to.
+        max_message_size: of a viewer's messages, in bytes.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class Door:
         elsewhere: Elsewhere | None,
         *,
         arrived: Callable[[Session], None] = lambda session: None,
+        max_message_size: int = USUAL_MESSAGE_SIZE,
     ) -> None:
         self._store = store
         self._placement = placement
         self._resources = resources
         self._elsewhere = elsewhere
         self._arrived = arrived
+        self._max_message_size = max_message_size
 
     async def lives(self, host: AppHost, session_id: str) -> bool:
         """Whether there is such a session, here or elsewhere."""
@@ -131,7 +135,8 @@ class Door:
 
         async def here(session: Session) -> Attachment:
             inline = session.is_return(token, from_browser=from_browser)
-            attachment = LocalAttachment(session, Viewer(outbox, token, inline_pulls=inline))
+            viewer = Viewer(outbox, token, inline_pulls=inline, max_message_size=self._max_message_size)
+            attachment = LocalAttachment(session, viewer)
             self._arrived(session)
             return attachment
 

@@ -10,6 +10,7 @@ This is the only module of the client that touches Bokeh's internals.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from bokeh.model import Model
 from aperture.client.agenda import Agenda
 from aperture.document.applying import apply_event
 from aperture.errors import ServerGarbled
+from aperture.protocol.allowance import Allowance
 from aperture.protocol.codec import Buffer, EncodedEvent, EventEncoder, decode_patch, encode_document
 from aperture.protocol.decode import ValueDecoder
 from aperture.protocol.messages import Message
@@ -57,6 +59,11 @@ class Change:
         self.size = len(self.encoded.json) + sum(len(buffer.data) for buffer in self.encoded.buffers)
 
 
+READ_BUDGET = 4 * 1024 * 1024 * 1024
+"""Bytes that decoding what a server sends may allocate, beyond what is in proportion to it, in a minute. Its documents
+may be large and inline, where a viewer's messages are neither."""
+
+
 class Mirror:
     """One document and its changes. Calls must be serialised; who changes the document is one of the callers.
 
@@ -70,6 +77,7 @@ class Mirror:
         self.document = document
         self._changed = changed
         self._agenda = agenda
+        self._allowance = Allowance(READ_BUDGET, depth=sys.maxsize)  # an app may nest its own values as it likes
         self._encoder = EventEncoder(self._known, self._learned)
         self.attached = False
         self.filled = False
@@ -143,7 +151,14 @@ class Mirror:
         """
         document, models = self.document, self.document.models
         created: list[Model] = []
-        events = decode_patch(message, find=models.get_by_id, seen=models.seen, setter=self, created=created.append)
+        events = decode_patch(
+            message,
+            find=models.get_by_id,
+            seen=models.seen,
+            setter=self,
+            created=created.append,
+            allowance=self._allowance,
+        )
         if events is None:
             log.debug("dropped a patch of a model that has left the document")
             return
@@ -164,7 +179,8 @@ class Mirror:
         Raises:
             ServerGarbled: it is no document, or one that cannot be made here.
         """
-        reader = _InPlace(self.document, message.buffers, self)
+        self._allowance.begin(message.size)
+        reader = _InPlace(self.document, message.buffers, self, self._allowance)
         try:
             config, roots, title = reader.document(message.content)
             with self._callbacks_afterwards(), _frozen(self.document):
@@ -327,8 +343,8 @@ def _frozen(document: Document) -> Iterator[None]:
 class _InPlace(ValueDecoder):
     """Reads a document; models that are there already are noted with their new values instead of being made."""
 
-    def __init__(self, document: Document, buffers: dict[str, bytes], setter: object) -> None:
-        super().__init__(lambda _: None, buffers, setter)
+    def __init__(self, document: Document, buffers: dict[str, bytes], setter: object, allowance: Allowance) -> None:
+        super().__init__(lambda _: None, buffers, setter, allowance)
         self.updates: list[tuple[Model, dict[str, Any]]] = []
         self._document = document
 

@@ -9,6 +9,7 @@ attributes are not looked at: BokehJS sends the whole document back after a reco
 from __future__ import annotations
 
 import base64
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -20,18 +21,22 @@ from bokeh.document.events import DocumentPatchedEvent
 from bokeh.model import Model
 
 from aperture.errors import ProtocolError, UnknownReference
+from aperture.protocol.allowance import MODEL_BYTES, UNLIMITED, Allowance
 from aperture.protocol.messages import Message
 
-__all__ = ["MAX_INLINE", "ValueDecoder", "decode_document", "decode_patch"]
-
-MAX_INLINE = 128 * 1024 * 1024
-"""Bytes that one base64 string may inflate to. BokehJS sends large arrays as buffers; gzip makes 20 GB of 20 MB."""
+__all__ = ["ValueDecoder", "decode_document", "decode_patch"]
 
 _DTYPES = frozenset(
     ("bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64", "object")
 )
 
 _PLAIN = frozenset((str, float, int, bool, type(None)))
+
+_LIST_BYTES = 56
+_DICT_BYTES = 128
+_POINTER_BYTES = 8
+_ENTRY_BYTES = 48
+"""What CPython needs for a list and its items, a dict or set and its entries, roughly."""
 
 _FIELDS: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     kind: (frozenset(required), frozenset(required + optional))
@@ -56,6 +61,7 @@ def decode_patch(
     seen: Callable[[ID], bool],
     setter: object,
     created: Callable[[Model], None] | None = None,
+    allowance: Allowance = UNLIMITED,
 ) -> list[dict[str, Any]] | None:
     """The events of a PATCH-DOC, each ready for `DocumentPatchedEvent.handle_event(doc, event, setter)`.
 
@@ -67,16 +73,18 @@ def decode_patch(
         seen: whether the document once had a model of that id.
         setter: who is changing the document, so that the change is not sent back to it.
         created: told each model that the patch made, when all of it was decoded.
+        allowance: of the connection that the message came over.
 
     Returns:
         The events, or None when the patch crossed the removal of a model that it names and must be dropped.
 
     Raises:
-        ProtocolError: the content is not a list of events.
+        ProtocolError: the content is not a list of events, or needs more memory than the connection may have.
         UnknownReference: it names a model that the document never had.
         ValueError: a value or an event that cannot be decoded.
     """
-    decoder = ValueDecoder(find, message.buffers, setter)
+    allowance.begin(message.size)
+    decoder = ValueDecoder(find, message.buffers, setter, allowance)
     try:
         events = [_plain_change(rep, find) or decoder.event(rep) for rep in _events(message.content)]
     except UnknownReferenceError as problem:
@@ -89,17 +97,19 @@ def decode_patch(
     return events
 
 
-def decode_document(content: Any, buffers: Mapping[str, bytes], *, setter: object = None) -> dict[str, Any]:
+def decode_document(message: Message, *, setter: object = None, allowance: Allowance = UNLIMITED) -> dict[str, Any]:
     """The document of a PUSH-DOC, ready for `Document.replace_with_json`: its values are objects already.
 
     Raises:
-        ProtocolError: the content is not a document.
+        ProtocolError: the content is not a document, or needs more memory than the connection may have.
         ValueError: a value that cannot be decoded, or a reference to nothing.
     """
+    content = message.content
     doc = content.get("doc") if isinstance(content, dict) else None
     if not isinstance(doc, dict):
         raise ProtocolError("PUSH-DOC without a document")
-    decoder = ValueDecoder(lambda _: None, buffers, setter)
+    allowance.begin(message.size)
+    decoder = ValueDecoder(lambda _: None, message.buffers, setter, allowance)
     fields = {name: decoder.value(doc.get(name)) for name in ("config", "roots", "title")}
     roots = fields["roots"]
     if not isinstance(roots, list) or not all(isinstance(root, Model) for root in roots):
@@ -132,13 +142,29 @@ def _plain_change(rep: Any, find: Callable[[ID], Model | None]) -> dict[str, Any
 
 
 class ValueDecoder(Deserializer):
-    """Decodes the values of one message. What Bokeh's own decoder leaves open to a hostile peer is closed here."""
+    """Decodes the values of one message. What Bokeh's own decoder leaves open to a hostile peer is closed here.
 
-    def __init__(self, find: Callable[[ID], Model | None], buffers: Mapping[str, bytes], setter: object) -> None:
+    Args:
+        find: the model of that id that is here already, if there is one.
+        buffers: binary data by the id that the values use.
+        setter: who is changing the document.
+        allowance: what may be allocated.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[ID], Model | None],
+        buffers: Mapping[str, bytes],
+        setter: object,
+        allowance: Allowance = UNLIMITED,
+    ) -> None:
         super().__init__(setter=setter)  # type: ignore[arg-type]  # Bokeh names its own session classes there.
         self.created: list[Model] = []
         self._find = find
         self._received = buffers
+        self._allowance = allowance
+        self._take = allowance.take
+        self._levels = allowance.depth
 
     def event(self, rep: Any) -> dict[str, Any]:
         """One event, checked to have the fields of its kind."""
@@ -160,9 +186,10 @@ class ValueDecoder(Deserializer):
         Raises:
             ValueError: it cannot be decoded.
         """
+        self._levels = self._allowance.depth  # an error may have left some of them used up
         try:
             return self.decode(rep)
-        except (UnknownReferenceError, DeserializationError):
+        except (UnknownReferenceError, DeserializationError, ProtocolError):
             raise
         except RecursionError:
             raise DeserializationError("a value is nested too deeply") from None
@@ -172,10 +199,21 @@ class ValueDecoder(Deserializer):
 
     def _decode(self, obj: Any) -> Any:
         kind = type(obj)
+        if kind in _PLAIN:
+            return obj
+        if self._levels <= 0:
+            self.error("a value is nested too deeply")
+        self._levels -= 1
         if kind is list:
+            self._take(_LIST_BYTES + _POINTER_BYTES * len(obj))
             decode = self._decode
-            return [item if type(item) in _PLAIN else decode(item) for item in obj]
-        return obj if kind in _PLAIN else super()._decode(obj)
+            value: Any = [item if type(item) in _PLAIN else decode(item) for item in obj]
+        else:
+            entries = obj.get("entries", obj) if kind is dict else ()
+            self._take(_DICT_BYTES + (_ENTRY_BYTES * len(entries) if type(entries) in (list, dict) else 0))
+            value = super()._decode(obj)
+        self._levels += 1
+        return value
 
     def _decode_ref(self, obj: Any) -> Model:
         found = self._known(obj["id"])
@@ -187,6 +225,7 @@ class ValueDecoder(Deserializer):
         found = self._known(obj["id"])
         if found is not None:
             return found
+        self._take(MODEL_BYTES)
         model = super()._decode_object_ref(obj)
         self.created.append(model)
         return model
@@ -208,9 +247,8 @@ class ValueDecoder(Deserializer):
 
     def _inflate(self, packed: str) -> bytes:
         inflater = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
-        data = inflater.decompress(base64.b64decode(packed), MAX_INLINE + 1)
-        if len(data) > MAX_INLINE:
-            self.error(f"inline data of more than {MAX_INLINE} bytes")
+        data = inflater.decompress(base64.b64decode(packed), min(self._allowance.left + 1, sys.maxsize))
+        self._take(len(data))
         if not inflater.eof:
             self.error("inline data is cut short")
         return data
@@ -218,7 +256,20 @@ class ValueDecoder(Deserializer):
     def _decode_ndarray(self, obj: Any) -> Any:
         if obj["dtype"] not in _DTYPES:
             self.error("unsupported dtype")
+        self._take(self._size_of(obj["array"]))  # Bokeh copies it, however many arrays name one buffer
         return super()._decode_ndarray(obj)
+
+    def _decode_typed_array(self, obj: Any) -> Any:
+        self._take(self._size_of(obj["array"]))
+        return super()._decode_typed_array(obj)
+
+    def _size_of(self, rep: Any) -> int:
+        """Bytes of an array: of the buffer that it names, or of the list that it is; what is inline is counted twice
+        where it is inflated."""
+        if type(rep) is list:
+            return _POINTER_BYTES * len(rep)
+        data = rep.get("data") if type(rep) is dict else None
+        return len(self._received.get(data["id"], b"")) if type(data) is dict else 0
 
     def error(self, error: str | DeserializationError) -> NoReturn:
         raise DeserializationError(error) if isinstance(error, str) else error

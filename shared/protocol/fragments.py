@@ -109,7 +109,13 @@ class Assembler:
             return None
         header = self._header
         message = Message(
-            header["msgid"], header["msgtype"], header.get("reqid"), self._content, self._buffers, self._metadata
+            header["msgid"],
+            header["msgtype"],
+            header.get("reqid"),
+            self._content,
+            self._buffers,
+            self._metadata,
+            self._size,
         )
         self._size = 0
         self._header = self._metadata = {}

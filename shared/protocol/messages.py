@@ -49,6 +49,7 @@ class Message:
         content: the parsed content fragment.
         buffers: binary data by the id that the content uses.
         metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there, and `part` where it is not 0.
+        size: bytes, over all its fragments.
     """
 
     msgid: str
@@ -57,6 +58,7 @@ class Message:
     content: Any
     buffers: dict[str, bytes]
     metadata: dict[str, Any] = field(default_factory=dict)
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from support.events import Viewers
 
 from aperture.errors import ProtocolError, UnknownReference
-from aperture.protocol import decode
-from aperture.protocol.codec import decode_document, decode_patch, join_events
+from aperture.protocol.allowance import MAX_DEPTH, MODEL_BYTES, UNLIMITED, USUAL_MESSAGE_SIZE, Allowance
+from aperture.protocol.codec import decode_document, decode_patch, encode_document, join_events
 from aperture.protocol.messages import Message
 
 
@@ -43,20 +43,32 @@ class Session:
         self.doc.add_root(self.source)
         self.looked_up: list[str] = []
         self.created: list[Model] = []
+        self.allowance = UNLIMITED
 
     def find(self, model_id: str) -> Model | None:
         self.looked_up.append(model_id)
         return self.doc.models.get_by_id(model_id)  # type: ignore[arg-type]
 
-    def decode(self, content: Any, buffers: dict[str, bytes] | None = None) -> list[dict[str, Any]] | None:
-        message = Message("1", "PATCH-DOC", None, content, buffers or {})
+    def decode(
+        self, content: Any, buffers: dict[str, bytes] | None = None, *, size: int = 0
+    ) -> list[dict[str, Any]] | None:
+        message = Message("1", "PATCH-DOC", None, content, buffers or {}, size=size)
         return decode_patch(
-            message, find=self.find, seen=self.doc.models.seen, setter=None, created=self.created.append
+            message,
+            find=self.find,
+            seen=self.doc.models.seen,
+            setter=None,
+            created=self.created.append,
+            allowance=self.allowance,
         )
 
     def apply(self, *events: Any, buffers: dict[str, bytes] | None = None) -> None:
         for event in self.decode({"events": list(events)}, buffers) or ():
             DocumentPatchedEvent.handle_event(self.doc, event, None)  # type: ignore[arg-type]
+
+
+def pushing(content: Any, buffers: dict[str, bytes] | None = None) -> Message:
+    return Message("1", "PUSH-DOC", None, content, buffers or {})
 
 
 @pytest.fixture
@@ -254,17 +266,91 @@ def test_a_malformed_event_is_a_value_error(session: Session, event: Any) -> Non
     assert session.created == []
 
 
-def test_inline_data_cannot_grow_without_bound(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What would inflate beyond the limit is refused."""
-    monkeypatch.setattr(decode, "MAX_INLINE", 1000)
-    for size, refused in ((1000, False), (1001, True)):
-        data = base64.b64encode(gzip.compress(b"\0" * size)).decode()
-        event = change("slider", "tags", [{"type": "bytes", "data": data}])
-        if refused:
-            with pytest.raises(DeserializationError):
-                session.decode({"events": [event]})
-        else:
-            assert session.decode({"events": [event]})
+def inflating(size: int) -> dict[str, Any]:
+    return {"type": "bytes", "data": base64.b64encode(gzip.compress(b"\0" * size)).decode()}
+
+
+def copying(buffer: str) -> dict[str, Any]:
+    data = {"type": "bytes", "data": {"id": buffer}}
+    return {"type": "ndarray", "array": data, "shape": [1000], "dtype": "uint8", "order": "little"}
+
+
+def typed(buffer: str) -> dict[str, Any]:
+    data = {"type": "bytes", "data": {"id": buffer}}
+    return {"type": "typed_array", "array": data, "dtype": "uint8", "order": "little"}
+
+
+@pytest.mark.parametrize(
+    ("values", "budget"),
+    [
+        ([inflating(1000) for _ in range(6)], 6_000),
+        ([copying("0") for _ in range(6)], 6_000),
+        ([typed("0") for _ in range(6)], 6_000),
+        ([{"type": "object", "name": "Plot", "id": f"p{number}"} for number in range(6)], 6 * MODEL_BYTES),
+        ([[] for _ in range(1000)], 200_000),
+        ([{"type": "map", "entries": [[1, 1]] * 100} for _ in range(10)], 48_000),
+    ],
+    ids=["inflated", "copied", "typed", "models", "lists", "maps"],
+)
+def test_one_bound_holds_for_all_that_a_message_allocates(session: Session, values: list[Any], budget: int) -> None:
+    """However it is spread over the message; a peer that goes beyond is not refused an answer but closed."""
+    content = {"events": [change("slider", "tags", [value]) for value in values]}
+    session.allowance = Allowance(2 * budget)
+    assert session.decode(content, {"0": b"\0" * 1000})
+    session.allowance = Allowance(budget - 1)
+    with pytest.raises(ProtocolError) as refusal:
+        session.decode(content, {"0": b"\0" * 1000})
+    assert refusal.value.close_code == 1009
+
+
+def test_a_bound_in_a_time_holds_for_all_messages_of_a_connection(session: Session) -> None:
+    """What is used up comes back in a minute."""
+    now = [0.0]
+    session.allowance = Allowance(10_000, clock=lambda: now[0])
+    content = {"events": [change("slider", "tags", [inflating(6_000)])]}
+    assert session.decode(content)
+    with pytest.raises(ProtocolError):
+        session.decode(content)
+    now[0] = 60.0
+    assert session.decode(content)
+
+
+def test_what_is_in_proportion_to_what_was_sent_is_free(session: Session) -> None:
+    """A peer may send large lists and arrays all day."""
+    session.allowance = Allowance(0, clock=lambda: 0.0)
+    pairs = [[1.5, 2.5]] * 10_000
+    content = {"events": [change("slider", "tags", pairs)]}
+    for _ in range(100):
+        assert session.decode(content, size=len(json.dumps(content, separators=(",", ":"))))
+        assert session.decode({"events": [change("slider", "tags", [copying("0")])]}, {"0": b"\0" * 1000}, size=1200)
+
+
+def nested(kind: str, depth: int) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        match kind:
+            case "list":
+                value = [value]
+            case "map":
+                value = {"type": "map", "entries": [["a", value]]}
+            case "slice":
+                value = {"type": "slice", "start": value, "stop": None, "step": None}
+            case _:
+                attributes = {"attributes": {"tags": [value]}}
+                value = {"type": "object", "name": "Div", "id": f"d{level}", **attributes}
+    return value
+
+
+@pytest.mark.parametrize(("kind", "levels"), [("list", 1), ("map", 1), ("slice", 1), ("model", 2)])
+def test_what_nests_as_deep_as_is_allowed_can_be_encoded(session: Session, kind: str, levels: int) -> None:
+    """And what nests deeper is refused where it comes in: it would be nobody's to pull, or to keep."""
+    deepest = (MAX_DEPTH - 1) // levels
+    session.allowance = Allowance.for_messages_of(USUAL_MESSAGE_SIZE)
+    with pytest.raises(DeserializationError, match="nested too deeply"):
+        session.decode({"events": [change("slider", "tags", [nested(kind, deepest + 1)])]})
+    session.apply(change("slider", "tags", [nested(kind, deepest)]))
+    text, _ = encode_document(session.doc, inline=False)
+    assert json.loads(text)["doc"]["roots"]
 
 
 _reps = st.recursive(
@@ -300,7 +386,7 @@ def test_nothing_else_ever_escapes(rep: Any) -> None:
         except (ProtocolError, UnknownReference, ValueError):
             pass
         try:
-            decode_document({"doc": {"roots": [rep], "title": "", "config": rep}}, {})
+            decode_document(pushing({"doc": {"roots": [rep], "title": "", "config": rep}}))
         except (ProtocolError, ValueError):
             pass
 
@@ -332,7 +418,7 @@ def test_a_pushed_document_replaces_another(session: Session) -> None:
     created = Protocol().create("PUSH-DOC", source)
     content = json.loads(created.content_json)
     buffers = {buffer.id: buffer.to_bytes() for buffer in created.buffers}
-    session.doc.replace_with_json(decode_document(content, buffers))  # type: ignore[arg-type]
+    session.doc.replace_with_json(decode_document(pushing(content, buffers)))  # type: ignore[arg-type]
     assert session.doc.title == "pushed"
     assert {model.id for model in session.doc.models} == {model.id for model in source.models}
     np.testing.assert_array_equal(session.doc.roots[0].data["x"], np.arange(3.0))
@@ -355,10 +441,10 @@ def test_a_pushed_document_replaces_another(session: Session) -> None:
 def test_content_that_is_no_document_is_a_protocol_error(content: Any) -> None:
     """A push without what a document needs is refused before anything is replaced."""
     with pytest.raises(ProtocolError):
-        decode_document(content, {})
+        decode_document(pushing(content))
 
 
 def test_a_pushed_document_that_refers_to_nothing_is_refused() -> None:
     """A dangling reference is a value that cannot be decoded."""
     with pytest.raises(ValueError, match="nobody"):
-        decode_document({"doc": {"roots": [{"id": "nobody"}], "title": "", "config": None}}, {})
+        decode_document(pushing({"doc": {"roots": [{"id": "nobody"}], "title": "", "config": None}}))

@@ -124,7 +124,7 @@ class RemoteViewer(Viewer):
         self.busy = False
         """Whether one of its messages is being acted on, or the others have their turn."""
         self.slice = Slice()
-        super().__init__(self, token, inline_pulls=inline)
+        super().__init__(self, token, inline_pulls=inline, max_message_size=max_message_size)
 
     @property
     def live(self) -> bool:

@@ -80,7 +80,7 @@ def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
     models = document.models
     find = cast("Callable[[str], Model | None]", models.get_by_id)
     seen = cast("Callable[[str], bool]", models.seen)
-    reps = decode_patch(message, find=find, seen=seen, setter=viewer)
+    reps = decode_patch(message, find=find, seen=seen, setter=viewer, allowance=viewer.allowance)
     if reps is None:
         log.debug("session %s: dropped a patch of a model that has left the document", short_id(session.id))
         return messages.ok(message.msgid)
@@ -106,7 +106,7 @@ def _pull(session: Session, viewer: Viewer, message: Message) -> FrameRun:
 
 def _push(session: Session, viewer: Viewer, message: Message) -> FrameRun:
     document: Document = session.document
-    pushed = decode_document(message.content, message.buffers)
+    pushed = decode_document(message, allowance=viewer.allowance)
     document.replace_with_json(pushed)  # type: ignore[arg-type]
     session.mark_pulled(viewer)
     return _done(session, message)

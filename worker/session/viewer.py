@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from aperture.protocol.allowance import USUAL_MESSAGE_SIZE, Allowance
 from aperture.protocol.frames import FrameRun
 
 __all__ = ["Audience", "Outbox", "Viewer"]
@@ -33,9 +34,10 @@ class Viewer:
         outbox: where its frames go.
         token: what it connected with, to recognise a page that comes back.
         inline_pulls: whether its pulls are answered with base64 text for arrays instead of binary buffers.
+        max_message_size: of its messages; what decoding them may allocate follows from it.
     """
 
-    __slots__ = ("inline_pulls", "live", "outbox", "token")
+    __slots__ = ("allowance", "inline_pulls", "live", "outbox", "token")
 
     here = True
     """Whether the connection is in this worker, also when it has ended."""
@@ -46,7 +48,10 @@ class Viewer:
     trace = ""
     """In which trace another worker has sent the message that is acted on, if one has."""
 
-    def __init__(self, outbox: Outbox, token: str, *, inline_pulls: bool) -> None:
+    def __init__(
+        self, outbox: Outbox, token: str, *, inline_pulls: bool, max_message_size: int = USUAL_MESSAGE_SIZE
+    ) -> None:
+        self.allowance = Allowance.for_messages_of(max_message_size)
         self.outbox = outbox
         self.token = token
         self.inline_pulls = inline_pulls
