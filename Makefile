@@ -19,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format types docs bench clean system-packages
+.PHONY: help serve test lint format types docs bench structure clean system-packages
 
 help:
 	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
@@ -29,6 +29,7 @@ help:
 	@echo "make types    build the view of the package that type checkers read"
 	@echo "make docs     build the pages of docs/ and the API reference into build/docs"
 	@echo "make bench    run the benchmarks (BENCH_ARGS= goes to bench/run.py)"
+	@echo "make structure  count files, classes, circles and the like of the product's code"
 	@echo "make clean    remove the virtual environment and everything built"
 
 serve: $(VENV)/runtime
@@ -60,6 +61,9 @@ docs: $(VENV)/development
 
 bench: $(VENV)/development
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)
+
+structure: $(VENV)/development
+	@$(BIN)/python bench/structure.py --walk
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*

@@ -48,7 +48,7 @@ from aperture.worker.ws.handler import SessionSocket
 from rows.contest import Contest, Work, columns, contend, joined, source_in, turns, widgets, with_sizes
 from rows.row import Group, Plan, Result, Row, Target
 
-__all__ = ["GROUP"]
+__all__ = ["GROUP", "slider_with_a_callback"]
 
 MAX_MESSAGE = 1 << 30
 APP = "/bench"
@@ -222,6 +222,15 @@ def _stock_takes(doc: Document, events: list[dict[str, Any]]) -> Work:
 def _ours_takes(doc: Document, events: list[dict[str, Any]]) -> Work:
     socket, fragments = OurSocket(doc), _endless(events)
     return lambda: socket.take(next(fragments), b'"OK"')
+
+
+def slider_with_a_callback() -> Work:
+    """One message for each call: a slider moves and its callback sets another's title. To trace a patch by."""
+    doc = new_document()
+    _, (slider, other, *_) = widgets(50, doc)
+    slider.on_change("value", lambda attr, old, new: other.update(title=str(new)))
+    change = {"kind": "ModelChanged", "model": {"id": slider.id}, "attr": "value"}
+    return _ours_takes(doc, [{**change, "new": value} for value in (7, 8)])
 
 
 FILLS: Mapping[str, tuple[str, Fill, Mapping[int, Target]]] = {
