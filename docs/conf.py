@@ -57,7 +57,7 @@ napoleon_include_init_with_doc = False
 python_use_unqualified_type_names = True
 default_role = "code-or-name"
 
-REFERENCE = ("aperture", "aperture.server", "aperture.client", "aperture.errors", "aperture.settings")
+REFERENCE = ("aperture", "aperture.gateway.embed", "aperture.client", "aperture.errors", "aperture.config.settings")
 """The modules that the reference documents. Other names of the package are only looked up."""
 
 _NAME = re.compile(r"aperture(\.\w+)+")

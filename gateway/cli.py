@@ -1,4 +1,4 @@
-"""The command `aperture`, and with `aperture.server` the only place that knows both gateway and worker.
+"""The command `aperture`, and with `aperture.gateway.embed` the only place that knows both gateway and worker.
 
 It reads the plan, loads the apps, and hands them to `aperture.gateway.node`, whose supervisor forks. Nothing here
 starts a thread or a loop. Imports are inside the functions, so that `--help` answers at once.
@@ -17,20 +17,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import aperture
-from aperture.admin_token import admin_token
+from aperture.config.admin_token import admin_token
+from aperture.config.options import serve_parser
+from aperture.config.settings import DASHBOARD_ROUTE, Settings
 from aperture.doctor.command import doctor, doctor_parser
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
-from aperture.gateway.browse import open_pages
-from aperture.gateway.drain import drain, drain_parser
+from aperture.gateway.admin.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
-from aperture.gateway.options import serve_parser
+from aperture.gateway.supervise.browse import open_pages
 from aperture.paths import checked_route, quoted
-from aperture.settings import DASHBOARD_ROUTE, Settings
+from aperture.version import __version__
 
 if TYPE_CHECKING:
     from bokeh.application.application import Application
 
-    from aperture.gateway.plan import ServePlan
+    from aperture.config.plan import ServePlan
 
 __all__ = ["app_urls", "load_applications", "main", "run"]
 
@@ -73,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             token = given.admin_token or os.environ.get("APERTURE_ADMIN_TOKEN")
             file = given.admin_token_file or (None if token else os.environ.get("APERTURE_ADMIN_TOKEN_FILE"))
             return drain(given.admin_address, given.admin_port, admin_token(token, file))
-        from aperture.gateway.plan import parse
+        from aperture.config.plan import parse
 
         return run(parse(given, os.environ))
     except AppLoadError as problem:
@@ -140,7 +141,7 @@ def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
 
 def _command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="aperture", description=aperture.__doc__)
-    parser.add_argument("--version", action="version", version=f"%(prog)s {aperture.__version__}")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="serve|drain|doctor")
     serve_parser(commands.add_parser("serve", help="serve apps", description="Serve Bokeh apps from forked workers."))
     doctor_parser(commands.add_parser("doctor", help="say what is wrong with a server", description=_DOCTOR))
@@ -173,7 +174,7 @@ def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
 
 def _develop(plan: ServePlan) -> int:
     """Serve; start over once a file has changed, and wait for that if the app is broken as it is."""
-    from aperture.gateway.reload import Changes, execute_again
+    from aperture.gateway.supervise.reload import Changes, execute_again
 
     log.info("Running in --dev mode with one worker")
     auth = plan.settings.auth_module
@@ -234,7 +235,7 @@ def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_
 
 
 def _show(urls: Sequence[str]) -> None:
-    from aperture.gateway.reload import is_reload
+    from aperture.gateway.supervise.reload import is_reload
 
     if urls and not is_reload():
         open_pages(urls)

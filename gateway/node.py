@@ -17,11 +17,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from aperture import tracing
-from aperture.settings import Durability, Settings
+from aperture.config.settings import Durability, Settings
 
 if TYPE_CHECKING:
     from aperture.bus.embedded import EmbeddedServer
-    from aperture.gateway.supervisor import Supervisor
+    from aperture.gateway.supervise.supervisor import Supervisor
     from aperture.metrics import MetricsDirectory
 
 __all__ = ["NodeSockets", "make_supervisor", "node_name"]
@@ -55,7 +55,7 @@ class NodeSockets:
         Raises:
             OSError: an address is taken, or not ours to use; the text says which.
         """
-        from aperture.gateway.bind import bind_listeners
+        from aperture.gateway.supervise.bind import bind_listeners
 
         listeners, admin_listeners = bind_listeners(settings)
         named = dataclasses.replace(_with_bound_port(settings, listeners), node=node_name())
@@ -63,7 +63,7 @@ class NodeSockets:
 
     def close(self) -> None:
         """Listen no more, where no supervisor has taken over."""
-        from aperture.gateway.bind import unlink_socket_file
+        from aperture.gateway.supervise.bind import unlink_socket_file
 
         for listener in (*self.listeners, *self.admin_listeners):
             listener.close()
@@ -98,12 +98,12 @@ def make_supervisor(
         ConfigurationError: this platform cannot fork, or the certificate cannot be used.
     """
     settings, bus_server = _with_bus(sockets.settings)
-    from aperture.gateway.preload import preload
+    from aperture.gateway.supervise.preload import preload
 
     preload(files, foreign=sockets.settings.preload)
     tracing.prepare(os.environ)
-    from aperture.gateway.main import gateway_main
-    from aperture.gateway.supervisor import Supervisor
+    from aperture.gateway.gateway import gateway_main
+    from aperture.gateway.supervise.supervisor import Supervisor
 
     settings, metrics = _with_metrics(settings, among_nodes=sockets.settings.redis_url is not None)
 

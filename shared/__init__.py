@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from aperture.version import __version__
+
 if TYPE_CHECKING:
     from aperture.app_state import session_state as session_state
-    from aperture.server import Server as Server
+    from aperture.gateway.embed import Server as Server
 
 __all__ = ["Server", "__version__", "session_state"]
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +20,7 @@ def __getattr__(name: str) -> Any:
 
         return session_state
     if name == "Server":
-        from aperture.server import Server
+        from aperture.gateway.embed import Server
 
         return Server
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -44,11 +44,11 @@ KINDS = 500
 """Kinds of lines that are counted; they are as many as there are places in code, unless a library makes its own."""
 
 STRANGERS = (
-    "aperture.gateway.dispatch",
-    "aperture.gateway.listener",
-    "aperture.handoff",
+    "aperture.gateway.front.dispatch",
+    "aperture.gateway.front.listener",
+    "aperture.wire.node_messages",
     "aperture.worker.http.auth",
-    "aperture.worker.link",
+    "aperture.worker.gateway_link",
     "aperture.worker.ws",
     "opentelemetry",
     "tornado",

@@ -239,11 +239,11 @@ def _is_installed() -> bool:
 def _resource(environment: Mapping[str, str]) -> Any:
     from opentelemetry.sdk.resources import Resource
 
-    import aperture
+    from aperture.version import __version__
 
     named = environment.get("OTEL_SERVICE_NAME") or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
     instance = f"{PROCESS.node}/{PROCESS.name}/{os.getpid()}"
-    attributes = {"service.version": aperture.__version__, "service.instance.id": instance}
+    attributes = {"service.version": __version__, "service.instance.id": instance}
     return Resource.create(attributes if named else {**attributes, "service.name": "aperture"})
 
 

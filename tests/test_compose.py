@@ -14,8 +14,8 @@ import yaml
 from support.compose import COMPOSE, NODES, ROOT, Service, services, variables
 from support.dockerfile import stages
 
-from aperture.gateway.options import OPTIONS
-from aperture.gateway.plan import parse
+from aperture.config.options import OPTIONS
+from aperture.config.plan import parse
 from aperture.metrics.families import FAMILIES
 
 DEPLOYING = ROOT / "docs" / "deploying.md"

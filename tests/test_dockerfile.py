@@ -10,8 +10,8 @@ from pathlib import Path
 
 from support.dockerfile import ROOT, ignored, stages
 
-from aperture.gateway.options import BY_NAME, OPTIONS
-from aperture.gateway.plan import parse
+from aperture.config.options import BY_NAME, OPTIONS
+from aperture.config.plan import parse
 
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
 

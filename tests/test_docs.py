@@ -14,9 +14,9 @@ import pytest
 import yaml
 from support.patience import seconds
 
+from aperture.config.options import OPTIONS, Option
 from aperture.doctor.command import doctor_parser
-from aperture.gateway.drain import drain_parser
-from aperture.gateway.options import OPTIONS, Option
+from aperture.gateway.admin.drain import drain_parser
 from aperture.metrics.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from support.kustomize import Thing, by_kubectl, kubectl, render
 
+from aperture.config.options import BY_NAME, OPTIONS
+from aperture.config.plan import parse
+from aperture.config.settings import Settings
 from aperture.errors import ConfigurationError
-from aperture.gateway.admin import admin_application
-from aperture.gateway.options import BY_NAME, OPTIONS
-from aperture.gateway.plan import parse
+from aperture.gateway.admin.endpoints import admin_application
 from aperture.metrics.families import FAMILIES
-from aperture.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"

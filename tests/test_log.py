@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aperture import log_sink
-from aperture.gateway.options import LOG_LEVELS
+from aperture.config.options import LOG_LEVELS
 from aperture.log import LOGGERS, TRACE, configure, level_number, lines_for
 from aperture.log_lines import HumanLines, JsonLines, TemplateLines, redacted
 from aperture.log_scope import PROCESS, REQUEST, SessionScope, request_id, session_scope
@@ -433,7 +433,7 @@ def test_without_a_folder_for_the_new_file_the_old_one_goes_on(tmp_path: Path) -
 # Floods
 
 
-def flood(gate: FloodGate, count: int, at: float, name: str = "aperture.gateway.listener") -> list[str]:
+def flood(gate: FloodGate, count: int, at: float, name: str = "aperture.gateway.front.listener") -> list[str]:
     through = []
     for number in range(count):
         made = record("refused %d", number, name=name, created=at)
@@ -447,11 +447,11 @@ def test_a_flood_of_garbage_is_bounded_and_counted() -> None:
     gate, now = FloodGate(), time.time()
     assert len(flood(gate, 500, now)) == BURST
     assert flood(gate, 1, now + 3) == ["refused 0 (and 450 more like this)"]
-    assert len(flood(gate, 10, now + 3, name="aperture.gateway.dispatch")) == 10
+    assert len(flood(gate, 10, now + 3, name="aperture.gateway.front.dispatch")) == 10
 
 
 def test_what_nobody_outside_can_cause_is_never_held_back() -> None:
     """An app's own lines, and those of requests, are all shown."""
     gate, now = FloodGate(), time.time()
-    for name in ("bokeh.app", "aperture.worker.http.access", "myapp"):
+    for name in ("bokeh.app", "aperture.worker.http.access_log", "myapp"):
         assert len(flood(gate, 500, now, name=name)) == 500

@@ -11,7 +11,7 @@ from bokeh.command.subcommand import Argument
 from bokeh.command.subcommands.serve import Serve
 from bokeh.settings import settings as bokeh_settings
 
-from aperture.gateway.options import BY_NAME, OPTIONS, Kind, Option
+from aperture.config.options import BY_NAME, OPTIONS, Kind, Option
 
 ROOT = Path(__file__).parents[1]
 UNSET = Argument().default

@@ -25,9 +25,9 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream
 
+from aperture.config.settings import Settings
 from aperture.inheritance import withhold
 from aperture.liveness import notice_lost_peer
-from aperture.settings import Settings
 
 __all__ = [
     "AdoptedStream",

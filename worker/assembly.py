@@ -8,24 +8,24 @@ from collections.abc import Mapping
 from bokeh.application import Application
 from bokeh.document import Document
 
-from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.bus.redis_options import BusOptions
+from aperture.config.settings import Durability, Settings
 from aperture.metrics import Tallies
-from aperture.registry.keeper import LeaseKeeper
-from aperture.registry.keeping import Keeping
+from aperture.registry.lease import LeaseKeeper
 from aperture.registry.registry import Registry, WorkerName
-from aperture.settings import Durability, Settings
+from aperture.registry.snapshots import Keeping
+from aperture.worker.admin_commands import Operations
+from aperture.worker.collector import GarbageCollector
 from aperture.worker.crowding import Crowding
 from aperture.worker.dashboard.mount import Dashboard, with_dashboard
-from aperture.worker.link import GatewayLink
+from aperture.worker.gateway_link import GatewayLink
 from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.neighbourhood import WorkerNeighbourhood
-from aperture.worker.operations import Operations
+from aperture.worker.recovery.rebuild import Survival
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import HAND_OVER_SHARE, WorkerService
-from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.placement import LocalPlacement
-from aperture.worker.survival.survival import Survival
 
 __all__ = ["Assembly"]
 

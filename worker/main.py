@@ -14,13 +14,13 @@ import uvloop
 from bokeh.application import Application
 
 from aperture import tracing
+from aperture.config.settings import Settings
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
-from aperture.handoff import REPORT_INTERVAL, WorkerSeat
 from aperture.inheritance import open_descriptors, restore_signals_in_children, withhold_descriptors
-from aperture.settings import Settings
+from aperture.wire.node_messages import REPORT_INTERVAL, WorkerSeat
 from aperture.worker.adopt import StickyServer, http_options
 from aperture.worker.assembly import Assembly
-from aperture.worker.link import GatewayLink
+from aperture.worker.gateway_link import GatewayLink
 from aperture.worker.pulse import every, resident_bytes
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import WorkerService

@@ -16,7 +16,7 @@ from tornado.web import Application, RequestHandler
 
 from aperture.metrics import ProcessFiles, Reading, SourceCollector, Tallies, families, worker_name
 from aperture.metrics.process import GcPauses, build_info, read_process
-from aperture.registry.keeping import Keeping
+from aperture.registry.snapshots import Keeping
 from aperture.worker.pulse import every
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.service import WorkerService

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from aperture.protocol.closing import SERVICE_RESTART
+from aperture.worker.gateway_link import GatewayLink
 from aperture.worker.http.render import render
-from aperture.worker.link import GatewayLink
 from aperture.worker.service import WorkerService
 from aperture.worker.session.session import Session
 

@@ -10,28 +10,28 @@ from contextlib import suppress
 
 from bokeh.application import Application
 
+from aperture.config.settings import Settings
 from aperture.document import current, ids
 from aperture.paths import path_of
 from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
-from aperture.settings import Settings
+from aperture.worker.collector import GarbageCollector
 from aperture.worker.crowding import Crowding
 from aperture.worker.document import class_facts
 from aperture.worker.document.loading import check_imports
-from aperture.worker.door import Door, Elsewhere
+from aperture.worker.handler_context import Services
+from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.auth import AuthHooks, load_auth_module
-from aperture.worker.http.origins import AllowedOrigins
 from aperture.worker.http.resources import Extensions, PageResources, ShareExtensions
+from aperture.worker.patch.pulls import Pulls
 from aperture.worker.pulse import LoopLag, every, resident_bytes
-from aperture.worker.services import Services
-from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.recovery.rebuild import Survival
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
-from aperture.worker.session.pulls import Pulls
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
-from aperture.worker.survival.survival import Survival
+from aperture.worker.session_access import Door, Elsewhere
 from aperture.worker.ws.sockets import OpenSockets
 
 __all__ = ["HAND_OVER_SHARE", "WorkerService"]

@@ -36,14 +36,14 @@ from aperture.metrics import families
 from aperture.metrics.tallies import AppTally, Distribution
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
+from aperture.worker.collector import GarbageCollector
 from aperture.worker.document.loading import new_document
-from aperture.worker.http.access import Traffic
+from aperture.worker.http.access_log import Traffic
+from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.attachment import LocalAttachment
-from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
-from aperture.worker.session.viewer import Viewer
 from aperture.worker.ws.handler import SessionSocket
 from rows.contest import Contest, Work, columns, contend, joined, source_in, turns, widgets, with_sizes
 from rows.row import Group, Plan, Result, Row, Target

@@ -19,9 +19,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError
 
 from aperture.bus.bus import BusHealth, Deliver, Script
-from aperture.bus.link import Argument, Link, LinkTimes
 from aperture.bus.names import Names
-from aperture.bus.options import BusOptions
+from aperture.bus.redis_connection import Argument, Link, LinkTimes
+from aperture.bus.redis_options import BusOptions
 from aperture.errors import BusDown
 
 __all__ = ["RedisBus"]

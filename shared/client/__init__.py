@@ -5,8 +5,8 @@ has an event loop. Both speak to Aperture and to `bokeh serve`. What can go wron
 `ClientError`.
 """
 
-from aperture.client.asynchronous import AsyncSession, connect
-from aperture.client.session import (
+from aperture.client.async_session import AsyncSession, connect
+from aperture.client.blocking_session import (
     DEFAULT_SESSION_ID,
     ClientSession,
     ErrorReason,

@@ -23,7 +23,7 @@ from bokeh.document.config import DocumentConfig
 from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 from bokeh.model import Model
 
-from aperture.client.agenda import Agenda
+from aperture.client.timers import Agenda
 from aperture.document.applying import apply_event
 from aperture.errors import ServerGarbled
 from aperture.protocol.allowance import Allowance

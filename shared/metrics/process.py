@@ -87,7 +87,7 @@ def build_info(bokeh: str) -> Iterator[Reading]:
     """
     import platform
 
-    from aperture import __version__
+    from aperture.version import __version__
 
     yield Reading(families.BUILD_INFO, (__version__, bokeh, platform.python_version()), 1)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 import aperture
+from aperture.config.plan import parse
+from aperture.config.settings import Settings, Tls
 from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway import cli
-from aperture.gateway.plan import parse
-from aperture.settings import Settings, Tls
 
 
 def write(path: Path, source: str = "") -> str:

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from aperture.config.settings import Settings
 from aperture.errors import ConfigurationError
-from aperture.gateway.supervisor import Supervisor
-from aperture.settings import Settings
+from aperture.gateway.supervise.supervisor import Supervisor
 
 
 def test_without_fork_a_node_is_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,10 +18,10 @@ from support.patience import run
 from support.redis import free_port
 
 from aperture import Server
-from aperture.gateway.admin import MAX_BODY, MAX_HEAD, admin_application, serve_admin
-from aperture.gateway.roster import Roster, Survey
-from aperture.handoff import Load, SessionInfo
-from aperture.settings import Settings
+from aperture.config.settings import Settings
+from aperture.gateway.admin.endpoints import MAX_BODY, MAX_HEAD, admin_application, serve_admin
+from aperture.gateway.front.workers import Roster, Survey
+from aperture.wire.node_messages import Load, SessionInfo
 
 TOKEN = "a-token-of-the-test"
 TOO_MUCH = 50_000_000

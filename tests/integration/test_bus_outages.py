@@ -12,8 +12,8 @@ import pytest
 from support.patience import run, seconds
 from support.redis import RedisServer, bus_on, eventually, free_port, fresh_namespace
 
-from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.bus.redis_options import BusOptions
 from aperture.errors import BusDown, BusUnavailable
 
 PASSWORD = "correct-horse"
@@ -174,7 +174,7 @@ def test_a_login_that_ends_is_made_again(server: RedisServer) -> None:
 
 def test_what_cannot_be_sent_is_refused_and_not_queued(server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Redis does not read; beyond a bound nobody's memory is filled for it."""
-    from aperture.bus import link
+    from aperture.bus import redis_connection as link
 
     monkeypatch.setattr(link, "MAX_WAITING_BYTES", 2_000_000)
 

@@ -20,8 +20,8 @@ from support.rogue import ACK, GOODBYE, answer, document_of, requests, rogue_ser
 
 from aperture import Server
 from aperture.client import AsyncSession, ClientSession, backlog, connect, pull_session, push_session
-from aperture.client.exchange import Exchange
-from aperture.client.inbox import Ended
+from aperture.client.incoming import Ended
+from aperture.client.sync_protocol import Exchange
 from aperture.errors import (
     ClientError,
     MessageTooLarge,

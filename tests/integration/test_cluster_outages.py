@@ -15,7 +15,7 @@ from support.redis import eventually
 from support.wire import Viewer, page_token
 
 from aperture.bus.names import Names
-from aperture.worker.relay.places import place_of
+from aperture.wire.session_key import place_of
 
 SESSIONS = 100
 APP = "/relayed"

@@ -18,9 +18,9 @@ from support.proxy_deaf import DeafWire
 from support.redis import RedisServer, eventually
 from support.wire import Viewer, page_token
 
-from aperture.bus.envelope import Probe
 from aperture.bus.names import Names
-from aperture.worker.relay.places import place_of
+from aperture.wire.envelopes import Probe
+from aperture.wire.session_key import place_of
 
 APP = "/relayed"
 SERVICE_RESTART = 1012

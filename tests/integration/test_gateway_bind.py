@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from aperture.gateway.bind import bind_listeners, unlink_socket_file
-from aperture.settings import Settings
+from aperture.config.settings import Settings
+from aperture.gateway.supervise.bind import bind_listeners, unlink_socket_file
 
 
 def close(*groups: list[socket.socket]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aperture.handoff import MAX_DATAGRAM, Adopt, Claimed, Endpoint, Hello, Message, datagram_pair
+from aperture.wire.node_messages import MAX_DATAGRAM, Adopt, Claimed, Endpoint, Hello, Message, datagram_pair
 
 
 def adopt(head: bytes = b"head") -> Adopt:

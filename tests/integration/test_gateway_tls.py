@@ -19,7 +19,7 @@ from support.patience import run, seconds, wait_until
 from support.wire import Viewer, page_token
 
 from aperture.errors import ExitCode
-from aperture.gateway.tls import Pumps
+from aperture.gateway.front.tls import Pumps
 from aperture.liveness import UNACKNOWLEDGED_LIMIT
 
 HEAD_TIMEOUT = 2.0

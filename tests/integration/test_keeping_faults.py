@@ -11,8 +11,8 @@ from support.redis import KINDS, RedisServer, bus_on, eventually, fresh_namespac
 
 from aperture.bus.redis import RedisBus
 from aperture.errors import BusDown, KeepingBroken
-from aperture.registry.keeping import Keeping, Kept
 from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.snapshots import Keeping, Kept
 
 PLACE = "/app\tsession"
 ME = WorkerName("node", 0, "n")

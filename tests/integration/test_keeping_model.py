@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.redis import KINDS, fresh_namespace, node_server
 
 from aperture.bus.bus import Script
-from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.bus.redis_options import BusOptions
 from aperture.errors import Fenced, KeepingBroken, TooLarge
-from aperture.registry.keeping import ENTRY_OVERHEAD, Keeping, Kept
 from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.snapshots import ENTRY_OVERHEAD, Keeping, Kept
 
 WORKERS = 2
 LARGEST = 20

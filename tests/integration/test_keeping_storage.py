@@ -13,8 +13,8 @@ from support.redis import KINDS, RedisServer, bus_on, fresh_namespace, node_serv
 
 from aperture.bus.redis import RedisBus
 from aperture.errors import BusDown, Fenced, KeepingBroken, TooLarge
-from aperture.registry.keeping import ENTRY_OVERHEAD, Keeping, Kept
 from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.snapshots import ENTRY_OVERHEAD, Keeping, Kept
 
 PLACE = "/app\tsession"
 LONG = 600.0

@@ -13,7 +13,7 @@ from support.patience import seconds
 from support.peers import in_loop
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
-from aperture.handoff import (
+from aperture.wire.node_messages import (
     Adopt,
     Claimed,
     Crowded,
@@ -32,7 +32,7 @@ from aperture.handoff import (
     datagram_pair,
 )
 from aperture.worker.adopt import AdoptedStream, Peer
-from aperture.worker.link import GatewayLink
+from aperture.worker.gateway_link import GatewayLink
 
 GENERATION = 3
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from support.redis import fresh_namespace, node_server
 
-from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.bus.redis_options import BusOptions
 from aperture.errors import Fenced
 from aperture.registry.registry import Registry, WorkerName
 

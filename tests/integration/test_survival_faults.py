@@ -13,7 +13,7 @@ from support.node import Node
 from support.patience import run, wait_until
 from support.wire import Viewer, page_token
 
-from aperture.worker.relay.places import place_of
+from aperture.wire.session_key import place_of
 
 APP = "/relayed"
 LOST = "is not whole and cannot be used"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aperture.gateway.head import Head, Headers
+from aperture.gateway.front.head import Head, Headers
 from aperture.protocol.naming import session_named
 
 

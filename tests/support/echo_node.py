@@ -31,12 +31,14 @@ from typing import Any
 
 from support.patience import seconds
 
+from aperture.config.settings import Settings, Tls
 from aperture.errors import ExitCode
-from aperture.gateway.bind import bind_listeners
-from aperture.gateway.head import parse_head
-from aperture.gateway.main import gateway_main
-from aperture.gateway.supervisor import Supervisor
-from aperture.handoff import (
+from aperture.gateway.front.head import parse_head
+from aperture.gateway.gateway import gateway_main
+from aperture.gateway.supervise.bind import bind_listeners
+from aperture.gateway.supervise.supervisor import Supervisor
+from aperture.protocol.naming import session_named
+from aperture.wire.node_messages import (
     Adopt,
     Claimed,
     Describe,
@@ -49,8 +51,6 @@ from aperture.handoff import (
     SessionsAre,
     WorkerSeat,
 )
-from aperture.protocol.naming import session_named
-from aperture.settings import Settings, Tls
 
 PATIENCE = seconds(15)
 """Seconds a test waits for what should take much less."""

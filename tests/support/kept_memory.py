@@ -1,4 +1,4 @@
-"""Where sessions are kept, without a Redis: what `aperture.registry.keeping.Keeping` promises, in a dictionary.
+"""Where sessions are kept, without a Redis: what `aperture.registry.snapshots.Keeping` promises, in a dictionary.
 
 It can be away, refuse, lose what it has, and take its time, so that a test decides what happens between two steps.
 """
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from aperture.errors import KeepingBroken, TooLarge
-from aperture.registry.keeping import Kept
+from aperture.registry.snapshots import Kept
 
 __all__ = ["MemoryStore", "settled"]
 

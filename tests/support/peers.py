@@ -27,9 +27,9 @@ from aperture.document.ids import IdSequence
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.worker.document.loading import new_document
-from aperture.worker.session.inbound import receive
+from aperture.worker.patch.inbound import receive
+from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
-from aperture.worker.session.viewer import Viewer
 
 __all__ = ["Mailbox", "Peer", "fragments_of", "in_loop", "make_session", "messages_of", "state_of"]
 

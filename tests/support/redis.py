@@ -17,8 +17,8 @@ from pathlib import Path
 
 from support.patience import POLL, seconds, wait_until
 
-from aperture.bus.options import BusOptions
 from aperture.bus.redis import RedisBus
+from aperture.bus.redis_options import BusOptions
 
 __all__ = ["KINDS", "RedisServer", "bus_on", "eventually", "free_port", "fresh_namespace", "node_server"]
 

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aperture.bus.envelope import Envelope, Joined, Patches, Relayed, Reply
 from aperture.errors import BusDown, Fenced
 from aperture.protocol import messages
 from aperture.protocol.frames import FrameRun
-from aperture.worker.relay.places import place_of
+from aperture.wire.envelopes import Envelope, Joined, Patches, Relayed, Reply
+from aperture.wire.session_key import place_of
 
 __all__ = ["ME", "OWNER", "PLACE", "EdgePostbox", "Outbox", "OwnerPostbox", "joined", "patches", "reply", "run_of"]
 

@@ -27,18 +27,18 @@ from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.registry.registry import Registry, WorkerName
-from aperture.worker.document.contention import Contention
-from aperture.worker.door import Door
+from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.resources import PageResources
+from aperture.worker.patch import inbound
+from aperture.worker.patch.contention import Contention
+from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay.cluster import Cluster
-from aperture.worker.relay.inbox import Inbox
-from aperture.worker.session import inbound
+from aperture.worker.relay.remote_messages import Inbox
 from aperture.worker.session.attachment import Attachment
-from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
-from aperture.worker.session.viewer import Viewer
+from aperture.worker.session_access import Door
 
 __all__ = ["Client", "Worker", "World", "world_of"]
 

@@ -15,9 +15,9 @@ from itertools import count
 from typing import Any, Protocol
 
 from aperture.bus.bus import Bus
-from aperture.bus.envelope import Account, Envelope, Hostile, Inquire
 from aperture.errors import BusDown
 from aperture.registry.registry import WorkerName
+from aperture.wire.envelopes import Account, Envelope, Hostile, Inquire
 from aperture.worker.dashboard.figures import NodeFigures, pack, unpack
 
 __all__ = ["FigureExchange", "Heard"]

@@ -8,13 +8,13 @@ from typing import Any
 
 from tornado.web import HTTPError, RequestHandler, authenticated
 
-from aperture.settings import DASHBOARD_ROUTE
+from aperture.config.settings import DASHBOARD_ROUTE
 from aperture.worker.dashboard.gate import COOKIE, LOGIN_LIFETIME, Asking, Gate
+from aperture.worker.handler_context import Services
 from aperture.worker.http.assets import BokehJsHandler
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
-from aperture.worker.http.paths import At, Below
-from aperture.worker.services import Services
+from aperture.worker.http.path_names import At, Below
 from aperture.worker.session.host import AppHost
 from aperture.worker.ws.handler import SessionSocket
 

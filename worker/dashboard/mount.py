@@ -13,9 +13,9 @@ from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 
 from aperture.bus.bus import Bus
+from aperture.config.settings import DASHBOARD_ROUTE, Settings
 from aperture.errors import ConfigurationError
 from aperture.metrics import Reading
-from aperture.settings import DASHBOARD_ROUTE, Settings
 from aperture.worker.dashboard.exchange import FigureExchange
 from aperture.worker.dashboard.reader import FigureReader
 from aperture.worker.dashboard.sampler import Sampler

@@ -3,7 +3,7 @@
 Bokeh's own `Document.destroy` asks the garbage collector for all referrers of each module and collects the whole heap
 for every session: hundreds of closing tabs stall the event loop for a minute. The cycles of a dead session are known
 (models and their document, a script's module and its functions), so they are cut here by hand, and what an app tied
-into cycles of its own is left to `aperture.worker.session.collector`.
+into cycles of its own is left to `aperture.worker.collector`.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from bokeh.application import Application
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
 
+from aperture.config.settings import Settings
 from aperture.errors import TokenError
 from aperture.protocol.naming import (
     MAX_SESSION_ID_LENGTH,
@@ -17,7 +18,6 @@ from aperture.protocol.naming import (
     TOKEN_ARGUMENT,
 )
 from aperture.protocol.tokens import Token, Tokens
-from aperture.settings import Settings
 from aperture.worker.session.context import SessionRequest
 from aperture.worker.session.host import Origin
 

@@ -9,16 +9,16 @@ from urllib.parse import unquote
 
 from tornado.web import StaticFileHandler
 
+from aperture.config.settings import DASHBOARD_ROUTE, Settings
 from aperture.errors import ConfigurationError
-from aperture.settings import DASHBOARD_ROUTE, Settings
 from aperture.worker.dashboard.login import dashboard_routes
-from aperture.worker.http.access import LoggedApplication, log_request
+from aperture.worker.handler_context import Services
+from aperture.worker.http.access_log import LoggedApplication, log_request
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
-from aperture.worker.http.paths import At, Below, Matching
-from aperture.worker.services import Services
+from aperture.worker.http.path_names import At, Below, Matching
 from aperture.worker.session.host import AppHost
 from aperture.worker.ws.handler import SessionSocket
 

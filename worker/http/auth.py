@@ -22,8 +22,8 @@ from urllib.parse import urljoin
 
 from tornado.web import HTTPError, RequestHandler
 
+from aperture.config.settings import Settings
 from aperture.errors import ConfigurationError
-from aperture.settings import Settings
 
 __all__ = ["AuthHooks", "AuthenticatedHandler", "load_auth_module", "with_auth_loaded"]
 

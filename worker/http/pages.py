@@ -13,10 +13,10 @@ from tornado.web import HTTPError, authenticated
 from aperture.errors import BusDown, NotTheirs, OwnerGone, SessionGone
 from aperture.log_scope import SESSION, SessionScope
 from aperture.paths import quoted, requoted
+from aperture.worker.handler_context import Services
 from aperture.worker.http.admission import admit_page, origin_of
 from aperture.worker.http.auth import AuthenticatedHandler
 from aperture.worker.http.render import AUTOLOAD, PAGE, server_of
-from aperture.worker.services import Services
 from aperture.worker.session.host import AppHost
 
 __all__ = ["AutoloadHandler", "MetadataHandler", "PageHandler"]

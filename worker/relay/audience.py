@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from aperture.bus.envelope import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
 from aperture.errors import BusDown, Fenced
 from aperture.log import short_id
 from aperture.metrics import Distribution
@@ -26,9 +25,10 @@ from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
+from aperture.wire.envelopes import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
+from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
-from aperture.worker.session.viewer import Viewer
 
 __all__ = ["Post", "RemoteViewer", "SessionAudience"]
 
@@ -178,7 +178,7 @@ class _Append:
 
 
 class SessionAudience:
-    """An `aperture.worker.session.viewer.Audience` over the bus.
+    """An `aperture.worker.patch.viewer.Audience` over the bus.
 
     Args:
         session: whose audience it is.

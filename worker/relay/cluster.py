@@ -15,7 +15,13 @@ from typing import Protocol
 
 from aperture import tracing
 from aperture.bus.bus import Bus
-from aperture.bus.envelope import (
+from aperture.errors import BusDown, OwnedElsewhere, OwnerGone
+from aperture.log import short_id
+from aperture.metrics import RelayTally, Tallies
+from aperture.protocol.closing import SERVICE_RESTART
+from aperture.registry.lease import LeaseKeeper
+from aperture.registry.registry import Registry, WorkerName
+from aperture.wire.envelopes import (
     Envelope,
     FromClient,
     Hostile,
@@ -27,19 +33,13 @@ from aperture.bus.envelope import (
     Rendered,
     Reply,
 )
-from aperture.errors import BusDown, OwnedElsewhere, OwnerGone
-from aperture.log import short_id
-from aperture.metrics import RelayTally, Tallies
-from aperture.protocol.closing import SERVICE_RESTART
-from aperture.registry.keeper import LeaseKeeper
-from aperture.registry.registry import Registry, WorkerName
+from aperture.wire.session_key import place_of, place_parts
+from aperture.worker.patch.inbound import receive
+from aperture.worker.patch.viewer import Outbox
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.edge import EdgeSession, EdgeViewer
-from aperture.worker.relay.inbox import Inbox
-from aperture.worker.relay.places import place_of, place_parts
-from aperture.worker.session.inbound import receive
+from aperture.worker.relay.remote_messages import Inbox
 from aperture.worker.session.session import Session
-from aperture.worker.session.viewer import Outbox
 
 __all__ = ["Cluster", "Neighbourhood"]
 

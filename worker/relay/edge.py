@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from aperture import tracing
-from aperture.bus.envelope import (
+from aperture.errors import BusDown, ProtocolError
+from aperture.log import short_id
+from aperture.metrics import AppTally, RelayTally
+from aperture.protocol.closing import SERVICE_RESTART, TRY_AGAIN_LATER
+from aperture.protocol.frames import FrameRun
+from aperture.protocol.messages import Message
+from aperture.wire.envelopes import (
     Envelope,
     FromClient,
     Hostile,
@@ -31,14 +37,8 @@ from aperture.bus.envelope import (
     Reply,
     SessionEnded,
 )
-from aperture.errors import BusDown, ProtocolError
-from aperture.log import short_id
-from aperture.metrics import AppTally, RelayTally
-from aperture.protocol.closing import SERVICE_RESTART, TRY_AGAIN_LATER
-from aperture.protocol.frames import FrameRun
-from aperture.protocol.messages import Message
-from aperture.worker.relay.places import place_parts
-from aperture.worker.session.viewer import Outbox
+from aperture.wire.session_key import place_parts
+from aperture.worker.patch.viewer import Outbox
 
 __all__ = ["EdgePost", "EdgeSession", "EdgeViewer"]
 

@@ -6,9 +6,9 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from aperture.protocol.messages import Message
-from aperture.worker.session.inbound import receive
+from aperture.worker.patch.inbound import receive
+from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
-from aperture.worker.session.viewer import Viewer
 
 __all__ = ["Attachment", "LocalAttachment"]
 

@@ -21,8 +21,8 @@ from aperture.log_scope import SessionScope, session_scope, short_id
 from aperture.metrics import AppTally
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
+from aperture.worker.patch.pulls import Pulls
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
-from aperture.worker.session.pulls import Pulls
 from aperture.worker.session.session import Session
 
 __all__ = ["AppHost", "Origin"]

@@ -31,14 +31,14 @@ from aperture.errors import NotLocked, SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.codec import EventEncoder
-from aperture.worker.document.changes import Batch, Reach, final_change, ordered_callbacks
-from aperture.worker.document.contention import Contention, Key
-from aperture.worker.session.corrections import Corrections
-from aperture.worker.session.fanout import send_batch
-from aperture.worker.session.lock import DocumentLock
-from aperture.worker.session.pulls import Pulls
+from aperture.worker.patch.changes import Batch, Reach, final_change, ordered_callbacks
+from aperture.worker.patch.contention import Contention, Key
+from aperture.worker.patch.corrections import Corrections
+from aperture.worker.patch.fanout import send_batch
+from aperture.worker.patch.lock import DocumentLock
+from aperture.worker.patch.pulls import Pulls
+from aperture.worker.patch.viewer import Audience, Viewer
 from aperture.worker.session.schedule import Schedule
-from aperture.worker.session.viewer import Audience, Viewer
 
 if TYPE_CHECKING:
     from bokeh.model import Model
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from aperture.protocol.frames import FrameRun
     from aperture.protocol.messages import FramedDocument
     from aperture.worker.session.context import AppSessionContext
-    from aperture.worker.session.keeping import Journal
+    from aperture.worker.session.durability import Journal
     from aperture.worker.session.placement import Placement
 
 __all__ = ["Session"]

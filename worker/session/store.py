@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Mapping
 
 from aperture.errors import NotTheirs, SessionGone, StateMismatch
-from aperture.handoff import SessionInfo
 from aperture.log import short_id
-from aperture.worker.document.state import fingerprint
+from aperture.wire.node_messages import SessionInfo
+from aperture.worker.collector import GarbageCollector
+from aperture.worker.document.snapshot import fingerprint
 from aperture.worker.document.teardown import take_apart
-from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.session.durability import Keeper, KeptBefore
 from aperture.worker.session.host import AppHost, Origin
-from aperture.worker.session.keeping import Keeper, KeptBefore
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
 from aperture.worker.session.turns import Turns

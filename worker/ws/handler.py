@@ -34,10 +34,10 @@ from aperture.protocol.closing import (
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
-from aperture.worker.http.access import Traffic, log_websocket_end
+from aperture.worker.handler_context import Services
+from aperture.worker.http.access_log import Traffic, log_websocket_end
 from aperture.worker.http.admission import origin_of, verify
 from aperture.worker.http.auth import AuthenticatedHandler
-from aperture.worker.services import Services
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.slice import Slice

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class StreamOutbox:
-    """An `aperture.worker.session.viewer.Outbox` over a Tornado stream.
+    """An `aperture.worker.patch.viewer.Outbox` over a Tornado stream.
 
     Args:
         stream: of an open websocket; others may write whole frames to it too.

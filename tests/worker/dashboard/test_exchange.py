@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.patience import run
 
-from aperture.bus.envelope import Account, Envelope, Inquire, Probe
 from aperture.bus.names import Names
 from aperture.errors import BusDown
+from aperture.wire.envelopes import Account, Envelope, Inquire, Probe
 from aperture.worker.dashboard import exchange
 from aperture.worker.dashboard.exchange import FigureExchange
 from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, pack

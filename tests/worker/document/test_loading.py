@@ -14,13 +14,13 @@ from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandl
 from bokeh.document import Document
 
 from aperture.errors import AppLoadError
-from aperture.worker.document.changes import OrderedCallbacks
 from aperture.worker.document.loading import (
     check_imports,
     failure_of,
     new_document,
     use_our_lifecycle,
 )
+from aperture.worker.patch.changes import OrderedCallbacks
 
 
 def script(folder: Path, source: str, name: str = "app.py") -> Application:

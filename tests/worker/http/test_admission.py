@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
 
+from aperture.config.settings import Settings
 from aperture.protocol.tokens import Tokens
-from aperture.settings import Settings
 from aperture.worker.http.admission import admit_page, origin_of, verify
 from aperture.worker.session.context import SessionRequest
 

@@ -13,24 +13,24 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application as TornadoApplication
 from tornado.web import RequestHandler, StaticFileHandler
 
+from aperture.config.settings import Settings
 from aperture.errors import ConfigurationError
 from aperture.paths import quoted
 from aperture.protocol.tokens import Tokens
-from aperture.settings import Settings
-from aperture.worker.door import Door
+from aperture.worker.collector import GarbageCollector
+from aperture.worker.handler_context import Services
+from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.index import IndexHandler
-from aperture.worker.http.origins import AllowedOrigins
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
-from aperture.worker.http.paths import Below
+from aperture.worker.http.path_names import Below
 from aperture.worker.http.resources import Extensions, PageResources
-from aperture.worker.services import Services
-from aperture.worker.session.collector import GarbageCollector
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.store import SessionStore
+from aperture.worker.session_access import Door
 from aperture.worker.ws.handler import SessionSocket
 from aperture.worker.ws.sockets import OpenSockets
 

@@ -10,8 +10,8 @@ from support.peers import in_loop
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import Application, RequestHandler
 
+from aperture.config.settings import Settings
 from aperture.errors import ConfigurationError
-from aperture.settings import Settings
 from aperture.worker.http.auth import AuthenticatedHandler, AuthHooks, load_auth_module, with_auth_loaded
 
 

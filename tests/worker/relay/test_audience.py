@@ -14,8 +14,8 @@ from support.clock import in_fake_time
 from support.peers import Peer, make_session
 from support.relay_posts import PLACE, OwnerPostbox, run_of
 
-from aperture.bus.envelope import Joined, Probe, Refused, Reply, SessionEnded
-from aperture.worker.document.changes import Patch
+from aperture.wire.envelopes import Joined, Probe, Refused, Reply, SessionEnded
+from aperture.worker.patch.changes import Patch
 from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.session.session import Session

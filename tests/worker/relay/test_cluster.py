@@ -12,8 +12,8 @@ from support.clock import in_fake_time, now
 from support.relay_bus import FakeRedis
 from support.relay_world import SESSION, Client, Worker, World, world_of
 
-from aperture.bus.envelope import Probe
 from aperture.errors import OwnedElsewhere, OwnerGone
+from aperture.wire.envelopes import Probe
 from aperture.worker.relay import cluster as module
 from aperture.worker.relay.audience import SessionAudience
 from aperture.worker.session.host import Origin

@@ -9,9 +9,9 @@ import pytest
 from support.clock import in_fake_time
 from support.relay_posts import ME, OWNER, PLACE, EdgePostbox, Outbox, joined, patches, reply
 
-from aperture.bus.envelope import FromClient, Hostile, Join, Leave, Probe, SessionEnded
 from aperture.errors import ProtocolError
 from aperture.protocol.messages import Message
+from aperture.wire.envelopes import FromClient, Hostile, Join, Leave, Probe, SessionEnded
 from aperture.worker.relay import edge as module
 from aperture.worker.relay.edge import EdgeSession, EdgeViewer
 

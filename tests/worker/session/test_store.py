@@ -14,7 +14,7 @@ from bokeh.models import Div
 from support.peers import Peer, in_loop
 
 from aperture.errors import SessionGone
-from aperture.worker.session.collector import GarbageCollector
+from aperture.worker.collector import GarbageCollector
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session

@@ -20,7 +20,7 @@ from support.patience import run
 from support.peers import Peer, make_session, state_of
 
 from aperture.worker.document.loading import new_document
-from aperture.worker.document.state import lay_over, pack_patch, replay, snapshot
+from aperture.worker.document.snapshot import lay_over, pack_patch, replay, snapshot
 from aperture.worker.session.session import Session
 
 silence(EMPTY_LAYOUT, True)

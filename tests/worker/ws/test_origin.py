@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tornado.httputil import HTTPHeaders
 
-from aperture.worker.http.origins import AllowedOrigins
+from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.ws.handler import SessionSocket
 
 

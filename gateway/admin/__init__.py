@@ -1,0 +1,1 @@
+"""The admin port: health, metrics, sessions, drain. Runs in the gateway process."""

@@ -1,0 +1,224 @@
+"""Which workers and sessions there are, in this node and in the others, and having one session ended or moved.
+
+Runs in the gateway. This node's workers are asked directly, so that they answer while Redis is away; of the others one
+of them asks over the bus. Nobody is waited for longer than `ANSWER_TIME`: who is late is listed as missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from http import HTTPStatus
+from typing import Protocol
+
+from aperture.gateway.front.workers import Elsewhere, Survey
+from aperture.wire.accounts import SHOWN_ID_LENGTH, SessionRow
+from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
+
+__all__ = ["ANSWER_TIME", "Census", "Place", "Seen", "Staff", "WorkerSeen"]
+
+ANSWER_TIME = 1.0
+"""Seconds the workers have to say what they have; whoever takes longer is listed as missing."""
+
+ORDER_TIME = 10.0
+"""Seconds that a worker has to end or move a session: app code must let go of it, and its hooks run."""
+
+
+class Standing(Protocol):
+    """Which workers are up, and what each last said of itself."""
+
+    @property
+    def up(self) -> Sequence[int]: ...
+
+    def load(self, worker: int) -> Load | None: ...
+
+
+class Staff(Protocol):
+    """What the admin endpoints ask of a node's workers: of a gateway's `Roster`, or of the only worker there is."""
+
+    @property
+    def draining(self) -> bool: ...
+
+    @property
+    def workers(self) -> Sequence[int]:
+        """All places."""
+        ...
+
+    @property
+    def pids(self) -> Mapping[int, int]: ...
+
+    @property
+    def table(self) -> Standing: ...
+
+    def overdue(self) -> dict[int, float]:
+        """Seconds for which each worker that is up has owed its report."""
+        ...
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey: ...
+
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere: ...
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a worker is. `name` is its name on the bus; None for one of this node."""
+
+    node: str
+    worker: int
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSeen:
+    """A worker, and the sessions that it has told of."""
+
+    place: Place
+    pid: int | None
+    sessions: int
+    connections: int
+    lag_seconds: float
+    rss_bytes: int
+    rows: tuple[SessionRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found.
+
+    Args:
+        workers: who answered.
+        missing: who did not.
+        complete: False if other nodes could not be asked, because Redis is away.
+        truncated: whether a worker has more sessions than it told of.
+    """
+
+    workers: tuple[WorkerSeen, ...]
+    missing: tuple[Place, ...]
+    complete: bool
+    truncated: bool
+
+    def sessions(self) -> Iterator[tuple[WorkerSeen, SessionRow]]:
+        """Every session with its worker."""
+        for worker in self.workers:
+            for row in worker.rows:
+                yield worker, row
+
+
+class Census:
+    """Asks the workers.
+
+    Args:
+        roster: of this node.
+        node: this node's name.
+        has_bus: whether there may be other nodes.
+    """
+
+    def __init__(self, roster: Staff, node: str, *, has_bus: bool) -> None:
+        self._roster = roster
+        self._node = node
+        self._has_bus = has_bus
+
+    def reported(self) -> list[WorkerSeen]:
+        """The workers of this node that are up, as they last reported, without their sessions.
+
+        The lag of one that owes its report is at least for how long: its event loop has no time for it.
+        """
+        owing = self._roster.overdue()
+        seen = ((self._worker(worker, [], ""), seconds) for worker, seconds in owing.items())
+        return [replace(worker, lag_seconds=max(worker.lag_seconds, seconds)) for worker, seconds in seen]
+
+    async def take(self, *, cluster: bool, prefix: str = "") -> Seen:
+        """Ask all workers of this node, or of all nodes, what they have.
+
+        Args:
+            cluster: ask the other nodes, too.
+            prefix: how the ids begin of the sessions that are wanted.
+        """
+        asked = self._roster.ask(self._roster.table.up, ANSWER_TIME)
+        if not (cluster and self._has_bus):
+            survey = await asked
+            return self._here(survey, prefix)
+        survey, elsewhere = await asyncio.gather(asked, self._roster.ask_elsewhere(prefix, ANSWER_TIME))
+        return _together(self._here(survey, prefix), elsewhere)
+
+    async def order(self, action: str, session_id: str, app: str | None, to: int) -> tuple[int, str]:
+        """End or move a session.
+
+        Args:
+            action: "end" or "move".
+            session_id: of the session, or how it begins as far as operators are shown it.
+            app: the session's app; only needed where two apps use one id.
+            to: the place of the worker to move it to; -1 for any other.
+
+        Returns:
+            A status of HTTP, and a sentence.
+        """
+        seen = await self.take(cluster=True, prefix=session_id)
+        found = [(worker, row) for worker, row in seen.sessions() if app in (None, row.app)]
+        if not found:
+            return _not_found(seen)
+        if len(found) > 1:
+            return HTTPStatus.CONFLICT, f"{len(found)} sessions begin like this; give more of the id, or ?app="
+        (worker, row), *_ = found
+        place = worker.place
+        order = Order(0, action, session_id, row.app, place.name or "", to)
+        acted = await self._roster.order(None if place.name else place.worker, order, ORDER_TIME)
+        return _told(acted)
+
+    def _here(self, survey: Survey, prefix: str) -> Seen:
+        answered = [worker for worker in self._roster.table.up if worker in survey.sessions]
+        late = [worker for worker in self._roster.workers if worker not in answered or worker in survey.missing]
+        seen = [self._worker(worker, survey.sessions[worker], prefix) for worker in answered if worker not in late]
+        return Seen(tuple(seen), tuple(Place(self._node, worker) for worker in late), True, False)
+
+    def _worker(self, worker: int, sessions: list[SessionInfo], prefix: str) -> WorkerSeen:
+        load = self._roster.table.load(worker) or Load(0, 0, 0.0, 0, 0)
+        return WorkerSeen(
+            Place(self._node, worker),
+            self._roster.pids.get(worker),
+            load.sessions,
+            load.connections,
+            load.lag_seconds,
+            load.rss_bytes,
+            tuple(_shown(info) for info in sessions if info.id.startswith(prefix)),
+        )
+
+
+def _shown(info: SessionInfo) -> SessionRow:
+    shown = info.id[:SHOWN_ID_LENGTH]
+    return SessionRow(shown, info.app, info.epoch, info.connections, info.edges, info.age_seconds)
+
+
+def _together(here: Seen, elsewhere: Elsewhere) -> Seen:
+    workers, missing, truncated = list(here.workers), list(here.missing), False
+    for name, account in sorted(elsewhere.accounts.items()):
+        place = _place_of(name)
+        if account is None or account.worker is None:
+            missing.append(place)
+            continue
+        row = account.worker
+        truncated = truncated or account.truncated
+        figures = (row.pid, row.sessions, row.connections, row.lag_seconds, row.rss_bytes)
+        workers.append(WorkerSeen(place, *figures, tuple(account.sessions)))
+    return Seen(tuple(workers), tuple(missing), not elsewhere.away, truncated)
+
+
+def _place_of(name: str) -> Place:
+    """Where the worker of this name on the bus is; the worker that told of it has seen that it is a name."""
+    node, index, _ = name.rsplit("/", 2)
+    return Place(node, int(index), name)
+
+
+def _not_found(seen: Seen) -> tuple[int, str]:
+    if seen.missing or not seen.complete:
+        return HTTPStatus.SERVICE_UNAVAILABLE, "no such session among those that answered, and not all workers did"
+    return HTTPStatus.NOT_FOUND, "there is no such session"
+
+
+def _told(acted: Acted | None) -> tuple[int, str]:
+    if acted is None:
+        return HTTPStatus.GATEWAY_TIMEOUT, "the session's worker does not say whether it was done"
+    return acted.status, acted.text

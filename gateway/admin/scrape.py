@@ -1,0 +1,197 @@
+"""`/metrics`: the numbers of all processes of the node, as text for Prometheus. And the gateway's own numbers.
+
+Runs in the gateway, which reads what the processes have left in the node's files: no worker is asked, so none that is
+busy or dead keeps anybody waiting. The files are read and made text of in a thread; connections are routed meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from typing import Protocol
+
+from prometheus_client.metrics_core import Metric
+from tornado.web import RequestHandler
+
+from aperture.gateway.front.dispatch import Dispatcher
+from aperture.gateway.front.listener import Reception
+from aperture.metrics import MetricsCollector, NodeCollector, ProcessFiles, Reading, families, render
+from aperture.metrics.process import OtherProcess, build_info, read_process
+
+__all__ = ["GATEWAY", "SUPERVISOR", "Exposition", "GatewayMeasures", "MetricsHandler", "WithStuckWorkers"]
+
+log = logging.getLogger(__name__)
+
+GATEWAY = "gateway"
+SUPERVISOR = "supervisor"
+"""Names of processes, as labels and in the names of files."""
+
+WRITE_INTERVAL = 1.0
+"""Seconds; what the gateway loses of its counts when it is killed."""
+
+
+class Exposition(Protocol):
+    """Whoever answers `/metrics`: a gateway for its node, or a server that is one process for itself."""
+
+    async def answer(self, accept: str) -> tuple[bytes, str] | None:
+        """The exposition and its content type; None if metrics are off.
+
+        Args:
+            accept: the header of the request.
+
+        Raises:
+            OSError, ValueError: the node's files cannot be read.
+        """
+        ...
+
+
+class GatewayMeasures:
+    """The gateway's numbers, and the answer for the whole node.
+
+    Args:
+        path: of the node's directory; None if metrics are off.
+        dispatcher: the gateway's.
+        reception: the gateway's.
+        supervisor_pid: whose process figures are read from here; the supervisor has no time for that.
+    """
+
+    def __init__(self, path: str | None, dispatcher: Dispatcher, reception: Reception, supervisor_pid: int) -> None:
+        self._path = path
+        self._dispatcher = dispatcher
+        self._reception = reception
+        self._supervisor = OtherProcess(SUPERVISOR, supervisor_pid)
+        self._files: ProcessFiles | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._scraping = asyncio.Lock()
+        self._failing = False
+        self._bokeh = metadata.version("bokeh")
+
+    def start(self) -> None:
+        """Begin to write. Does nothing where metrics are off."""
+        if self._path is None:
+            return
+        try:
+            self._files = ProcessFiles(self._path, GATEWAY)
+        except OSError as problem:
+            log.warning("the gateway's metrics are not written: %s", problem)
+            return
+        self._timer = asyncio.create_task(self._write_again())
+
+    def stop(self) -> None:
+        """Write the last numbers. Harmless twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._files is not None:
+            self._write()
+            self._files.close()
+            self._files = None
+
+    async def answer(self, accept: str) -> tuple[bytes, str] | None:
+        """See `Exposition`."""
+        if self._path is None:
+            return None
+        self._write()
+        async with self._scraping:  # one at a time: many would keep each other, and the gateway, waiting
+            return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.roster.overdue())
+
+    def read(self) -> Iterator[Reading]:
+        """The gateway's numbers."""
+        roster = self._dispatcher.roster
+        yield Reading(families.WORKERS_UP, (), len(roster.table.up))
+        yield Reading(families.WORKERS_WANTED, (), len(roster.workers))
+        yield Reading(families.GATEWAY_CONNECTIONS, ("handed_over",), self._dispatcher.handed_over)
+        refused = self._dispatcher.refused + self._reception.refused
+        yield Reading(families.GATEWAY_CONNECTIONS, ("refused",), refused)
+        yield Reading(families.GATEWAY_WAITING, ("head",), len(self._reception))
+        yield Reading(families.GATEWAY_WAITING, ("worker",), self._dispatcher.parked)
+        yield from read_process(GATEWAY)
+        yield from self._supervisor.read()
+        yield from build_info(self._bokeh)
+
+    async def _write_again(self) -> None:
+        while True:
+            self._write()
+            await asyncio.sleep(WRITE_INTERVAL)
+
+    def _write(self) -> None:
+        if self._files is None:
+            return
+        try:
+            self._files.write(self.read())
+        except OSError as problem:
+            if not self._failing:
+                log.warning("the gateway's metrics cannot be written: %s", problem)
+            self._failing = True
+        else:
+            self._failing = False
+
+
+def _rendered(path: str, accept: str, overdue: Mapping[int, float]) -> tuple[bytes, str]:
+    return render(WithStuckWorkers(NodeCollector(path), overdue), accept)
+
+
+class WithStuckWorkers:
+    """The node's numbers, with the lag of the workers that have no time to write down their own.
+
+    A gauge of the gateway's own would not do: in its file the last lag of a worker would outlive the worker.
+
+    Args:
+        node: as the processes have written it down.
+        overdue: seconds for which each worker has owed its report.
+    """
+
+    def __init__(self, node: MetricsCollector, overdue: Mapping[int, float]) -> None:
+        self._node = node
+        self._overdue = {str(worker): seconds for worker, seconds in overdue.items()}
+
+    def collect(self) -> Iterator[Metric]:
+        """As the node does."""
+        for metric in self._node.collect():
+            if metric.name == families.LOOP_LAG.name:
+                metric.samples = [
+                    sample._replace(value=max(sample.value, self._overdue.get(sample.labels["worker"], 0.0)))
+                    for sample in metric.samples
+                ]
+            yield metric
+
+
+class MetricsHandler(RequestHandler):
+    """`/metrics`: OpenMetrics if the request accepts it, else Prometheus's own text format.
+
+    Args:
+        exposition: the gateway's.
+    """
+
+    def initialize(self, exposition: Exposition | None) -> None:
+        self._exposition = exposition
+
+    def compute_etag(self) -> None:
+        return None  # every answer is about now
+
+    async def head(self) -> None:
+        await self.get()
+
+    async def get(self) -> None:
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Content-Type-Options", "nosniff")
+        try:
+            accept = self.request.headers.get("Accept", "")
+            answer = None if self._exposition is None else await self._exposition.answer(accept)
+        except (OSError, ValueError, RuntimeError) as problem:
+            log.warning("the node's metrics cannot be read: %s", problem)
+            self._say(500, "the files with the node's metrics cannot be read; the log says why")
+            return
+        if answer is None:
+            self._say(404, "metrics are off: --disable-metrics was given, or there is nowhere to keep them")
+            return
+        body, content_type = answer
+        self.set_header("Content-Type", content_type)
+        self.write(body)
+
+    def _say(self, status: int, text: str) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.write(text)

@@ -1,0 +1,96 @@
+"""The admin endpoints of a server that is one process: the same handlers as a gateway's, about one worker."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterable, Sequence
+
+from tornado.httpserver import HTTPServer
+
+from aperture.errors import BusDown
+from aperture.gateway.admin.endpoints import admin_application, serve_admin
+from aperture.gateway.front.workers import Elsewhere, Survey
+from aperture.metrics import render
+from aperture.wire.node_messages import Acted, Load, Order, OthersAre
+from aperture.worker.assembly import Assembly
+from aperture.worker.pulse import resident_bytes
+
+__all__ = ["admin_server"]
+
+_ONLY = 0
+"""The place of the only worker."""
+
+
+class _OneWorker:
+    """An `aperture.gateway.admin.inventory.Staff`, and its table, that is a worker in the same process."""
+
+    draining = False
+    workers = range(1)
+    up = (_ONLY,)
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+        self.pids = {_ONLY: os.getpid()}
+
+    @property
+    def table(self) -> _OneWorker:
+        return self
+
+    def load(self, worker: int) -> Load | None:
+        service, cluster = self._assembly.service, self._assembly.cluster
+        return Load(
+            len(service.store),
+            len(service.services.sockets),
+            service.lag.seconds,
+            resident_bytes(),
+            0,
+            cluster is None or cluster.up,
+        )
+
+    def overdue(self) -> dict[int, float]:
+        """Nothing: what hangs would answer nobody."""
+        return {_ONLY: 0.0}
+
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
+        told = Elsewhere()
+        try:
+            async with asyncio.timeout(deadline):
+                async for worker, part in self._assembly.operations.others(prefix):
+                    told.hear(OthersAre(0, worker, part, False))
+        except (BusDown, TimeoutError):
+            told.away = True
+        return told
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+        try:
+            async with asyncio.timeout(deadline):
+                return Acted(0, *await self._assembly.operations.order(order))
+        except TimeoutError:
+            return None
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
+        survey = Survey(0, set())
+        survey.sessions[_ONLY] = self._assembly.service.store.describe()
+        return survey
+
+
+class _OneExposition:
+    """`/metrics` of a worker in this process, read when it is asked for."""
+
+    def __init__(self, assembly: Assembly) -> None:
+        self._assembly = assembly
+
+    async def answer(self, accept: str) -> tuple[bytes, str] | None:
+        measures = self._assembly.measures
+        return None if measures is None else render(measures.collector, accept)
+
+
+def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTPServer | None:
+    """Serve the admin endpoints, if there is anywhere to; runs on the current loop."""
+    if not listeners:
+        return None
+    exposition = _OneExposition(assembly)
+    endpoints = admin_application(_OneWorker(assembly), os.getpid(), assembly.service.services.settings, exposition)
+    return serve_admin(endpoints, listeners)

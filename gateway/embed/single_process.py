@@ -1,0 +1,362 @@
+"""A server of one process, on an event loop that belongs to somebody else.
+
+It may be made before its loop runs, started and stopped from any thread, and never blocks the loop. Its sockets listen
+from the beginning; who connects before the loop runs waits in the kernel. With Redis nobody is accepted before the
+server has entered the cluster, because no session could be claimed; with `redis_start="wait"`, and Redis away, new
+sessions are answered with 503 until it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context
+from typing import Any
+from urllib.parse import unquote
+
+from bokeh.application import Application
+from bokeh.util.browser import view
+from tornado.httpserver import HTTPServer
+from tornado.ioloop import IOLoop
+from tornado.web import Application as Routes
+
+from aperture.config.keywords import ServerPlan
+from aperture.config.settings import Settings
+from aperture.errors import SessionGone
+from aperture.gateway.embed.admin_port import admin_server
+from aperture.gateway.embed.loops import asyncio_loop, in_loop_thread
+from aperture.gateway.front.tls import server_context
+from aperture.gateway.node import NodeSockets, node_name
+from aperture.log import short_id
+from aperture.worker.adopt import ListeningServer, http_options
+from aperture.worker.assembly import Assembly
+from aperture.worker.collector import LeftToPython
+from aperture.worker.document.loading import check_imports
+from aperture.worker.session.host import AppHost
+from aperture.worker.session.session import Session
+
+__all__ = ["ServerInside"]
+
+log = logging.getLogger(__name__)
+
+HASTE = 1.0
+"""Seconds for everything at the end when nobody wants to wait: hooks run, peers that do not answer are left behind."""
+
+LAST_CONNECTIONS = 1.0
+"""Seconds for requests that are being answered when everything else has ended."""
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class ServerInside:
+    """One worker, and the sockets that it listens on.
+
+    Args:
+        plan: with one process.
+        applications: by route.
+        loop: to run on; it need not run yet.
+
+    Raises:
+        OSError: the port is taken, or not ours to use.
+        AppLoadError: an app imports what cannot be imported.
+        ConfigurationError: the auth module, an origin, the icon or the certificate is not as it should be.
+    """
+
+    def __init__(self, plan: ServerPlan, applications: Mapping[str, Application], loop: IOLoop) -> None:
+        self.io_loop = loop
+        self._loop = asyncio_loop(loop)
+        check_imports(applications)
+        self._sockets = _open_sockets(plan)
+        self.settings = self._sockets.settings
+        self._listens = plan.listen
+        try:
+            self._assembly = Assembly(self.settings, applications, collector=LeftToPython())
+            self._http = ListeningServer(self._assembly.service.application, **_http_kwargs(self.settings))
+        except BaseException:
+            self._sockets.close()
+            raise
+        self._admin: HTTPServer | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self._lock = threading.Lock()
+        """Held to change the two below, which any thread may."""
+        self._started = False
+        self._stopped = False
+        self._let_go = False
+        """The sockets have been given up."""
+        self._serving = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._ended_for_threads = threading.Event()
+        self._problem: Exception | None = None
+        self._runs_until_shutdown = False
+        if self._assembly.cluster is None:
+            self._call(self._accept)
+
+    @property
+    def application(self) -> Routes:
+        return self._assembly.service.application
+
+    @property
+    def started(self) -> bool:
+        return self._started
+
+    # Life
+
+    def start(self) -> None:
+        """Have the loop run the load hooks, start the timers and enter the cluster; returns at once."""
+        with self._lock:
+            if self._stopped:
+                raise RuntimeError("the server has been stopped; make another one")
+            if self._started:
+                raise RuntimeError("the server has been started already")
+            self._started = True
+        self._call(self._begin)
+
+    async def serving(self) -> None:
+        """Return once the server serves.
+
+        Raises:
+            Exception: what kept it from that.
+        """
+        await self._serving.wait()
+        if self._problem is not None:
+            raise self._problem
+        if self._stopped:
+            raise RuntimeError("the server was stopped before it served")
+
+    def stop(self, wait: bool) -> None:
+        """End it: at once where the loop rests, as soon as may be where it runs."""
+        with self._lock:
+            first, self._stopped = not self._stopped, True
+        grace = self.settings.shutdown_grace if wait else HASTE
+        if self._loop.is_closed() or (not self._loop.is_running() and _runs_another()):
+            if first:
+                self._end_without_loop()
+        elif not self._loop.is_running():
+            if not self._ended.is_set():
+                self._finish_now(grace)
+        else:
+            if first:
+                self._give_port_up()
+                self._call(lambda: self._close_soon(grace))
+            if wait and not in_loop_thread(self._loop):
+                self._ended_for_threads.wait(grace + LAST_CONNECTIONS)
+
+    async def closed(self) -> None:
+        """Return once everything has ended, after a `stop`."""
+        await self._ended.wait()
+
+    def unlisten(self) -> None:
+        """Accept nobody any more, and end the connections that there are."""
+        if self._loop.is_closed():
+            self._end_without_loop()
+            return
+        self._give_port_up()
+        self._call(lambda: self._loop.create_task(self._close_connections()))
+
+    def run_until_shutdown(self) -> None:
+        """Run the loop until SIGTERM, SIGINT, or until somebody stops it. Main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("run_until_shutdown handles signals and needs the main thread: use start in this one")
+        if not self._started:
+            self.start()
+        self._runs_until_shutdown = True
+        with self._heeding_signals():
+            try:
+                self.io_loop.start()
+            except KeyboardInterrupt:
+                log.info("interrupted")
+            self.stop(wait=True)
+        if self._problem is not None:
+            raise self._problem
+
+    # What is here
+
+    def session(self, app_path: str, session_id: str) -> Session:
+        """The living session.
+
+        Raises:
+            ValueError: there is no such app.
+            SessionGone: there is no such session.
+        """
+        session = self._assembly.service.store.find(self._host(app_path), session_id)
+        if session is None:
+            raise SessionGone(f"there is no session {short_id(session_id)}... of {app_path} in this process")
+        return session
+
+    def sessions(self, app_path: str | None) -> list[Session]:
+        """All living sessions, or those of one app.
+
+        Raises:
+            ValueError: there is no such app.
+        """
+        if app_path is None:
+            return list(self._assembly.service.store)
+        return list(self._host(app_path).sessions)
+
+    def show(self, url: str, browser: str | None, new: Any) -> None:
+        """Open a page in a browser."""
+        view(url, browser=browser, new=new)
+
+    def _host(self, app_path: str) -> AppHost:
+        host = self._assembly.service.hosts.get(unquote(app_path))
+        if host is None:
+            raise ValueError(f"there is no app at {app_path} on this server")
+        return host
+
+    # On the loop
+
+    def _call(self, act: Callable[[], object]) -> None:
+        # In a context of its own: what the caller's task carries along is nothing to the sessions that come.
+        self._loop.call_soon_threadsafe(act, context=Context())
+
+    def _accept(self) -> None:
+        if self._listens and not self._stopped and not self._let_go:
+            self._http.add_sockets(self._sockets.listeners)
+
+    def _begin(self) -> None:
+        if not self._stopped:
+            self._starting = self._loop.create_task(self._start())
+
+    async def _start(self) -> None:
+        try:
+            await self._assembly.start(wait=self.settings.redis_wait)
+            if self._assembly.cluster is not None:
+                self._accept()
+            if not self._let_go:
+                self._admin = admin_server(self._assembly, self._sockets.admin_listeners)
+        except Exception as problem:
+            log.critical("the server cannot start: %s", problem)
+            self._problem = problem
+            with self._lock:
+                self._stopped = True
+            self._close_soon(HASTE)
+        else:
+            log.debug("serves %s", ", ".join(self._assembly.service.hosts))
+        self._serving.set()
+
+    def _close_soon(self, grace: float) -> None:
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(grace))
+
+    async def _close(self, grace: float) -> None:
+        try:
+            await self._stop_starting()
+            self._stop_accepting()
+            await self._assembly.stop(grace)
+            await self._close_connections()
+        except asyncio.CancelledError:
+            log.warning("stopped in haste: some sessions were not ended in good order")
+        except Exception:
+            log.exception("the server has not ended as it should")
+        finally:
+            self._serving.set()
+            self._ended.set()
+            self._ended_for_threads.set()
+            if self._problem is not None and self._runs_until_shutdown:
+                self.io_loop.stop()
+
+    async def _stop_starting(self) -> None:
+        starting = self._starting
+        if starting is None or starting is asyncio.current_task():
+            return
+        if not starting.done():
+            starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+
+    def _stop_accepting(self) -> None:
+        if self._let_go:
+            return
+        self._let_go = True
+        self._http.stop()
+        if self._admin is not None:
+            self._admin.stop()
+        self._sockets.close()
+
+    def _give_port_up(self) -> None:
+        """Free the port before this returns, as Bokeh does: a notebook's cell that runs again wants it again."""
+        if in_loop_thread(self._loop) or not self._loop.is_running():
+            self._stop_accepting()
+            return
+        done = threading.Event()
+
+        def give_up() -> None:
+            try:
+                self._stop_accepting()
+            finally:
+                done.set()
+
+        self._call(give_up)  # a loop's readers are its own thread's
+        done.wait(HASTE)
+
+    async def _close_connections(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_CONNECTIONS):
+                await self._http.close_all_connections()
+
+    # Beside the loop
+
+    def _finish_now(self, grace: float) -> None:
+        """The loop rests, in this thread: run it until everything has ended."""
+
+        async def finish() -> None:
+            self._close_soon(grace)
+            await self._ended.wait()
+
+        self._loop.run_until_complete(finish())
+
+    def _end_without_loop(self) -> None:
+        """The loop is closed, or cannot be run from here: what needs no loop is done all the same."""
+        if not self._let_go:
+            self._let_go = True
+            self._sockets.close()
+        self._assembly.service.unload()
+        self._ended_for_threads.set()
+
+    @contextlib.contextmanager
+    def _heeding_signals(self) -> Iterator[None]:
+        before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number in _SIGNALS:
+            self._loop.add_signal_handler(number, self._heed_signal)
+        try:
+            yield
+        finally:
+            if not self._loop.is_closed():
+                for number, handler in before.items():
+                    self._loop.remove_signal_handler(number)
+                    signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _heed_signal(self) -> None:
+        """The first ends the loop, and with it `run_until_shutdown`; one that comes later ends the waiting."""
+        if self._closing is not None:
+            self._closing.cancel()
+        else:
+            log.info("stopping")
+            self.io_loop.stop()
+
+
+def _open_sockets(plan: ServerPlan) -> NodeSockets:
+    if plan.listen:
+        return NodeSockets.open(plan.settings)
+    return NodeSockets(dataclasses.replace(plan.settings, node=node_name()), (), ())
+
+
+def _http_kwargs(settings: Settings) -> dict[str, Any]:
+    kwargs = http_options(settings)
+    if settings.tls is not None:
+        kwargs["ssl_options"] = server_context(settings.tls)
+    return kwargs
+
+
+def _runs_another() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

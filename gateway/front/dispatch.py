@@ -1,0 +1,161 @@
+"""Bring each connection to the worker it belongs to, or tell it why not.
+
+Runs in the gateway. A connection that cannot be routed yet, because no worker is up or because this gateway is new and
+has not yet heard who has which session, waits in a bounded queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import deque
+
+from aperture.gateway.front.answers import Farewells
+from aperture.gateway.front.deadlines import Deadlines
+from aperture.gateway.front.head import Rejected, parse_head
+from aperture.gateway.front.listener import Arrival
+from aperture.gateway.front.workers import Roster
+from aperture.protocol.naming import session_named
+from aperture.wire.node_messages import MAX_DATAGRAM, Adopt, GatewaySeat, HandBack
+
+__all__ = ["Dispatcher"]
+
+log = logging.getLogger(__name__)
+
+MAX_PARKED = 4096
+"""Connections that wait for a worker; more are answered 503 at once."""
+
+PARKED_FOR = 15.0
+"""Seconds a connection waits for a worker: apps may take that long to import, and browsers are that patient."""
+
+RECOVERY = 1.0
+"""Seconds a new gateway waits to hear what every worker has. A worker deep in app code answers later; the registry
+keeps a session single even then."""
+
+
+class Dispatcher:
+    """Routes connections.
+
+    Args:
+        loop: the gateway's event loop.
+        seat: what the supervisor gave the gateway.
+        farewells: where connections are answered that no worker gets.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seat: GatewaySeat, farewells: Farewells) -> None:
+        self._loop = loop
+        self._farewells = farewells
+        self._unrouted: deque[Arrival] = deque()
+        self._routing = False
+        self._recovering = True
+        self.handed_over = 0
+        self.refused = 0
+        """Connections, since this gateway started."""
+        self._parked: Deadlines[Arrival] = Deadlines(loop, PARKED_FOR, self._on_parked_too_long)
+        self.roster = Roster(
+            loop, seat, on_hand_back=self._take_back, on_change=self._unpark, after_messages=self._route_all
+        )
+
+    @property
+    def parked(self) -> int:
+        """Connections waiting for a worker."""
+        return len(self._parked)
+
+    async def recover(self) -> None:
+        """Learn from the workers what an earlier gateway knew; connections that name a session wait meanwhile."""
+        survey = await self.roster.ask(self.roster.workers, RECOVERY)
+        self._recovering = False
+        if survey.sessions:
+            log.debug("heard of %d sessions", sum(map(len, survey.sessions.values())))
+        self._unpark()
+        self._route_all()
+
+    def dispatch(self, arrival: Arrival) -> None:
+        """Take a connection, and hand it over, keep it waiting, or answer it."""
+        self._unrouted.append(arrival)
+        self._route_all()
+
+    def close(self) -> None:
+        """Answer what waits, and stop listening to the workers."""
+        for arrival in self._parked.clear():
+            self._refuse(arrival, 503, "the server is shutting down")
+        self.roster.close()
+
+    def _take_back(self, back: HandBack, sock: socket.socket) -> None:
+        """A worker's connection has a request for somebody else; routed when the messages around it are heeded."""
+        sock.setblocking(False)
+        try:
+            head = parse_head(back.head, MAX_DATAGRAM)
+        except Rejected as problem:
+            log.info("refused a request from %s with %d: %s", back.peer, problem.status, problem.reason)
+            self._farewells.send(sock, problem.status, problem.reason)
+            return
+        self._unrouted.append(Arrival(head, sock, back.peer, back.tls))
+
+    def _unpark(self) -> None:
+        self._unrouted.extend(self._parked.clear())
+
+    def _route_all(self) -> None:
+        if self._routing:
+            return  # asked for while routing: the loop below sees what was added
+        self._routing = True
+        try:
+            while self._unrouted:
+                arrival = self._unrouted.popleft()
+                try:
+                    self._route(arrival)
+                except Exception:
+                    log.exception("routing a request from %s failed", arrival.peer)
+                    self._refuse(arrival, 500, "the request could not be routed")
+        finally:
+            self._routing = False
+
+    def _route(self, arrival: Arrival) -> None:
+        if self.roster.closing.is_set():
+            self._refuse(arrival, 503, "the server is shutting down")
+            return
+        session_id = session_named(arrival.head.query, arrival.head.headers)
+        if session_id is not None and not self.roster.table.knows(session_id):
+            self.roster.drain()
+            if self._recovering and not self.roster.table.knows(session_id):
+                self._park(arrival)
+                return
+        worker = self.roster.table.choose(session_id, self._loop.time(), viewer=_opens_websocket(arrival))
+        if worker is None:
+            self._park(arrival)
+        else:
+            self._hand_over(arrival, worker, session_id)
+
+    def _hand_over(self, arrival: Arrival, worker: int, session_id: str | None) -> None:
+        generation = self.roster.table.generation(worker)
+        assert generation is not None, "the table chooses workers that are up"
+        if self.roster.is_full(worker):
+            log.warning("worker %d has fallen behind: its queue is full", worker)
+            self._refuse(arrival, 503, "the server is busy")
+            return
+        number = self.roster.table.next_number(worker)
+        adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id, number)
+        try:
+            self.roster.send(worker, adopt, arrival.sock)
+            self.handed_over += 1
+        except ValueError:
+            self._refuse(arrival, 431, "the request is too large to be handed over")
+
+    def _park(self, arrival: Arrival) -> None:
+        if len(self._parked) >= MAX_PARKED:
+            self._refuse(arrival, 503, "no worker is up")
+        else:
+            self._parked.add(arrival)
+
+    def _on_parked_too_long(self, arrival: Arrival) -> None:
+        self._refuse(arrival, 503, "no worker is up")
+
+    def _refuse(self, arrival: Arrival, status: int, reason: str) -> None:
+        self.refused += 1
+        log.info("refused a request from %s with %d: %s", arrival.peer, status, reason)
+        self._farewells.send(arrival.sock, status, reason)
+
+
+def _opens_websocket(arrival: Arrival) -> bool:
+    return (arrival.head.headers.get("Upgrade") or "").lower() == "websocket"

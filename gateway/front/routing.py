@@ -1,0 +1,270 @@
+"""Decide which worker a request is for. Pure: no clock, no socket; the caller says what time it is.
+
+A session lives in one worker. The table learns who has which session from the workers themselves (`Claimed`,
+`Released`), and remembers for a while where it has sent an id that nobody had claimed yet, so that the second request
+for a new id follows the first. Where two disagree, the worker that claimed is right.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from aperture.wire.node_messages import REPORT_INTERVAL, Load
+
+__all__ = ["RoutingTable"]
+
+PROVISIONAL_LIFETIME = 120.0
+"""Seconds an id stays with the worker it was sent to without being claimed: app code may run long before it claims."""
+
+MAX_PROVISIONAL = 50_000
+"""Ids remembered without a claim, about 10 MB. Anybody can invent ids, so above it the oldest are forgotten."""
+
+STALE_LOAD = 2.0
+"""Seconds after which a load report is old. Workers report twice a second, so one this late is stuck in app code."""
+
+LAG_STEP = 0.010
+"""Seconds of event-loop lag that make a difference; below it, equals take turns."""
+
+_WHOLE_IDS_UP_TO = 128
+"""Longer ids are kept as a digest, so that the table's memory is bounded by its number of entries."""
+
+
+@dataclass(slots=True)
+class _Seat:
+    """What is known of one worker that is up."""
+
+    generation: int
+    load: Load
+    reported_at: float
+    sent: int
+    """The number of the last connection handed over to it."""
+    arrived: int
+    """The number of the last one that it is known to have had. Those before it have arrived as well, or never will."""
+    claimed: set[str] = field(default_factory=set)
+    provisional: int = 0
+
+    def hear(self, load: Load, now: float) -> None:
+        # One that lived before this gateway may still report a number of the gateway before, which is lower.
+        self.arrived = max(self.arrived, load.adopted)
+        self.load = load
+        self.reported_at = now
+
+    @property
+    def in_flight(self) -> int:
+        """Connections that may be on their way."""
+        return self.sent - self.arrived
+
+    @property
+    def connections(self) -> int:
+        """Websockets, with those that may be on their way."""
+        return self.load.connections + self.in_flight
+
+    @property
+    def burden(self) -> tuple[int, int]:
+        sessions = max(self.load.sessions, len(self.claimed)) + self.provisional
+        return sessions + self.in_flight, int(self.load.lag_seconds / LAG_STEP)
+
+
+@dataclass(frozen=True, slots=True)
+class _Provisional:
+    worker: int
+    expires_at: float
+
+
+class RoutingTable:
+    """Which worker has which session, and which worker is the least loaded.
+
+    Args:
+        workers: how many places for workers the node has; a worker is named by its place.
+        first: connections handed over are numbered from here; higher than any number of an earlier gateway.
+    """
+
+    def __init__(self, workers: int, first: int = 1) -> None:
+        self._workers = workers
+        self._sent = [first - 1] * workers
+        self._up: dict[int, _Seat] = {}
+        self._owners: dict[str, int] = {}
+        self._provisional: OrderedDict[str, _Provisional] = OrderedDict()
+        self._crowded: set[str] = set()
+        self._last = workers - 1
+
+    @property
+    def up(self) -> tuple[int, ...]:
+        """The workers that have said hello and are not known to be dead."""
+        return tuple(sorted(self._up))
+
+    def generation(self, worker: int) -> int | None:
+        """The generation that last said hello, or None while the worker is down."""
+        seat = self._up.get(worker)
+        return None if seat is None else seat.generation
+
+    def load(self, worker: int) -> Load | None:
+        """The last load report of a worker that is up."""
+        seat = self._up.get(worker)
+        return None if seat is None else seat.load
+
+    def overdue(self, worker: int, now: float) -> float:
+        """Seconds for which a worker that is up has owed its load report."""
+        seat = self._up.get(worker)
+        return 0.0 if seat is None else max(0.0, now - seat.reported_at - REPORT_INTERVAL)
+
+    def knows(self, session_id: str) -> bool:
+        """Whether some worker is known to have this session."""
+        return _key(session_id) in self._owners
+
+    def hello(self, worker: int, generation: int, now: float) -> bool:
+        """A worker is up. False when this says nothing new: it was up already, or a later generation is."""
+        seat = self._up.get(worker)
+        if seat is not None:
+            if seat.generation >= generation:
+                return False
+            self._forget(worker)
+        # What was sent before is the supervisor's to give back, or comes back from the new generation.
+        sent = self._sent[worker]
+        self._up[worker] = _Seat(generation, Load(0, 0, 0.0, 0, 0), now, sent=sent, arrived=sent)
+        return True
+
+    def down(self, worker: int, generation: int) -> bool:
+        """A worker is dead; all that it had is forgotten. False when a later generation is already up."""
+        seat = self._up.get(worker)
+        if seat is None or seat.generation > generation:
+            return False
+        self._forget(worker)
+        return True
+
+    def report(self, worker: int, load: Load, now: float) -> None:
+        """A worker's load report."""
+        if (seat := self._up.get(worker)) is not None:
+            seat.hear(load, now)
+
+    def claim(self, worker: int, session_ids: Iterable[str]) -> None:
+        """A worker owns these sessions, whatever was thought before."""
+        seat = self._up.get(worker)
+        if seat is None:
+            return
+        for key in map(_key, session_ids):
+            self._drop_provisional(key)
+            if self._owners.get(key) == worker:
+                continue
+            self._disown(key)
+            self._owners[key] = worker
+            seat.claimed.add(key)
+
+    def release(self, worker: int, session_ids: Iterable[str]) -> None:
+        """A worker no longer owns these sessions; what another has claimed since stays."""
+        for key in map(_key, session_ids):
+            if self._owners.get(key) == worker:
+                self._disown(key)
+
+    def move(self, worker: int, session_id: str, to: int, now: float) -> None:
+        """A worker gives a session to another: to the one named, or, with -1, to the least loaded other one."""
+        self.release(worker, [session_id])
+        key = _key(session_id)
+        self._drop_provisional(key)
+        others = [other for other in self._up if other != worker]
+        if to in others:
+            self._remember(key, to, now)
+        elif others and key not in self._owners:
+            self._remember(key, min(others, key=lambda other: (self._up[other].burden, self._turn(other))), now)
+
+    def crowd(self, worker: int, session_id: str, crowded: bool) -> None:
+        """Whether further viewers of a worker's session had better go to other workers."""
+        key = _key(session_id)
+        if crowded and self._owners.get(key) == worker:
+            self._crowded.add(key)
+        else:
+            self._crowded.discard(key)
+
+    def next_number(self, worker: int) -> int:
+        """The number of the next connection handed over to a worker."""
+        return self._sent[worker] + 1
+
+    def sent(self, worker: int) -> None:
+        """A connection was handed over to a worker, with the next number."""
+        self._sent[worker] += 1
+        if (seat := self._up.get(worker)) is not None:
+            seat.sent = self._sent[worker]
+
+    def choose(self, session_id: str | None, now: float, *, viewer: bool = False) -> int | None:
+        """The worker for a request, or None when no worker is up.
+
+        Args:
+            session_id: what `session_id_of` found. An id that nobody has goes to the least loaded worker, and is
+                remembered as that worker's for `PROVISIONAL_LIFETIME`.
+            now: in seconds, from the same clock as the other calls.
+            viewer: the request opens a websocket, which of a crowded session may be another worker's.
+        """
+        self._expire(now)
+        if session_id is None:
+            return self._least_loaded(now)
+        key = _key(session_id)
+        if key in self._owners:
+            owner = self._owners[key]
+            return self._beside(owner) if viewer and key in self._crowded else owner
+        if key in self._provisional:
+            return self._provisional[key].worker
+        worker = self._least_loaded(now)
+        if worker is not None:
+            self._remember(key, worker, now)
+        return worker
+
+    def _least_loaded(self, now: float) -> int | None:
+        if not self._up:
+            return None
+        fresh = [worker for worker, seat in self._up.items() if now - seat.reported_at <= STALE_LOAD]
+        # One without descriptors turns away what comes, and would look idle because of it.
+        able = [worker for worker in fresh if not self._up[worker].load.exhausted]
+        candidates = able or fresh or list(self._up)
+        self._last = min(candidates, key=lambda worker: (self._up[worker].burden, self._turn(worker)))
+        return self._last
+
+    def _beside(self, owner: int) -> int:
+        """The worker with the fewest connections, other than the owner; the owner if it is alone."""
+        others = {worker: seat for worker, seat in self._up.items() if worker != owner and not seat.load.exhausted}
+        if not others:
+            return owner
+        return min(others, key=lambda worker: (others[worker].connections, worker))
+
+    def _turn(self, worker: int) -> int:
+        """How many places after the last chosen worker this one sits: equals take turns."""
+        return (worker - self._last - 1) % self._workers
+
+    def _remember(self, key: str, worker: int, now: float) -> None:
+        while len(self._provisional) >= MAX_PROVISIONAL:
+            self._drop_provisional(next(iter(self._provisional)))
+        self._provisional[key] = _Provisional(worker, now + PROVISIONAL_LIFETIME)
+        self._up[worker].provisional += 1
+
+    def _expire(self, now: float) -> None:
+        while self._provisional:
+            oldest = next(iter(self._provisional))
+            if self._provisional[oldest].expires_at > now:
+                return
+            self._drop_provisional(oldest)
+
+    def _drop_provisional(self, key: str) -> None:
+        entry = self._provisional.pop(key, None)
+        if entry is not None:
+            self._up[entry.worker].provisional -= 1
+
+    def _disown(self, key: str) -> None:
+        owner = self._owners.pop(key, None)
+        if owner is not None:
+            self._up[owner].claimed.discard(key)
+            self._crowded.discard(key)
+
+    def _forget(self, worker: int) -> None:
+        for key in tuple(self._up[worker].claimed):
+            self._disown(key)
+        for key in [key for key, entry in self._provisional.items() if entry.worker == worker]:
+            self._drop_provisional(key)
+        del self._up[worker]
+
+
+def _key(session_id: str) -> str:
+    if len(session_id) <= _WHOLE_IDS_UP_TO:
+        return session_id
+    return "blake2b:" + hashlib.blake2b(session_id.encode("utf-8", "surrogatepass"), digest_size=32).hexdigest()

@@ -1,0 +1,1 @@
+"""Fork, watch and replace the processes of a node. Runs in the supervisor: no event loop, no threads."""

@@ -1,0 +1,605 @@
+"""The parent of a node's processes: forks the gateway and the workers, reaps them, and starts them again.
+
+It owns what must outlive them: the listening sockets, and both ends of the socket pairs, so that what is queued for a
+process that died can be given to another. It has no event loop and no threads, and talks to nobody outside the node:
+there is little in it that can fail. If the node has a Redis of its own, that is a child, too: the first to be started
+and the last to be stopped.
+
+What it waits for, in one `select`: signals (through a `SignalMailbox`), a byte from each worker that has booted and one
+from each that wants to retire, what the gateway says, and what a gateway that does not yet know better still sends to a
+worker that is dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import selectors
+import signal
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from aperture.bus.embedded import EmbeddedServer
+from aperture.config.settings import Settings
+from aperture.errors import ConfigurationError, ExitCode
+from aperture.gateway.front.tls import server_context
+from aperture.gateway.supervise.bind import unlink_socket_file
+from aperture.gateway.supervise.children import Child, exit_code_of
+from aperture.gateway.supervise.descriptors import raise_limit
+from aperture.gateway.supervise.restarts import Deaths
+from aperture.gateway.supervise.signals import SignalMailbox
+from aperture.log_scope import name_node, name_process
+from aperture.metrics import MetricsDirectory
+from aperture.wire.node_messages import (
+    Adopt,
+    Drain,
+    Draining,
+    Endpoint,
+    GatewaySeat,
+    HandBack,
+    Message,
+    NodeReady,
+    WorkerDown,
+    WorkerSeat,
+    datagram_pair,
+)
+
+__all__ = ["Supervisor"]
+
+log = logging.getLogger(__name__)
+
+MAX_FAILED_BOOTS = 3
+"""When every worker has failed to boot so many times in a row, and none lives, starting again will not help."""
+
+POLL_INTERVAL = 0.5
+"""Seconds between calls of `poll`: soon enough for somebody who has just saved a file."""
+
+UNREADY_TIME = 1.0
+"""Seconds that the gateway has to be unready before the workers are told to go, in case it is dead or stuck."""
+
+SAME_REQUEST = 0.5
+"""Seconds within which a second signal is taken for an echo of the first: `timeout` signals the process and its group,
+a shell and a terminal may do the same."""
+
+PROCESS_ONE = 1
+
+SIGNALS = ("SIGCHLD", "SIGTERM", "SIGINT", "SIGHUP")
+
+_BOOTED = b"!"
+_RETIRES = b"-"
+"""What a worker says to the supervisor."""
+
+
+class _Worker(Child):
+    """A place for a worker: its process, and both ends of its pair with the gateway."""
+
+    def __init__(self, index: int, exit_time: float) -> None:
+        super().__init__(f"worker {index}", exit_time)
+        self.index = index
+        self.gateway_end, self.worker_end = datagram_pair()
+        self.inbox = Endpoint(self.worker_end)
+        self.pipe: int | None = None
+        """On which the worker says that it has booted, and later perhaps that it wants to retire."""
+        self.retire_by: float | None = None
+        """Set while this generation is being replaced in an orderly way: when patience with it ends."""
+        self.given_up = False
+        """The gateway was told to send nothing more, and what it still sends is given back to it."""
+
+
+class Supervisor:
+    """Runs one node until it is told to stop, or cannot go on.
+
+    Args:
+        settings: the node's settings, with `num_procs` resolved to 1 or more.
+        listeners: listening sockets of the app port; owned by the supervisor from here on.
+        admin_listeners: listening sockets of the admin port, likewise.
+        worker_main: a worker's main; runs in each worker's process, and returns its exit code.
+        gateway_main: the gateway's main; runs in the gateway's process, and returns its exit code.
+        on_ready: called in the supervisor when the node serves for the first time, with the admin port.
+        poll: called every half second; the node stops in good order when it returns True (`--dev`).
+        bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
+        metrics: where the processes share their numbers, if they do; removed by the supervisor.
+        adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
+            process 1 of a container; they are reaped then. By default, whether this is process 1.
+
+    Raises:
+        ConfigurationError: this platform cannot fork, or the certificate cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        listeners: Sequence[socket.socket],
+        admin_listeners: Sequence[socket.socket],
+        worker_main: Callable[[WorkerSeat], int],
+        gateway_main: Callable[[GatewaySeat], int],
+        *,
+        on_ready: Callable[[int | None], None] = lambda admin_port: None,
+        poll: Callable[[], bool] | None = None,
+        bus_server: EmbeddedServer | None = None,
+        metrics: MetricsDirectory | None = None,
+        adopts_orphans: bool | None = None,
+    ) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigurationError("aperture serve needs fork(), which this platform lacks; use Linux or macOS")
+        if settings.tls is not None:
+            server_context(settings.tls)  # a bad certificate is reported here, not in a child that dies of it
+        self._settings = settings
+        self._listeners = tuple(listeners)
+        self._admin_listeners = tuple(admin_listeners)
+        self._worker_main = worker_main
+        self._gateway_main = gateway_main
+        self._on_ready = on_ready
+        self._poll = poll
+        self._poll_at = 0.0
+        self._bus_server = bus_server
+        self._deaths = Deaths(metrics)
+        self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
+        self._redis = Child("redis", settings.shutdown_grace)
+        self._gateway = Child("gateway", settings.shutdown_grace)
+        self._workers = [_Worker(index, settings.shutdown_grace) for index in range(settings.num_procs)]
+        self._control_end, self._gateway_control_end = datagram_pair()
+        self._control = Endpoint(self._control_end, on_blocked=self._watch_control)
+        self._lifeline, self._lifeline_end = os.pipe()
+        self._mailbox = SignalMailbox(SIGNALS)
+        self._selector = selectors.DefaultSelector()
+        self._rolling: deque[_Worker] = deque()
+        """Who is still to be replaced; the first of them is in work."""
+        self._replacing = False
+        """The first of them was told to go, or died before that: the next one that boots there is new."""
+        self._started = False
+        self._ready = False
+        self._outcome: ExitCode | None = None
+        self._close_at: float | None = None
+        """Set between the signal and the first closing: when that is due at the latest."""
+        self._kill_at: float | None = None
+        self._stopping_since = 0.0
+        self._delayed = False
+        self._gateway_told = False
+        self._killed = False
+
+    def run(self) -> ExitCode:
+        """Start the node and keep it running; returns when every process of it has ended. Main thread only."""
+        name_process("supervisor")
+        name_node(self._settings.node)
+        self._mailbox.open()
+        try:
+            self._start()
+            while self._outcome is None or self._alive():
+                self._wait()
+                self._tick(time.monotonic())
+        finally:
+            self._clean_up()
+        assert self._outcome is not None, "the loop ends when there is an outcome"
+        if self._killed and self._outcome is ExitCode.OK:
+            return ExitCode.KILLED
+        return self._outcome
+
+    # Starting
+
+    def _start(self) -> None:
+        raise_limit()
+        self._selector.register(self._mailbox, selectors.EVENT_READ, self._dispatch_signals)
+        self._selector.register(self._control_end, selectors.EVENT_READ, self._heed_gateway)
+        # What exists now is shared by all children for as long as nobody writes to it, and a collection would.
+        gc.collect()
+        gc.freeze()
+        if self._bus_server is not None and not self._start_redis(self._bus_server):
+            return
+        for worker in self._workers:
+            self._fork_worker(worker)
+        self._fork_gateway()
+
+    def _start_redis(self, server: EmbeddedServer) -> bool:
+        """Start the node's Redis and wait until it answers, which is a matter of milliseconds."""
+        self._fork_redis(server)
+        if server.wait_ready(lambda: self._redis.reap() is not None):
+            return True
+        log.error("the node's own Redis does not start: %s", server.last_words() or "it said nothing")
+        self._stop(ExitCode.NO_BUS)
+        return False
+
+    def _fork_redis(self, server: EmbeddedServer) -> None:
+        self._redis.fork(lambda: self._let_go(keep=(), keep_bus=True), server.run)
+        self._redis.boot()  # it does not say when it serves, and the workers try until it does
+
+    def _fork_worker(self, worker: _Worker) -> None:
+        if worker.given_up:
+            worker.given_up = False
+            self._selector.unregister(worker.worker_end)
+        read_end, write_end = os.pipe()
+        os.set_blocking(read_end, False)  # a process that the worker has left behind may hold the other end
+
+        def say(word: bytes) -> None:
+            with contextlib.suppress(OSError):  # the supervisor is gone
+                os.write(write_end, word)
+
+        def prepare() -> None:
+            os.close(read_end)
+            self._let_go(keep=(worker.worker_end,))
+
+        seat = WorkerSeat(
+            worker.index,
+            worker.generation + 1,
+            worker.worker_end,
+            self._lifeline,
+            booted=lambda: say(_BOOTED),
+            retire=lambda: say(_RETIRES),
+            pipe=write_end,
+        )
+        worker.retire_by = None
+        worker.fork(prepare, lambda: self._worker_main(seat))
+        if worker.generation > 0:
+            self._deaths.note_worker_restart()
+        os.close(write_end)
+        worker.pipe = read_end
+        self._selector.register(read_end, selectors.EVENT_READ, lambda: self._heed_worker(worker))
+
+    def _fork_gateway(self) -> None:
+        links = tuple(worker.gateway_end for worker in self._workers)
+        seat = GatewaySeat(
+            self._listeners,
+            self._admin_listeners,
+            links,
+            self._gateway_control_end,
+            self._lifeline,
+            tuple(worker.generation for worker in self._workers),
+            os.getpid(),
+        )
+        keep = (*self._listeners, *self._admin_listeners, *links, self._gateway_control_end)
+        self._gateway.fork(lambda: self._let_go(keep), lambda: self._gateway_main(seat))
+        if self._gateway.generation > 0:
+            self._deaths.note_gateway_restart()
+
+    def _let_go(self, keep: Sequence[socket.socket], *, keep_bus: bool = False) -> None:
+        """In a child, right after the fork: close what belongs to the supervisor or to another child."""
+        if self._bus_server is not None and not keep_bus:
+            self._bus_server.let_go()
+        self._mailbox.abandon()
+        self._selector.close()
+        os.close(self._lifeline_end)
+        for worker in self._workers:
+            if worker.pipe is not None:
+                os.close(worker.pipe)
+        kept = {id(sock) for sock in keep}
+        for sock in self._sockets():
+            if id(sock) not in kept:
+                sock.close()
+
+    def _sockets(self) -> list[socket.socket]:
+        pairs = [end for worker in self._workers for end in (worker.gateway_end, worker.worker_end)]
+        control = [self._control_end, self._gateway_control_end]
+        return [*self._listeners, *self._admin_listeners, *pairs, *control]
+
+    # Waiting
+
+    def _wait(self) -> None:
+        for key, events in self._selector.select(self._patience()):
+            if events & selectors.EVENT_WRITE:
+                self._control.flush()
+            if events & selectors.EVENT_READ:
+                key.data()
+
+    def _patience(self) -> float | None:
+        """Seconds until something is due; None when only an event can change anything."""
+        due = [child.restart_at for child in self._children() if child.restart_at is not None]
+        due += [worker.retire_by for worker in self._workers if worker.retire_by is not None]
+        due += [at for at in (self._close_at, self._kill_at) if at is not None]
+        if self._poll is not None and self._outcome is None:
+            due.append(self._poll_at)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    def _tick(self, now: float) -> None:
+        """Do what has become due."""
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_all()
+        if self._close_at is not None and now >= self._close_at:
+            self._close()
+        if self._poll is not None and self._outcome is None and now >= self._poll_at:
+            self._poll_at = now + POLL_INTERVAL
+            if self._poll():
+                self._stop(ExitCode.OK)
+        if self._outcome is not None:
+            self._stop_the_rest()
+            return
+        for worker in self._workers:
+            if worker.restart_at is not None and now >= worker.restart_at:
+                self._fork_worker(worker)
+            if worker.retire_by is not None and now >= worker.retire_by:
+                worker.retire_by = now + self._settings.shutdown_grace
+                worker.kill(signal.SIGKILL)
+        if self._gateway.restart_at is not None and now >= self._gateway.restart_at:
+            self._fork_gateway()
+        if self._bus_server is not None and self._redis.restart_at is not None and now >= self._redis.restart_at:
+            self._fork_redis(self._bus_server)
+
+    def _dispatch_signals(self) -> None:
+        for number in self._mailbox.take():
+            getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}")()
+
+    # Signals
+
+    def handle_chld(self) -> None:
+        """Some child has ended; which one is found by asking for each, so that nobody else's child is reaped."""
+        for worker in self._workers:
+            if (returncode := worker.reap()) is not None:
+                self._deaths.note_worker(worker.index, failed=returncode != 0 and worker.retire_by is None)
+                self._bury_worker(worker, returncode)
+        if (returncode := self._gateway.reap()) is not None:
+            self._bury_gateway(returncode)
+        if (returncode := self._redis.reap()) is not None and self._outcome is None:
+            self._schedule(self._redis, returncode)
+        if self._adopts_orphans:
+            self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Let go of the dead that were left to us: a program that an app's code started and did not wait for.
+
+        Looks first and takes then. A child of our own that has died since `handle_chld` looked ends the round: its
+        own SIGCHLD is on its way.
+        """
+        own = {child.pid for child in self._children()}
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with contextlib.suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, look)) is not None and ended.si_pid not in own:
+                os.waitpid(ended.si_pid, 0)
+
+    def handle_term(self) -> None:
+        """Stop in good order; at once when asked a second time."""
+        if self._outcome is None:
+            log.info("stopping")
+            self._stop(ExitCode.OK, delay=self._settings.drain_delay)
+        elif time.monotonic() - self._stopping_since > SAME_REQUEST:
+            # Whoever does not want to wait for the delay may mean no more than that.
+            self._close() if self._close_at is not None else self._kill_all()
+
+    def handle_int(self) -> None:
+        """Ctrl-C."""
+        self.handle_term()
+
+    def handle_hup(self) -> None:
+        """Replace the workers, one after the other; asked meanwhile, or at the start, do it afterwards."""
+        if self._outcome is not None or len(self._rolling) > len(self._workers):
+            return
+        log.info("replacing the workers one by one")
+        self._rolling.extend(self._workers)
+        self._roll()
+
+    # Workers
+
+    def _heed_worker(self, worker: _Worker) -> None:
+        if worker.pipe is None:
+            return  # read a moment ago, when the worker was reaped in the same turn of the loop
+        try:
+            told = os.read(worker.pipe, 2)
+        except BlockingIOError:
+            return
+        if not told:
+            self._close_pipe(worker)
+        if _BOOTED in told:
+            self._heed_booted(worker)
+        if _RETIRES in told and self._outcome is None:
+            self._retire(worker)
+
+    def _heed_booted(self, worker: _Worker) -> None:
+        worker.boot()
+        self._started = self._started or all(other.booted_at is not None for other in self._workers)
+        if self._replacing and self._rolling[0] is worker:
+            self._rolling.popleft()
+            self._replacing = False
+        self._roll()
+
+    def _roll(self) -> None:
+        """Replace the next one, if that can be done now."""
+        if not self._rolling or not self._started or self._replacing or self._outcome is not None:
+            return
+        worker = self._rolling[0]
+        if worker.pid is not None and worker.booted_at is None:
+            return  # it may have loaded the apps already, and cannot be told to go before it serves
+        self._replacing = True
+        if worker.pid is not None:
+            self._retire(worker)
+
+    def _stop_rolling(self) -> None:
+        if self._rolling:
+            log.warning("%d worker(s) are not replaced any more", len(set(self._rolling)))
+        self._rolling.clear()
+        self._replacing = False
+
+    def _retire(self, worker: _Worker) -> None:
+        if worker.retire_by is not None or worker.booted_at is None:
+            return
+        worker.retire_by = time.monotonic() + self._settings.shutdown_grace
+        worker.kill(signal.SIGTERM)
+        # It takes its leave of its browsers for seconds; new connections must not wait for that.
+        self._give_up(worker)
+
+    def _bury_worker(self, worker: _Worker, returncode: int) -> None:
+        self._heed_worker(worker)  # it may have booted and died since the last look
+        self._close_pipe(worker)
+        retired = worker.retire_by is not None
+        worker.retire_by = None
+        if self._outcome is not None and self._close_at is None:
+            return
+        self._give_up(worker)
+        if self._outcome is not None:
+            return
+        if worker.booted_at is None and self._cannot_boot(worker, returncode):
+            self._stop(exit_code_of(returncode))
+            return
+        self._schedule(worker, returncode, at_once=retired)
+
+    def _cannot_boot(self, worker: _Worker, returncode: int) -> bool:
+        if not self._started:
+            log.error("%s ended with %s before it served: the node cannot start", worker.name, _ending(returncode))
+            return True
+        self._stop_rolling()
+        if all(other.failed_boots >= MAX_FAILED_BOOTS for other in self._workers):
+            log.error("no worker can boot any more (%s)", _ending(returncode))
+            return True
+        return False
+
+    def _give_up(self, worker: _Worker) -> None:
+        if worker.given_up:
+            return
+        worker.given_up = True
+        self._control.send(WorkerDown(worker.index, worker.generation))
+        self._selector.register(worker.worker_end, selectors.EVENT_READ, lambda: self._forward(worker))
+        self._forward(worker)
+
+    def _forward(self, worker: _Worker) -> None:
+        """Give the connections that wait for a dead worker back to the gateway."""
+        for message, passed in worker.inbox.receive():
+            if isinstance(message, Adopt | HandBack) and passed is not None:
+                self._control.send(HandBack(message.head, message.peer, message.tls), passed)
+
+    # The gateway
+
+    def _heed_gateway(self) -> None:
+        for message, passed in self._control.receive():
+            self._heed(message, passed)
+
+    def _heed(self, message: Message, passed: socket.socket | None) -> None:
+        if isinstance(message, NodeReady):
+            self._gateway.boot()
+            if not self._ready and self._outcome is None:
+                self._ready = True
+                self._on_ready(message.admin_port)
+            return
+        if isinstance(message, Draining):
+            if self._close_at is not None and not self._delayed:
+                self._close()
+            return
+        log.error("the gateway said what only others say: %s", type(message).__name__)
+        if passed is not None:
+            passed.close()
+
+    def _bury_gateway(self, returncode: int) -> None:
+        if self._outcome is not None:
+            if self._close_at is not None:
+                self._close()  # nobody answers probes any more, nor takes connections
+            return
+        if not self._ready and self._gateway.failed_boots >= MAX_FAILED_BOOTS:
+            log.error("the gateway ended with %s again: the node cannot start", _ending(returncode))
+            self._stop(exit_code_of(returncode))
+            return
+        self._schedule(self._gateway, returncode)
+
+    def _watch_control(self, blocked: bool) -> None:
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
+        self._selector.modify(self._control_end, events, self._heed_gateway)
+
+    # Stopping
+
+    def _stop(self, outcome: ExitCode, *, delay: float = 0.0) -> None:
+        """Be unready; after the delay, and not before the gateway says that it is, close.
+
+        Args:
+            outcome: the exit code.
+            delay: seconds in which everything goes on: load balancers hear of a node's end later than the node.
+        """
+        self._outcome = outcome
+        self._stopping_since = time.monotonic()
+        self._rolling.clear()
+        self._replacing = False
+        for child in self._children():
+            child.restart_at = None
+        self._delayed = delay > 0
+        self._close_at = self._stopping_since + (delay or UNREADY_TIME)
+        self._control.send(Drain(closing=False))
+        if self._gateway.pid is None or outcome is not ExitCode.OK:
+            self._close()  # nobody is told, or nobody was ever served
+
+    def _close(self) -> None:
+        """Take no more connections, and tell the workers to end; who has not when the grace period ends is killed."""
+        self._close_at = None
+        self._control.send(Drain(closing=True))
+        for listener in (*self._listeners, *self._admin_listeners):
+            listener.close()
+        for worker in self._workers:
+            worker.kill(signal.SIGTERM)
+        self._kill_at = time.monotonic() + self._settings.shutdown_grace
+        self._stop_the_rest()
+
+    def _stop_the_rest(self) -> None:
+        """The gateway goes once the workers have gone, and Redis once nobody is left who needs it."""
+        if self._close_at is not None or any(worker.pid is not None for worker in self._workers):
+            return
+        if self._gateway.pid is not None:
+            if not self._gateway_told:
+                self._gateway_told = True
+                self._gateway.kill(signal.SIGTERM)
+        elif self._redis.pid is not None:
+            self._redis.kill(signal.SIGTERM)
+
+    def _kill_all(self) -> None:
+        self._kill_at = None
+        for child in self._children():
+            if child is self._redis:
+                child.kill(signal.SIGKILL)  # it has nothing to lose, and was not asked to end before the others
+            elif child.pid is not None:
+                log.warning("%s (pid %d) has not ended in time and is killed", child.name, child.pid)
+                self._killed = True
+                child.kill(signal.SIGKILL)
+
+    def _alive(self) -> bool:
+        return any(child.pid is not None for child in self._children())
+
+    def _clean_up(self) -> None:
+        """Leave nothing behind, also when the supervisor itself has failed."""
+        for child in self._children():
+            if child.pid is not None:
+                child.kill(signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+                child.pid = None
+        gc.unfreeze()
+        self._mailbox.close()
+        self._selector.close()
+        for worker in self._workers:
+            if worker.pipe is not None:
+                os.close(worker.pipe)
+                worker.pipe = None
+        self._control.close()
+        for sock in self._sockets():
+            sock.close()
+        os.close(self._lifeline)
+        os.close(self._lifeline_end)
+        unlink_socket_file(self._settings)
+        if self._bus_server is not None:
+            self._bus_server.close()
+        self._deaths.close()
+
+    # Children in general
+
+    def _children(self) -> list[Child]:
+        return [*self._workers, self._gateway, self._redis]
+
+    def _schedule(self, child: Child, returncode: int, *, at_once: bool = False) -> None:
+        delay = child.schedule(at_once=at_once)
+        when = f"in {delay:.1f} s" if delay else "at once"
+        log.log(
+            logging.INFO if at_once else logging.WARNING,
+            "%s ended with %s; the next one starts %s",
+            child.name,
+            _ending(returncode),
+            when,
+        )
+
+    def _close_pipe(self, worker: _Worker) -> None:
+        if worker.pipe is not None:
+            self._selector.unregister(worker.pipe)
+            os.close(worker.pipe)
+            worker.pipe = None
+
+
+def _ending(returncode: int) -> str:
+    if returncode >= 0:
+        return f"exit code {returncode}"
+    try:
+        return signal.Signals(-returncode).name
+    except ValueError:
+        return f"signal {-returncode}"

@@ -1,0 +1,1 @@
+"""What can be chosen: the table of options, where values come from, and the `Settings` they become."""

@@ -1,0 +1,89 @@
+"""What workers tell operators of themselves: it comes through whole, and a stranger's does not come through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aperture.wire.accounts import MOST_SESSIONS, ROWS_PER_PART, SessionRow, WorkerAccount, WorkerRow
+
+ME = WorkerRow("node/0/abc", 12, 3, 4, 0.001, 1_000_000)
+
+
+def rows(count: int) -> list[SessionRow]:
+    return [SessionRow(f"{number:08}", "/app", number, 1, 0, 2.5) for number in range(count)]
+
+
+def passed_on(account: WorkerAccount) -> WorkerAccount:
+    received, ends = WorkerAccount(), []
+    for part, last in account.parts():
+        received.add(part)
+        ends.append(last)
+    assert ends[-1]
+    assert not any(ends[:-1])
+    return received
+
+
+@pytest.mark.parametrize("count", [0, 1, ROWS_PER_PART, ROWS_PER_PART + 1, 3 * ROWS_PER_PART])
+def test_an_account_comes_through_in_parts(count: int) -> None:
+    """Whatever number of sessions, also none."""
+    sent = WorkerAccount(ME, rows(count))
+    assert passed_on(sent) == sent
+
+
+def test_an_account_is_bounded() -> None:
+    """Of more sessions than that the first are told, and that there are more."""
+    received = passed_on(WorkerAccount(ME, rows(MOST_SESSIONS + 1)))
+    assert len(received.sessions) == MOST_SESSIONS
+    assert received.truncated
+
+
+def test_a_sender_without_measure_is_bounded_too() -> None:
+    """Parts without end do not fill the gateway's memory."""
+    received, part = WorkerAccount(), next(WorkerAccount(ME, rows(ROWS_PER_PART)).parts())[0]
+    for _ in range(MOST_SESSIONS // ROWS_PER_PART + 5):
+        received.add(part)
+    assert len(received.sessions) == MOST_SESSIONS
+    assert received.truncated
+
+
+def worker(**changed: Any) -> list[Any]:
+    fields = {"name": "n/0/a", "pid": 1, "sessions": 0, "connections": 0, "lag": 0.0, "rss": 1}
+    return list((fields | changed).values())
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        [worker(pid=-1), [], False],
+        [worker(pid=True), [], False],
+        [worker(lag=float("nan")), [], False],
+        [worker(lag=float("inf")), [], False],
+        [worker(name="n" * 300), [], False],
+        [worker(), [["a" * 9, "/app", 1, 1, 0, 1.0]], False],
+        [worker(), [["a", "/app", 1, 1, 0]], False],
+        [worker(), [["a", "/app", 1, 1, 0, "old"]], False],
+        [worker(), [], 1],
+        [worker(), []],
+        [],
+    ],
+)
+def test_what_cannot_be_is_refused_whole(part: list[Any]) -> None:
+    """Each value has its type and its bounds; a whole session id is refused like any other lie."""
+    account = WorkerAccount()
+    with pytest.raises(ValueError, match="part of an account"):
+        account.add(msgpack.packb(part))
+    assert account == WorkerAccount()
+
+
+@given(st.binary(max_size=200))
+def test_garbage_is_refused(part: bytes) -> None:
+    """Nothing but ValueError is ever raised."""
+    try:
+        WorkerAccount().add(part)
+    except ValueError:
+        pass

@@ -1,0 +1,62 @@
+"""When to send everyone the value of what two viewers have been changing at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from aperture.worker.patch.contention import Key
+
+__all__ = ["Corrections"]
+
+PAUSE = 0.25
+"""Seconds without a contested change that mean that nobody drags any more: a drag reports every few milliseconds."""
+
+
+class Corrections:
+    """Remembers contested places until the contest pauses.
+
+    Args:
+        correct: sends the places' values; what others change meanwhile is contested anew.
+    """
+
+    def __init__(self, correct: Callable[[set[Key]], Awaitable[None]]) -> None:
+        self._correct: Callable[[set[Key]], Awaitable[None]] | None = correct
+        self._keys: set[Key] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet_at = 0.0
+        self._working: asyncio.Future[None] | None = None
+
+    def expect(self, contested: set[Key]) -> None:
+        """These places were contested just now."""
+        if not contested or self._correct is None:
+            return
+        self._keys |= contested
+        loop = asyncio.get_running_loop()
+        self._quiet_at = loop.time() + PAUSE
+        if self._timer is None:
+            self._timer = loop.call_at(self._quiet_at, self._look)
+
+    def take(self) -> set[Key]:
+        """The places that wait for a correction, which is the caller's to make from here on."""
+        keys, self._keys = self._keys, set()
+        return keys
+
+    def close(self) -> None:
+        """Forget them: nobody is left to be corrected. Harmless twice."""
+        self._correct = None
+        self._keys.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self) -> None:
+        """The timer is not moved with each change; it looks whether there was one, and waits on."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._quiet_at:
+            self._timer = loop.call_at(self._quiet_at, self._look)
+            return
+        self._timer = None
+        keys = self.take()
+        if keys and self._correct is not None:
+            self._working = asyncio.ensure_future(self._correct(keys))

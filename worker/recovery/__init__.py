@@ -1,0 +1,1 @@
+"""How a session outlives its worker: snapshots, the journal, and building it again."""

@@ -1,0 +1,327 @@
+"""What is written down of one session: every patch in its order, and now and then all of it.
+
+Nothing here waits on the way of a patch. Patches gather for a moment and go to Redis in one call; when the journal has
+grown, a snapshot takes its place. While Redis is away they wait up to a bound; beyond it the session is written down
+afresh when Redis is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable
+from aperture.log import short_id
+from aperture.worker.document.snapshot import pack_patch, snapshot
+from aperture.worker.patch.changes import Patch
+from aperture.worker.session.session import Session
+from aperture.worker.session.turns import Turns
+
+__all__ = ["JournalStore", "SessionJournal"]
+
+log = logging.getLogger(__name__)
+
+GATHER = 0.05
+"""Seconds that patches gather: half of what may be lost with a worker; the other half is for Redis."""
+
+RETRY = 0.5
+"""Seconds between two attempts while Redis is away."""
+
+SETTLE = 1.0
+"""Seconds that a session which is built again may wait for Redis: its viewers wait with it."""
+
+PENDING_LIMIT = 8 * 1024 * 1024
+"""Bytes that wait for Redis, per session."""
+
+UNENCODABLE_PAUSE = 5.0
+"""Seconds between two attempts while the document holds what cannot be encoded: each costs most of a snapshot."""
+
+JOURNAL_LIMIT = 512 * 1024
+"""Bytes of journal, and half of the snapshot's where that is more, until a snapshot is due: below that it costs more to
+make than is saved."""
+
+ENTRIES_LIMIT = 1000
+"""Patches in the journal until a snapshot is due: a rebuild takes 0.15 ms for each, however small. One more is allowed
+for each so many bytes of the snapshot, which cost as much to make:"""
+BYTES_PER_ENTRY = 4096
+
+SNAPSHOT_PAUSE = 1.0
+"""Seconds between two snapshots: a session that changes as fast as it can would be written down whole twenty times a
+second."""
+
+LONGEST_JOURNAL = 8 * 1024 * 1024
+"""Bytes for which that pause is not waited for."""
+
+HELD_LIMIT = 10_000
+"""Answers of one session that wait for Redis. Whoever asks for more is sent away, to come back when it is there."""
+
+
+class JournalStore(Protocol):
+    """Where it is written; see `aperture.registry.snapshots.Keeping`."""
+
+    async def begin(self, place: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None: ...
+
+    async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int: ...
+
+    async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
+
+    async def forget(self, place: str, epoch: int) -> None: ...
+
+
+class SessionJournal:
+    """Writes down one session. Also the session's `aperture.worker.session.session.Journal`.
+
+    Args:
+        session: to be written down.
+        place: its name on the bus.
+        origin: what it was created from.
+        store: where to.
+        turns: taken for each snapshot; shared by all journals of a worker.
+        at_once: do not gather: somebody waits for each patch to be safe.
+        fenced: called when the session turns out to be another worker's.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        place: str,
+        origin: bytes,
+        store: JournalStore,
+        *,
+        turns: Turns,
+        at_once: bool,
+        fenced: Callable[[Session], Awaitable[None]],
+    ) -> None:
+        self._fenced = fenced
+        self.place = place
+        self.acknowledges = at_once
+        self._session = session
+        self._origin = origin
+        self._store = store
+        self._turns = turns
+        self._begun = False
+        self._pending: deque[tuple[int, bytes]] = deque()
+        self._pending_bytes = 0
+        self._held: deque[tuple[int, Callable[[], None]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._entries = 0
+        """In the journal, since the snapshot."""
+        self._snapshot_bytes = 0
+        self._snapshot_at = -math.inf
+        self._dropped = 0
+        """How often what was pending has been dropped."""
+        self._closed = False
+        self._given_up = False
+        self._unencodable = False
+        """Whether nothing is kept because the document holds what cannot be encoded."""
+        self._soon()
+
+    def record(self, sequence: int, patch: Patch) -> None:
+        """Write a patch down, soon."""
+        if self._closed:
+            return
+        if self._pending and self._pending[-1][0] != sequence - 1:
+            self.start_over()  # something between was not recorded
+        entry = pack_patch(patch)
+        self._pending.append((sequence, entry))
+        self._pending_bytes += len(entry)
+        if self._pending_bytes > PENDING_LIMIT:
+            self.start_over()
+        self._soon()
+
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
+        """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not kept.
+
+        Never, once the session is another worker's: what was not written down before is lost. If too many wait already,
+        `refuse` is called instead.
+        """
+        if (
+            not self.acknowledges
+            or self._given_up
+            or self._unencodable
+            or (self._begun and not self._pending and not self._closed)
+        ):
+            act()
+        elif len(self._held) >= HELD_LIMIT:
+            refuse()
+        elif not self._closed:
+            self._held.append((self._session.sequence, act))
+            self._soon()
+
+    @property
+    def safe(self) -> bool:
+        """Whether all that was recorded is in Redis, and the session can be built again from it."""
+        return self._begun and not self._pending and not self._closed and not self._given_up
+
+    def lost(self) -> None:
+        """Redis has nothing of the session: it was restarted, or has evicted it."""
+        if self._begun and not self._closed:
+            self.start_over()
+
+    def start_over(self) -> None:
+        """What is in Redis is no use any more, or is not there: the next writing, soon, begins with a snapshot."""
+        self._begun = False
+        self._dropped += 1
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._soon()
+
+    async def flush(self) -> None:
+        """Write all that is pending, now; gives up if Redis does."""
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+            self._task = None
+        if self._closed:
+            return
+        try:
+            await self._write()
+        except KeepingBroken:
+            self._begun = False
+            await self._write()
+        finally:
+            self._soon()  # what could not be written now: the session may go on here
+
+    async def settle(self) -> None:
+        """Write the session down before anybody has it; later, if that cannot be done in a moment.
+
+        What another worker kept of it cannot be added to. Many are rebuilt in one moment, and if each were written down
+        some time after that, whoever killed this worker, too, would undo all that was changed meanwhile.
+
+        Raises:
+            SessionGone: it has been claimed by another meanwhile.
+        """
+        try:
+            async with asyncio.timeout(SETTLE):
+                await self.flush()
+        except Fenced:
+            self.close()
+            raise SessionGone("the session is another worker's by now") from None
+        except (ApertureError, TimeoutError) as problem:
+            log.debug("session %s is written down later: %s", short_id(self._session.id), problem)
+
+    def close(self) -> None:
+        """Write no more, and answer nobody who still waits. Harmless twice."""
+        self._closed = True
+        self._pending.clear()
+        self._held.clear()
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+    def _soon(self) -> None:
+        if self._task is None and not self._closed:
+            self._task = asyncio.ensure_future(self._work())
+
+    async def _work(self) -> None:
+        try:
+            while not self._closed and (self._pending or not self._begun):
+                if not self.acknowledges:
+                    # Before each writing, not only the first: in a steady stream half of all patches were a call.
+                    await asyncio.sleep(GATHER)
+                try:
+                    await self._write()
+                except BusDown:
+                    await asyncio.sleep(RETRY)
+                except Unencodable as problem:
+                    self._wait_for_better(problem)
+                    await asyncio.sleep(UNENCODABLE_PAUSE)
+                except KeepingBroken:
+                    self.start_over()
+        except Fenced:
+            self.close()
+            await self._fenced(self._session)
+        except SessionGone:
+            self.close()  # at its end
+        except TooLarge:
+            log.warning("session %s is too large to be kept", short_id(self._session.id))
+            self._give_up()
+        except Exception:
+            log.exception("session %s cannot be kept", short_id(self._session.id))
+            self._give_up()
+        finally:
+            if self._task is asyncio.current_task():
+                self._task = None
+
+    async def _write(self) -> None:
+        if not self._begun:
+            await self._begin()
+        if not self._pending:
+            self._release(self._session.sequence)
+            return
+        entries = list(self._pending)
+        first, last = entries[0][0], entries[-1][0]
+        size = await self._store.add(self.place, self._session.epoch, first, last, [entry for _, entry in entries])
+        while self._pending and self._pending[0][0] <= last:
+            self._pending_bytes -= len(self._pending.popleft()[1])
+        self._entries += len(entries)
+        self._release(last)
+        if self._is_long(size):
+            sequence, state = await self._snapshot()
+            await self._store.snapshot(self.place, self._session.epoch, sequence, state)
+            self._entries = max(0, last - sequence)
+
+    def _is_long(self, size: int) -> bool:
+        """Whether a snapshot had better take the journal's place."""
+        if asyncio.get_running_loop().time() - self._snapshot_at < SNAPSHOT_PAUSE and size < LONGEST_JOURNAL:
+            return False
+        entries = ENTRIES_LIMIT + self._snapshot_bytes // BYTES_PER_ENTRY
+        return size > max(JOURNAL_LIMIT, self._snapshot_bytes // 2) or self._entries > entries
+
+    async def _begin(self) -> None:
+        dropped = self._dropped
+        sequence, state = await self._snapshot()
+        await self._store.begin(self.place, self._session.epoch, self._origin, state, sequence=sequence)
+        if dropped != self._dropped:
+            raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
+        while self._pending and self._pending[0][0] <= sequence:
+            self._pending_bytes -= len(self._pending.popleft()[1])
+        self._entries = 0
+        self._begun = True
+        self._unencodable = False
+
+    async def _snapshot(self) -> tuple[int, bytes]:
+        await self._turns.take()
+        try:
+            return await self._session.read_locked(self._state)
+        except Unencodable:
+            # Or the session would be rebuilt as it was before.
+            await self._store.forget(self.place, self._session.epoch)
+            raise
+
+    def _state(self) -> tuple[int, bytes]:
+        session = self._session
+        try:
+            state = snapshot(session.document)
+        except Exception as problem:
+            raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
+        self._snapshot_bytes = len(state)
+        self._snapshot_at = asyncio.get_running_loop().time()
+        return session.sequence, state
+
+    def _wait_for_better(self, problem: Unencodable) -> None:
+        """Nothing can be kept until the app replaces what cannot be encoded; what waits to be kept waits no longer."""
+        if not self._unencodable:
+            log.warning("session %s is not kept for now: %s", short_id(self._session.id), problem)
+            if self._session.tally is not None:
+                self._session.tally.not_kept += 1
+        self._unencodable = True
+        self.start_over()
+        self._release(self._session.sequence)
+
+    def _give_up(self) -> None:
+        """The session is not kept any more, and goes on; what waited to be kept waits no longer."""
+        self._given_up = True
+        if self._session.tally is not None:
+            self._session.tally.not_kept += 1
+        held = [act for _, act in self._held]
+        self.close()
+        for act in held:
+            act()
+
+    def _release(self, sequence: int) -> None:
+        """Let go of what waited for patches up to this one."""
+        while self._held and self._held[0][0] <= sequence:
+            self._held.popleft()[1]()

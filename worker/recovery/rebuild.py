@@ -1,0 +1,259 @@
+"""Keeps the sessions of a worker, and builds those again that another worker kept.
+
+The app's code runs first, with the values in place that the app has kept (`aperture.app_state`). If it makes the same
+models as it once did, the kept document is laid over them. If it makes others, there are two cases. Without kept values
+the code is not what it was, or makes something else each time: the session starts afresh. With kept values that is what
+an app does that builds its document from them, and it alone can attach the right callbacks to what it builds; so the
+document is the one that it has just made, and nothing is laid over it. An app that was changed by a deploy is treated
+the same: its document is new, its values are what they were.
+
+Ids are counted, so two models that have nothing to do with each other could have the same one in two such runs. Where
+there are values, models must therefore have the same names, too: whoever builds models from values names them after
+what they stand for, and no callback gets another's model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Protocol
+
+from bokeh.document import Document
+from bokeh.document.callbacks import invoke_with_curdoc
+from bokeh.events import DocumentReady
+
+from aperture.app_state import session_state
+from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge, Unencodable
+from aperture.log import short_id
+from aperture.metrics import Tallies
+from aperture.registry.snapshots import Kept
+from aperture.wire.session_key import place_of
+from aperture.worker.document.snapshot import fits, kept_values, lay_over, replay, was_held
+from aperture.worker.recovery.journal import JournalStore, SessionJournal
+from aperture.worker.recovery.origin import pack_origin, unpack_origin
+from aperture.worker.session.host import Origin
+from aperture.worker.session.session import Session
+from aperture.worker.session.turns import Turns
+
+__all__ = ["KeptSession", "KeptStore", "Survival"]
+
+log = logging.getLogger(__name__)
+
+
+ENTRIES_AT_ONCE = 25
+"""Patches that are laid over a document in one piece: a few milliseconds, in which nobody else is served."""
+
+
+class KeptStore(JournalStore, Protocol):
+    """Where sessions are kept; see `aperture.registry.snapshots.Keeping`."""
+
+    async def load(self, place: str) -> Kept | None: ...
+
+    async def forget(self, place: str, epoch: int) -> None: ...
+
+    async def touch(self, places: Iterable[str]) -> set[str]: ...
+
+
+class KeptSession:
+    """A session that another worker had, ready to be built again.
+
+    Args:
+        origin: what the app's code must run with.
+        made: fingerprint of the document that it made then.
+        kept: the state since.
+
+    Raises:
+        StateMismatch: the values in it are damaged.
+    """
+
+    def __init__(self, origin: Origin, made: str, kept: Kept) -> None:
+        self.origin = replace(origin, values=kept_values(kept.snapshot, kept.entries))
+        self.remade = False
+        """Whether the app has made another document than then, from the values that it kept."""
+        self._made = made
+        self._kept = kept
+
+    async def restore(self, session: Session) -> None:
+        """Bring a session whose app code has just run to the kept state. Nobody else may have it yet.
+
+        Raises:
+            StateMismatch: the app made another document than then, and not from its values, or the state is damaged.
+        """
+        document, values = session.document, self.origin.values
+        self.remade = not fits(document, self._made, names=bool(values))
+        if self.remade and not values:
+            raise StateMismatch("the app's code does not make the same document again")
+        made = session.take_made()
+        # What an app does when its page is ready, such as starting a periodic callback, was done for this page once.
+        await session.locked(lambda: _tell_ready(document))
+        if self.remade:
+            return
+        lay_over(document, self._kept.snapshot, made)
+        for place, entry in enumerate(self._kept.entries, 1):
+            replay(document, entry, made)
+            if place % ENTRIES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        # The app's code may have set them to what they are at first.
+        session_state(document).lay(values)
+        session.resume(held=was_held(self._kept.snapshot, self._kept.entries))
+
+
+def _tell_ready(document: Document) -> None:
+    """Run the document's callbacks for a page that is ready. One that fails costs the page no more than it did then."""
+    try:
+        invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(DocumentReady()))
+    except Exception:
+        log.exception("a callback for the page that is ready has failed")
+
+
+class Survival:
+    """The journals of a worker's sessions.
+
+    Args:
+        store: where sessions are kept.
+        acknowledge: answer a change only when it is in Redis (`--durability ack`).
+        tallies: count what becomes of sessions.
+    """
+
+    def __init__(self, store: KeptStore, *, acknowledge: bool, tallies: Tallies | None = None) -> None:
+        self._tallies = tallies
+        self._store = store
+        self._acknowledge = acknowledge
+        self._journals: dict[str, SessionJournal] = {}
+        self._turns = Turns()
+        self.fenced: Callable[[Session], Awaitable[None]] | None = None
+        """Drops a session that is another worker's by now: its viewers belong there."""
+        self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
+
+    async def find(self, app: str, session_id: str) -> KeptSession | None:
+        """What is kept of a session that has just been claimed; None if nothing, or nothing of use.
+
+        Raises:
+            BusDown: nobody knows. To start afresh would overwrite what may well be there.
+        """
+        place = place_of(app, session_id)
+        try:
+            kept = await self._store.load(place)
+            if kept is None:
+                return None
+            return KeptSession(*unpack_origin(kept.origin), kept)
+        except (KeepingBroken, StateMismatch) as problem:
+            self.failed(app, session_id, problem)
+            return None
+
+    async def exists(self, app: str, session_id: str) -> bool:
+        """Whether a session could be built again."""
+        try:
+            return await self._store.load(place_of(app, session_id)) is not None
+        except BusDown:
+            return False
+
+    def restored(self, session: Session) -> None:
+        """Count a session that goes on here."""
+        self._count(session.app, "restored")
+        log.info("session %s of %s goes on here", short_id(session.id), session.app)
+
+    def remade(self, session: Session) -> None:
+        """Count a session that goes on here with another document, made from its values."""
+        self._count(session.app, "remade")
+        log.info("session %s of %s goes on here, made anew from its values", short_id(session.id), session.app)
+
+    def failed(self, app: str, session_id: str, problem: Exception) -> None:
+        """Count a session that could not be built again and starts afresh."""
+        self._count(app, "fresh")
+        log.warning("session %s of %s starts afresh: %s", short_id(session_id), app, problem)
+
+    def _count(self, app: str, outcome: str) -> None:
+        self.outcomes[outcome] += 1
+        if self._tallies is not None and (tally := self._tallies.apps.get(app)) is not None:
+            tally.restores[outcome] += 1
+
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+        """Write this session down from now on.
+
+        Args:
+            session: at its beginning, or just restored.
+            origin: what it was created from.
+            made: fingerprint of the document that the app's code made.
+            again: it was just restored: write it down before anybody changes it.
+
+        Raises:
+            SessionGone: it was just restored, and has been claimed by another meanwhile.
+        """
+        place = place_of(session.app, session.id)
+        packed = pack_origin(origin, made)
+        journal = SessionJournal(
+            session,
+            place,
+            packed,
+            self._store,
+            turns=self._turns,
+            at_once=self._acknowledge,
+            fenced=self._lose,
+        )
+        self._journals[place] = journal
+        session.journal = journal
+        if again:
+            try:
+                await journal.settle()
+            except SessionGone:
+                self.drop(session)
+                raise
+
+    async def forget(self, session: Session) -> None:
+        """The session has come to its end in good order; nothing of it is kept."""
+        self.drop(session)
+        try:
+            await self._store.forget(place_of(session.app, session.id), session.epoch)
+        except (BusDown, Fenced):
+            log.debug("what was kept of a session expires by itself")
+
+    def drop(self, session: Session) -> None:
+        """Write no more of this session; what is kept is another worker's."""
+        journal = self._journals.pop(place_of(session.app, session.id), None)
+        if journal is not None:
+            journal.close()
+
+    async def _lose(self, session: Session) -> None:
+        if self.fenced is not None:
+            await self.fenced(session)
+
+    async def write_down(self, session: Session) -> bool:
+        """Write what is pending of one session; says whether all of it is kept by now.
+
+        Raises:
+            BusDown: Redis is away.
+        """
+        journal = self._journals.get(place_of(session.app, session.id))
+        if journal is None:
+            return False
+        with suppress(Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable):
+            await journal.flush()
+        return journal.safe
+
+    async def touch(self) -> None:
+        """Keep for longer what is kept, and keep anew what Redis has lost. Called now and then, and before the end.
+
+        Raises:
+            BusDown: nobody knows.
+        """
+        for place in await self._store.touch(list(self._journals)):
+            if (journal := self._journals.get(place)) is not None:
+                journal.lost()
+
+    async def flush(self, timeout: float) -> None:
+        """Write everything that is pending, and what Redis has lost, for the end of the worker."""
+        with suppress(BusDown, TimeoutError):  # what is pending may get through all the same
+            await asyncio.wait_for(self.touch(), timeout / 2)
+        journals: Mapping[str, SessionJournal] = dict(self._journals)
+        flushes = [asyncio.ensure_future(journal.flush()) for journal in journals.values()]
+        if flushes:
+            done, late = await asyncio.wait(flushes, timeout=timeout / 2)
+            for flush in late:
+                flush.cancel()
+            failed = [flush for flush in done if flush.exception() is not None]
+            if late or failed:
+                log.warning("%d sessions were not written down in time", len(late) + len(failed))

@@ -1,0 +1,97 @@
+"""What viewers in other workers send: taken in each viewer's order, each message once, and acted on by the session."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from aperture.errors import ProtocolError, SessionGone
+from aperture.log import short_id
+from aperture.protocol.closing import INTERNAL_ERROR, SERVICE_RESTART
+from aperture.protocol.messages import Message
+from aperture.wire.envelopes import FromClient
+from aperture.worker.patch.viewer import Viewer
+from aperture.worker.relay.audience import RemoteViewer, SessionAudience
+from aperture.worker.session.session import Session
+
+__all__ = ["Inbox"]
+
+log = logging.getLogger(__name__)
+
+
+class Inbox:
+    """Takes the messages of viewers elsewhere, each viewer's in its order, and has the session act on them.
+
+    Args:
+        receive: acts on one message, as `aperture.worker.patch.inbound.receive`.
+    """
+
+    def __init__(self, receive: Callable[[Session, Viewer, Message], Awaitable[None] | None]) -> None:
+        self._receive = receive
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, letter: FromClient) -> None:
+        """Take one message. One that came before is only answered again; ahead of one too early, another is missing."""
+        number = letter.number
+        if number <= viewer.received:
+            if number == viewer.answered:
+                audience.answer_again(viewer)
+            return
+        if number != viewer.received + 1:
+            audience.ask_again(viewer)
+            return
+        viewer.received = number
+        try:
+            for fragment in letter.fragments:
+                message = viewer.assembler.feed(fragment)
+                if message is not None:
+                    viewer.pending.append((message, letter.seen, letter.trace))
+        except ProtocolError as problem:
+            audience.refuse(viewer, problem.close_code, str(problem))
+            return
+        self._pump(session, audience, viewer)
+
+    def _pump(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
+        try:
+            while viewer.pending and not viewer.busy:
+                if not audience.admits(viewer, viewer.pending[0][0], lambda: self._pump(session, audience, viewer)):
+                    return
+                message, viewer.seen, viewer.trace = viewer.pending.popleft()
+                viewer.slice.begin()
+                work = self._receive(session, viewer, message)
+                give_way = viewer.slice.end()
+                if work is not None:
+                    viewer.busy = True
+                    task = asyncio.ensure_future(self._finish(work, session, audience, viewer))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                elif give_way:
+                    viewer.busy = True  # what comes meanwhile waits behind what is pending
+                    asyncio.get_running_loop().call_soon(self._resume, session, audience, viewer)
+        except Exception as problem:
+            self._refuse(session, audience, viewer, problem)
+
+    def _resume(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
+        viewer.busy = False
+        self._pump(session, audience, viewer)
+
+    async def _finish(
+        self, work: Awaitable[None], session: Session, audience: SessionAudience, viewer: RemoteViewer
+    ) -> None:
+        try:
+            await work
+        except Exception as problem:
+            self._refuse(session, audience, viewer, problem)
+        self._resume(session, audience, viewer)
+
+    def _refuse(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, problem: Exception) -> None:
+        """Its message cannot be answered, and would be sent again for ever."""
+        match problem:
+            case ProtocolError(close_code=code):
+                audience.refuse(viewer, code, str(problem))
+            case SessionGone():
+                audience.refuse(viewer, SERVICE_RESTART, "the session is gone")
+            case _:
+                log.error("session %s: a message could not be handled", short_id(session.id), exc_info=problem)
+                audience.refuse(viewer, INTERNAL_ERROR, "the message could not be handled")

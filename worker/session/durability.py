@@ -1,0 +1,110 @@
+"""What the session asks of whoever keeps it beyond its worker's life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from aperture.worker.patch.changes import Patch
+from aperture.worker.session.host import Origin
+
+if TYPE_CHECKING:
+    from aperture.worker.session.session import Session
+
+__all__ = ["Journal", "Keeper", "KeptBefore"]
+
+
+class Journal(Protocol):
+    """Writes one session down. Calls never block or raise."""
+
+    @property
+    def acknowledges(self) -> bool:
+        """Whether answers wait until what they answer is safe."""
+        ...
+
+    def record(self, sequence: int, patch: Patch) -> None:
+        """Write a patch down, soon."""
+        ...
+
+    def start_over(self) -> None:
+        """Something that changed could not be recorded: what was written down does not lead to here any more."""
+        ...
+
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
+        """Call `act` once all that was recorded so far is safe, in the order of these calls.
+
+        If too many wait already, `refuse` is called instead.
+        """
+        ...
+
+
+class KeptBefore(Protocol):
+    """A session that another worker had."""
+
+    @property
+    def origin(self) -> Origin:
+        """What the app's code must run with."""
+        ...
+
+    @property
+    def remade(self) -> bool:
+        """Whether the app's code has made another document than then, from the values that it kept."""
+        ...
+
+    async def restore(self, session: Session) -> None:
+        """Bring a session whose app code has just run to the kept state.
+
+        Raises:
+            StateMismatch: it does not fit; the session is of no use then.
+        """
+        ...
+
+
+class Keeper(Protocol):
+    """Keeps the sessions of a worker."""
+
+    async def find(self, app: str, session_id: str) -> KeptBefore | None:
+        """What is kept of a session that has just been claimed.
+
+        Raises:
+            BusDown: nobody knows.
+        """
+        ...
+
+    async def exists(self, app: str, session_id: str) -> bool:
+        """Whether a session could be built again."""
+        ...
+
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+        """Keep this session from now on; `made` is the fingerprint of what the app's code made.
+
+        A session that was kept before is, when this returns, kept as it is now, if that can be had in a moment.
+
+        Raises:
+            SessionGone: it was kept before, and has been claimed by another meanwhile.
+        """
+        ...
+
+    def restored(self, session: Session) -> None:
+        """A kept session goes on here."""
+        ...
+
+    def remade(self, session: Session) -> None:
+        """A kept session goes on here with a document that its app has made from its values."""
+        ...
+
+    def failed(self, app: str, session_id: str, problem: Exception) -> None:
+        """A kept session could not be built again and starts afresh."""
+        ...
+
+    async def forget(self, session: Session) -> None:
+        """The session has come to its end in good order."""
+        ...
+
+    async def write_down(self, session: Session) -> bool:
+        """Write what is pending of a session; says whether all of it is kept by now."""
+        ...
+
+    def drop(self, session: Session) -> None:
+        """The session is another worker's by now."""
+        ...
