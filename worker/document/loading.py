@@ -18,7 +18,7 @@ from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.document import Document
 
 from aperture.errors import AppLoadError
-from aperture.worker.patch.changes import OrderedCallbacks
+from aperture.worker.patch.callbacks import OrderedCallbacks
 
 __all__ = ["check_imports", "failure_of", "new_document", "use_our_lifecycle"]
 

@@ -30,7 +30,8 @@ from aperture.document.applying import apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
 from aperture.protocol.decode import ValueDecoder
-from aperture.worker.patch.changes import Patch, ordered_callbacks
+from aperture.worker.patch.batch import Patch
+from aperture.worker.patch.callbacks import ordered_callbacks
 
 __all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot", "was_held"]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 from aperture.protocol import messages
 from aperture.protocol.closing import TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
-from aperture.worker.patch.changes import Batch, Patch
+from aperture.worker.patch.batch import Batch, Patch
 from aperture.worker.patch.viewer import Viewer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Protocol
 from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.worker.document.snapshot import pack_patch, snapshot
-from aperture.worker.patch.changes import Patch
+from aperture.worker.patch.batch import Patch
 from aperture.worker.session.session import Session
 from aperture.worker.session.turns import Turns
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from aperture.worker.patch.changes import Patch
+from aperture.worker.patch.batch import Patch
 from aperture.worker.session.host import Origin
 
 if TYPE_CHECKING:

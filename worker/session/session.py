@@ -31,7 +31,9 @@ from aperture.errors import NotLocked, SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.codec import EventEncoder
-from aperture.worker.patch.changes import Batch, Reach, final_change, ordered_callbacks
+from aperture.worker.patch.batch import Batch, Reach
+from aperture.worker.patch.callbacks import ordered_callbacks
+from aperture.worker.patch.changes import final_change
 from aperture.worker.patch.contention import Contention, Key
 from aperture.worker.patch.corrections import Corrections
 from aperture.worker.patch.fanout import send_batch

@@ -20,7 +20,7 @@ from aperture.worker.document.loading import (
     new_document,
     use_our_lifecycle,
 )
-from aperture.worker.patch.changes import OrderedCallbacks
+from aperture.worker.patch.callbacks import OrderedCallbacks
 
 
 def script(folder: Path, source: str, name: str = "app.py") -> Application:

@@ -25,7 +25,8 @@ from aperture.errors import StateMismatch
 from aperture.protocol.codec import EventEncoder, join_events
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.snapshot import fingerprint, lay_over, pack_patch, replay, snapshot
-from aperture.worker.patch.changes import OrderedCallbacks, Patch, Reach
+from aperture.worker.patch.batch import Patch, Reach
+from aperture.worker.patch.callbacks import OrderedCallbacks
 
 calls: list[str] = []
 

@@ -15,7 +15,9 @@ from support.peers import state_of
 
 from aperture.protocol.codec import EventEncoder
 from aperture.worker.document.loading import new_document
-from aperture.worker.patch.changes import Batch, OrderedCallbacks, Patch, final_change
+from aperture.worker.patch.batch import Batch, Patch
+from aperture.worker.patch.callbacks import OrderedCallbacks
+from aperture.worker.patch.changes import final_change
 from aperture.worker.patch.contention import Contention
 
 ONE, OTHER = object(), object()

@@ -26,7 +26,7 @@ from aperture.document import ids
 from aperture.errors import BusDown, NotLocked, StateMismatch
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.document.snapshot import kept_values, pack_patch
-from aperture.worker.patch.changes import Patch
+from aperture.worker.patch.batch import Patch
 from aperture.worker.recovery import journal as journal_module
 from aperture.worker.recovery.rebuild import Survival
 from aperture.worker.session.host import AppHost, Origin

@@ -15,7 +15,7 @@ from support.peers import Peer, make_session
 from support.relay_posts import PLACE, OwnerPostbox, run_of
 
 from aperture.wire.envelopes import Joined, Probe, Refused, Reply, SessionEnded
-from aperture.worker.patch.changes import Patch
+from aperture.worker.patch.batch import Patch
 from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.session.session import Session

@@ -1,0 +1,171 @@
+"""Bokeh's callback manager, in the order of what happened.
+
+Bokeh tells its receivers of a change behind the change's callbacks, so what a callback did would come before what
+caused it. Ours records first.
+
+While the app holds its document (`Document.hold`), viewers are sent nothing, but what changes has changed, and its
+cause is acknowledged. So the two receivers of a change part ways: the journal gets it when it happens, the viewers
+when the hold ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from bokeh.core.enums import HoldPolicyType
+from bokeh.document import Document
+from bokeh.document.callbacks import DocumentCallbackManager
+from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
+from bokeh.model import Model
+
+from aperture.worker.document.teardown import release_callback
+from aperture.worker.patch.batch import Reach
+from aperture.worker.patch.changes import BUILDING, key_of, left_before, whole_change
+from aperture.worker.patch.contention import Key
+
+__all__ = ["OrderedCallbacks", "Recorder", "ordered_callbacks"]
+
+
+class Recorder(Protocol):
+    """Takes note of changes."""
+
+    def __call__(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None: ...
+
+
+class OrderedCallbacks(DocumentCallbackManager):
+    """Bokeh's callback manager, which also hands each change to `recorder` before the change's callbacks run.
+
+    What is held back by `hold` is handed over twice: for the journal when it happens, and for the viewers when it is
+    let go, all of it before the first of its callbacks runs, for it happened before them.
+    """
+
+    def __init__(self, document: Document) -> None:
+        super().__init__(document)
+        self.recorder: Recorder | None = None
+        self.changes = 0
+        """How many there were, also of those that are held back or were made without the lock."""
+        self.journaled = False
+        """Whether there is a journal, which is not to wait for what is held back."""
+        self._held_is_shown = False
+        self._new_before_hold: set[Model] = set()
+        self._journaled_ahead: set[Model] = set()
+        """Models that the journal has and viewers will be told of when they are let go."""
+
+    def trigger_on_change(self, event: DocumentChangedEvent) -> None:
+        self.changes += 1
+        if self._hold is None:
+            self._record(event, Reach.ALL)
+        elif self.journaled:
+            self._record_ahead(event)
+        super().trigger_on_change(event)
+
+    def hold(self, policy: HoldPolicyType = "combine") -> None:
+        document = self._document()
+        if self._hold is None and document is not None:
+            self._new_before_hold = set(document.models._new_models)
+        super().hold(policy)
+
+    def unhold(self) -> None:
+        if self._hold is None:
+            return
+        self._hold = None
+        held, self._held_events = self._held_events, []
+        shown, self._held_is_shown = self._held_is_shown, False
+        document = self._document()
+        if document is not None:
+            ahead, self._journaled_ahead = self._journaled_ahead, set()
+            document.models._new_models |= {model for model in ahead if model.document is document}
+            new = document.models._new_models - self._new_before_hold
+            reach = Reach.VIEWERS if self.journaled else Reach.ALL
+            for event in _let_go(document, held, new, shown=shown):
+                self._record(event, reach)
+        for event in held:
+            super().trigger_on_change(event)
+
+    def document_shown(self) -> None:
+        """Somebody was given the whole document, and what is held back is in it."""
+        self._held_is_shown = bool(self._held_events)
+
+    @contextmanager
+    def unnoticed(self) -> Iterator[None]:
+        """Let changes be recorded by nobody and call nothing, then or later."""
+        recorder, self.recorder = self.recorder, None
+        policy, held = self._hold, list(self._held_events)
+        self._hold = "collect"
+        try:
+            yield
+        finally:
+            self.recorder = recorder
+            self._hold = policy
+            self._held_events[:] = held
+
+    def resume(self, *, held: bool) -> None:
+        """Go on where the session was left in another worker.
+
+        What the app's code has held back this time is in the document that everybody is about to get. A hold that the
+        session was in goes on if the code has begun it; one that a callback began may have been about to be ended by a
+        timeout that has gone with the worker, and would never end.
+        """
+        self._held_events.clear()
+        if not held:
+            self._hold = None
+
+    def _record(self, event: DocumentChangedEvent, reach: Reach) -> None:
+        if self.recorder is not None and isinstance(event, DocumentPatchedEvent):
+            self.recorder(event, reach)
+
+    def _record_ahead(self, event: DocumentChangedEvent) -> None:
+        document = self._document()
+        if document is None:
+            return
+        new = set(document.models._new_models)
+        self._record(event, Reach.JOURNAL)
+        self._journaled_ahead |= new - document.models._new_models
+
+    def remove_session_callback(self, callback_obj: Any) -> None:
+        # Bokeh's one-shot callbacks refer to themselves: each that ran would keep the document until a full collection.
+        super().remove_session_callback(callback_obj)
+        release_callback(callback_obj)
+
+
+def ordered_callbacks(document: Document) -> OrderedCallbacks:
+    """The callbacks of a served document."""
+    callbacks = document.callbacks
+    if not isinstance(callbacks, OrderedCallbacks):
+        raise AssertionError("a served document's callbacks are made by aperture.worker.document.loading")
+    return callbacks
+
+
+def _let_go(
+    document: Document, held: Iterable[DocumentChangedEvent], new: set[Model], *, shown: bool
+) -> Iterator[DocumentChangedEvent]:
+    """What was held back, for values as they are now: they are written down only when they are let go.
+
+    What happened meanwhile to a model that is new is in it when it is written out, and what happened to one that has
+    left is nobody's business. A column that is written out has all that was streamed to it, so these rows must not come
+    again; nor where `shown` says that somebody has been given the whole document meanwhile.
+    """
+    in_full: dict[Key, Model] = {}
+    replaced: set[Key] = set()
+    for event in held:
+        key = key_of(event) if isinstance(event, DocumentPatchedEvent) else None
+        model: Model | None = getattr(event, "model", None)
+        if key is None or model is None:
+            yield event
+        elif model.document is not document:
+            continue
+        elif model in new:
+            in_full[key] = model
+        elif isinstance(event, BUILDING) and (shown or key in replaced):
+            yield whole_change(document, model, key[1], event.setter)
+        else:
+            if not isinstance(event, BUILDING):
+                replaced.add(key)
+            yield event
+    left = left_before(document)
+    for (_, attr), model in in_full.items():
+        if shown or left(model.id):
+            # A Python client that has the model already, as it was then, does not look at it again.
+            yield whole_change(document, model, attr)
