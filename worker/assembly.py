@@ -72,6 +72,7 @@ class Assembly:
             crowding=crowded,
             share_extensions=None if link is None else link.share_extensions,
             collector=collector,
+            tallies=tallies,
         )
         neighbourhood.service = self.service
         self.operations = Operations(

@@ -31,7 +31,7 @@ class Crowding:
 
     def look(self, session: Session) -> None:
         """A viewer has come to this session."""
-        if 0 < self._limit <= len(session.viewers) and session.id not in self._crowded:
+        if 0 < self._limit <= len(session.fanout.viewers) and session.id not in self._crowded:
             self._crowded.add(session.id)
             self._tell(session.id, True)
 
@@ -39,7 +39,7 @@ class Crowding:
         """Viewers may have gone. Called every now and then with all sessions of this worker."""
         if not self._crowded:
             return
-        still = {session.id for session in sessions if len(session.viewers) > RELIEVED * self._limit}
+        still = {session.id for session in sessions if len(session.fanout.viewers) > RELIEVED * self._limit}
         for session_id in self._crowded - still:
             self._tell(session_id, False)
         self._crowded &= still

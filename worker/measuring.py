@@ -65,8 +65,6 @@ class WorkerMeasures:
         self._files: ProcessFiles | None = None
         self._timer: asyncio.Task[None] | None = None
         self._failing = False
-        for url, host in service.hosts.items():
-            host.tally = tallies.apps[url]
         _count_requests(service.application, tallies)
 
     @property
@@ -123,7 +121,9 @@ class WorkerMeasures:
         edges = {} if self._cluster is None else self._cluster.edge_connections()
         for url, host in self._service.hosts.items():
             yield Reading(families.SESSIONS, (url,), len(host.sessions_by_id))
-            yield Reading(families.CONNECTIONS, (url, "owner"), sum(len(session.viewers) for session in host.sessions))
+            yield Reading(
+                families.CONNECTIONS, (url, "owner"), sum(len(session.fanout.viewers) for session in host.sessions)
+            )
             yield Reading(families.CONNECTIONS, (url, "edge"), edges.get(url, 0))
 
     def _waiting_bytes(self) -> int:

@@ -12,6 +12,7 @@ from bokeh.application import Application
 
 from aperture.config.settings import Settings
 from aperture.document import current, ids
+from aperture.metrics import Tallies
 from aperture.paths import path_of
 from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
@@ -27,6 +28,7 @@ from aperture.worker.http.resources import Extensions, PageResources, ShareExten
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.pulse import LoopLag, every, resident_bytes
 from aperture.worker.recovery.rebuild import Survival
+from aperture.worker.session.durability import NoKeeper
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
@@ -65,6 +67,7 @@ class WorkerService:
         crowding: watches how many viewers come to each session, if others could take some.
         share_extensions: exchanges asset folders with other workers, if there are any.
         collector: decides when garbage is collected.
+        tallies: count what the apps' sessions do.
 
     Raises:
         ConfigurationError: the auth module, an origin or the icon is not as it should be.
@@ -81,6 +84,7 @@ class WorkerService:
         crowding: Crowding | None = None,
         share_extensions: ShareExtensions | None = None,
         collector: GarbageCollector | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         ids.install()
         current.install()
@@ -89,7 +93,14 @@ class WorkerService:
         tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)
         pulls = Pulls()
         self.hosts = {
-            url: AppHost(url, app, logout_url=_logout_url(settings, auth), issue_token=tokens.issue, pulls=pulls)
+            url: AppHost(
+                url,
+                app,
+                logout_url=_logout_url(settings, auth),
+                issue_token=tokens.issue,
+                pulls=pulls,
+                tally=None if tallies is None else tallies.apps[url],
+            )
             for url, app in applications.items()
         }
         self.collector = collector or GarbageCollector()
@@ -99,7 +110,7 @@ class WorkerService:
             placement,
             self.collector,
             unused_lifetime=settings.unused_session_lifetime,
-            keeper=survival,
+            keeper=survival or NoKeeper(),
         )
         self._crowding = crowding or Crowding(0, lambda session_id, crowded: None)
         resources = PageResources(settings.prefix, settings.absolute_url)
@@ -162,7 +173,7 @@ class WorkerService:
             return
         share = timeout * HAND_OVER_SHARE / 3
         await self.store.close(share)  # what is still being made would be changed after all others are written down
-        resting = [asyncio.ensure_future(session.freeze()) for session in self.store]
+        resting = [asyncio.ensure_future(session.held.freeze()) for session in self.store]
         if resting:
             _, busy = await asyncio.wait(resting, timeout=share)
             for session in busy:
@@ -177,11 +188,11 @@ class WorkerService:
     async def end(self, session: Session) -> None:
         """End one session, in the middle of app code if that does not let go of the document."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(session.freeze(), REST_TIME)
+            await asyncio.wait_for(session.held.freeze(), REST_TIME)
         try:
             await self.store.end(session, NORMAL_CLOSURE, "the session was ended")
         finally:
-            session.thaw()
+            session.held.thaw()
 
     async def move(self, session: Session, going: Callable[[], None]) -> bool:
         """Write one session down and give it up, for another worker to go on with.
@@ -200,7 +211,7 @@ class WorkerService:
             return False
         try:
             async with asyncio.timeout(REST_TIME):
-                await session.freeze()
+                await session.held.freeze()
                 written = await self._survival.write_down(session)
             if written:
                 going()
@@ -209,7 +220,7 @@ class WorkerService:
         except TimeoutError:
             return False
         finally:
-            session.thaw()
+            session.held.thaw()
 
     async def stop(self, timeout: float) -> None:
         """Close every websocket with 1012, end every session with its hooks, run the unload hooks.

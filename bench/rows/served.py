@@ -32,8 +32,6 @@ from tornado.ioloop import IOLoop
 from tornado.locks import Lock
 
 from aperture.document.ids import IdSequence
-from aperture.metrics import families
-from aperture.metrics.tallies import AppTally, Distribution
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.worker.collector import GarbageCollector
@@ -41,7 +39,6 @@ from aperture.worker.document.loading import new_document
 from aperture.worker.http.access_log import Traffic
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.attachment import LocalAttachment
-from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
 from aperture.worker.ws.handler import SessionSocket
@@ -114,8 +111,6 @@ class OurSocket(SessionSocket):
     def __init__(self, doc: Document) -> None:  # without Tornado's, which wants a request
         self.services: Any = SimpleNamespace(collector=GarbageCollector())
         self.session = Session("bench", doc, ids=IdSequence("bench"), issue_token=str, app=APP)
-        self.session.fence = LocalPlacement()
-        self.session.count_in(AppTally(APP, Distribution(families.PATCH_ENCODE.buckets)))
         self.sink = _Outbox()
         self.attachment = LocalAttachment(self.session, Viewer(self.sink, "token", inline_pulls=False))
         self._assembler = Assembler(MAX_MESSAGE)

@@ -102,6 +102,11 @@ class AppTally:
         self.not_kept = 0
         self.restores: Counter[str] = Counter()
 
+    @classmethod
+    def unread(cls, app: str) -> AppTally:
+        """One that counts for no one: what a session has with `--disable-metrics`."""
+        return cls(app, Distribution(families.PATCH_ENCODE.buckets))
+
     def read(self) -> Iterator[Reading]:
         """All of it; a `Source`."""
         app = self.app

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, ParamSpec
@@ -241,9 +242,15 @@ def state_of(document: Document) -> dict[str, Any]:
     return {"title": document.title, "roots": serializer.encode(document.roots)}
 
 
-def make_session(*roots: Model, session_id: str = "session", document: Document | None = None) -> Session:
+def make_session(
+    *roots: Model,
+    session_id: str = "session",
+    document: Document | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Session:
     """A session whose document has these roots. A loop must be running."""
     document = document or new_document()
     for root in roots:
         document.add_root(root)
-    return Session(session_id, document, ids=IdSequence(session_id), issue_token=lambda name: f"token of {name}")
+    ids = IdSequence(session_id)
+    return Session(session_id, document, ids=ids, issue_token=lambda name: f"token of {name}", clock=clock)

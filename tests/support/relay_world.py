@@ -6,7 +6,7 @@ import asyncio
 import json
 import warnings
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,6 @@ from aperture.registry.registry import Registry, WorkerName
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch import inbound
-from aperture.worker.patch.contention import Contention
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.relay.remote_messages import Inbox
@@ -49,17 +48,6 @@ _MAX_MESSAGE = 20 * 1024 * 1024
 _protocol = Protocol()
 
 
-class _Host(AppHost):
-    """One whose sessions tell the loop's time."""
-
-    async def create(
-        self, session_id: str, origin: Origin, finish: Callable[[Session], Awaitable[None]] | None = None
-    ) -> Session:
-        session = await super().create(session_id, origin, finish)
-        session._contention = Contention(asyncio.get_running_loop().time)
-        return session
-
-
 class Worker:
     """One worker, and its cluster's neighbourhood."""
 
@@ -70,7 +58,13 @@ class Worker:
         self.registry = Registry(self.bus, WorkerName(node, index, "life"))
         self.cluster = Cluster(self.bus, self.registry, self)
         self.cluster._inbox = Inbox(self._receive)
-        self.host = _Host(APP, world.application, logout_url=None, issue_token=lambda name: f"token of {name}")
+        self.host = AppHost(
+            APP,
+            world.application,
+            logout_url=None,
+            issue_token=lambda name: f"token of {name}",
+            clock=lambda: asyncio.get_running_loop().time(),
+        )
         self.store = SessionStore({APP: self.host}, self.cluster, GarbageCollector(), unused_lifetime=15)
         self.door = Door(self.store, self.cluster, PageResources("", None), self.cluster)
         self.told: list[str] = []
@@ -155,7 +149,7 @@ class World:
     def owner(self) -> Worker:
         """The worker with the highest claim, if there is any."""
         owners = [worker for worker in self.workers if worker.session is not None]
-        return max(owners, key=lambda worker: worker.session.epoch if worker.session else 0)
+        return max(owners, key=lambda worker: worker.session.fanout.epoch if worker.session else 0)
 
     @property
     def session(self) -> Session:

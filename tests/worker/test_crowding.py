@@ -39,7 +39,7 @@ async def test_a_session_that_is_gone_is_not_crowded() -> None:
     crowding.look(session)
     crowding.look_again([])
     assert told == [("s", True), ("s", False)]
-    assert peer.viewer in session.viewers
+    assert peer.viewer in session.fanout.viewers
 
 
 @in_loop

@@ -26,6 +26,7 @@ from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.version import __version__
+from aperture.worker.patch.hold import Hold
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
 
@@ -50,23 +51,39 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
         ProtocolError: the message is not one that a client may send, or not of its form. The awaitable raises it too.
         SessionGone: the session was discarded.
     """
-    if message.msgtype == "PULL-DOC-REQ" and session.pulls.turns.taken and not in_turn:
+    if message.msgtype == "SERVER-INFO-REQ":
+        viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
+        return None
+    act = _ACTIONS.get(message.msgtype)
+    if act is None:
+        raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
+    if act is _pull and session.pulls.turns.taken and not in_turn:
         return _pull_in_turn(session, viewer, message)
-    match message.msgtype:
-        case "PATCH-DOC":
-            act: Callable[[], FrameRun] = lambda: _patch(session, viewer, message)  # noqa: E731
-        case "PULL-DOC-REQ":
-            act = lambda: _pull(session, viewer, message)  # noqa: E731
-        case "PUSH-DOC":
-            act = lambda: _push(session, viewer, message)  # noqa: E731
-        case "SERVER-INFO-REQ":
-            viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
-            return None
-        case _:
-            raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
-    if tracing.on:
-        act = tracing.callback(message.msgtype, act, viewer.trace)
-    return session.run_locked(viewer, act, on_error=lambda problem: _failed(session, viewer, message, problem))
+    # What is sent while the message waits, here or on its way here, cannot have been known to its sender.
+    seen = session.fanout.sequence if viewer.seen is None else viewer.seen
+    if session.held.try_enter():
+        _act(session, viewer, message, act, seen)
+        return None
+    return _act_in_turn(session, viewer, message, act, seen)
+
+
+def _act(session: Session, viewer: Viewer, message: Message, act: _Action, seen: int) -> None:
+    """Hold the document, whose lock has been taken, for one message; its changes go out and the reply behind them."""
+    with session.held.hold(viewer, seen) as hold:
+        try:
+            if tracing.on:
+                hold.reply = tracing.callback(
+                    message.msgtype, lambda: act(session, viewer, message, hold), viewer.trace
+                )()
+            else:
+                hold.reply = act(session, viewer, message, hold)
+        except Exception as problem:  # the changes made before it was raised still go out
+            hold.reply = _failed(session, viewer, message, problem)
+
+
+async def _act_in_turn(session: Session, viewer: Viewer, message: Message, act: _Action, seen: int) -> None:
+    await session.held.enter()
+    _act(session, viewer, message, act, seen)
 
 
 async def _pull_in_turn(session: Session, viewer: Viewer, message: Message) -> None:
@@ -76,7 +93,7 @@ async def _pull_in_turn(session: Session, viewer: Viewer, message: Message) -> N
         await work
 
 
-def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document = session.document
     models = document.models
     find = cast("Callable[[str], Model | None]", models.get_by_id)
@@ -94,28 +111,33 @@ def _patch(session: Session, viewer: Viewer, message: Message) -> FrameRun:
     try:
         invoke_with_curdoc(document, apply)
     finally:
-        if session.tally is not None:
-            session.tally.callback.observe(time.perf_counter() - started)
-    return _done(session, message)
+        session.fanout.tally.callback.observe(time.perf_counter() - started)
+    return _done(hold, message)
 
 
-def _pull(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+def _pull(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document = session.whole_document(inline=viewer.inline_pulls)
-    session.mark_pulled(viewer)
-    return messages.pull_reply_of(message.msgid, document, epoch=session.epoch, sequence=session.sequence)
+    session.mark_pulled(viewer, hold)
+    return messages.pull_reply_of(message.msgid, document, epoch=session.fanout.epoch, sequence=session.fanout.sequence)
 
 
-def _push(session: Session, viewer: Viewer, message: Message) -> FrameRun:
+def _push(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document: Document = session.document
     pushed = decode_document(message, allowance=viewer.allowance)
     document.replace_with_json(pushed)  # type: ignore[arg-type]
-    session.mark_pulled(viewer)
-    return _done(session, message)
+    session.mark_pulled(viewer, hold)
+    return _done(hold, message)
 
 
-def _done(session: Session, message: Message) -> FrameRun:
+_Action = Callable[[Session, Viewer, Message, Hold], FrameRun]
+"""Applies a message to the document that is held, and returns the reply."""
+
+_ACTIONS: dict[str, _Action] = {"PATCH-DOC": _patch, "PULL-DOC-REQ": _pull, "PUSH-DOC": _push}
+
+
+def _done(hold: Hold, message: Message) -> FrameRun:
     """As in Bokeh, whoever caused something that cannot be encoded is told so; all else that it did has happened."""
-    problem = session.unencodable
+    problem = hold.batch.unencodable
     return messages.ok(message.msgid) if problem is None else messages.error(message.msgid, _text_of(problem))
 
 

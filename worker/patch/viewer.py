@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Protocol
 
 from aperture.protocol.allowance import USUAL_MESSAGE_SIZE, Allowance
 from aperture.protocol.frames import FrameRun
 
-__all__ = ["Audience", "Outbox", "Viewer"]
+__all__ = ["Outbox", "Viewer"]
 
 
 class Outbox(Protocol):
@@ -61,46 +60,3 @@ class Viewer:
     def answer(self, run: FrameRun, after: int) -> None:
         """Send the answer to its oldest unanswered message, which it gave when `after` was the session's last patch."""
         self.outbox.send(run)
-
-
-class Audience(Protocol):
-    """The viewers of a session whose connections are in other workers, all together.
-
-    Its cost to the session does not grow with their number. Calls keep their order; none blocks or raises.
-    """
-
-    @property
-    def connections(self) -> int:
-        """How many viewers there are."""
-        ...
-
-    @property
-    def workers(self) -> int:
-        """How many workers they are spread over."""
-        ...
-
-    @property
-    def live(self) -> bool:
-        """Whether any of them has the document."""
-        ...
-
-    def publish(
-        self,
-        sequence: int,
-        everyone: FrameRun | None,
-        variants: Mapping[Viewer, FrameRun | None],
-        answered: Viewer | None,
-    ) -> None:
-        """Send a patch to all that have the document.
-
-        Args:
-            sequence: of the patch.
-            everyone: the frames; None if there is nothing for everyone.
-            variants: to some of them something else, or nothing, instead.
-            answered: whose variant holds the answer to its oldest unanswered message.
-        """
-        ...
-
-    def close(self, code: int, reason: str) -> None:
-        """Close all their connections."""
-        ...

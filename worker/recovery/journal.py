@@ -73,7 +73,7 @@ class JournalStore(Protocol):
 
 
 class SessionJournal:
-    """Writes down one session. Also the session's `aperture.worker.session.session.Journal`.
+    """Writes down one session. Also the session's `aperture.worker.patch.receivers.Journal`.
 
     Args:
         session: to be written down.
@@ -84,6 +84,8 @@ class SessionJournal:
         at_once: do not gather: somebody waits for each patch to be safe.
         fenced: called when the session turns out to be another worker's.
     """
+
+    writes = True
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class SessionJournal:
         elif len(self._held) >= HELD_LIMIT:
             refuse()
         elif not self._closed:
-            self._held.append((self._session.sequence, act))
+            self._held.append((self._session.fanout.sequence, act))
             self._soon()
 
     @property
@@ -249,18 +251,20 @@ class SessionJournal:
         if not self._begun:
             await self._begin()
         if not self._pending:
-            self._release(self._session.sequence)
+            self._release(self._session.fanout.sequence)
             return
         entries = list(self._pending)
         first, last = entries[0][0], entries[-1][0]
-        size = await self._store.add(self.place, self._session.epoch, first, last, [entry for _, entry in entries])
+        size = await self._store.add(
+            self.place, self._session.fanout.epoch, first, last, [entry for _, entry in entries]
+        )
         while self._pending and self._pending[0][0] <= last:
             self._pending_bytes -= len(self._pending.popleft()[1])
         self._entries += len(entries)
         self._release(last)
         if self._is_long(size):
             sequence, state = await self._snapshot()
-            await self._store.snapshot(self.place, self._session.epoch, sequence, state)
+            await self._store.snapshot(self.place, self._session.fanout.epoch, sequence, state)
             self._entries = max(0, last - sequence)
 
     def _is_long(self, size: int) -> bool:
@@ -273,7 +277,7 @@ class SessionJournal:
     async def _begin(self) -> None:
         dropped = self._dropped
         sequence, state = await self._snapshot()
-        await self._store.begin(self.place, self._session.epoch, self._origin, state, sequence=sequence)
+        await self._store.begin(self.place, self._session.fanout.epoch, self._origin, state, sequence=sequence)
         if dropped != self._dropped:
             raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
         while self._pending and self._pending[0][0] <= sequence:
@@ -288,7 +292,7 @@ class SessionJournal:
             return await self._session.read_locked(self._state)
         except Unencodable:
             # Or the session would be rebuilt as it was before.
-            await self._store.forget(self.place, self._session.epoch)
+            await self._store.forget(self.place, self._session.fanout.epoch)
             raise
 
     def _state(self) -> tuple[int, bytes]:
@@ -299,23 +303,21 @@ class SessionJournal:
             raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
         self._snapshot_bytes = len(state)
         self._snapshot_at = asyncio.get_running_loop().time()
-        return session.sequence, state
+        return session.fanout.sequence, state
 
     def _wait_for_better(self, problem: Unencodable) -> None:
         """Nothing can be kept until the app replaces what cannot be encoded; what waits to be kept waits no longer."""
         if not self._unencodable:
             log.warning("session %s is not kept for now: %s", short_id(self._session.id), problem)
-            if self._session.tally is not None:
-                self._session.tally.not_kept += 1
+            self._session.fanout.tally.not_kept += 1
         self._unencodable = True
         self.start_over()
-        self._release(self._session.sequence)
+        self._release(self._session.fanout.sequence)
 
     def _give_up(self) -> None:
         """The session is not kept any more, and goes on; what waited to be kept waits no longer."""
         self._given_up = True
-        if self._session.tally is not None:
-            self._session.tally.not_kept += 1
+        self._session.fanout.tally.not_kept += 1
         held = [act for _, act in self._held]
         self.close()
         for act in held:

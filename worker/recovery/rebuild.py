@@ -119,6 +119,7 @@ class Survival:
     """
 
     def __init__(self, store: KeptStore, *, acknowledge: bool, tallies: Tallies | None = None) -> None:
+        self.keeps = True
         self._tallies = tallies
         self._store = store
         self._acknowledge = acknowledge
@@ -195,7 +196,7 @@ class Survival:
             fenced=self._lose,
         )
         self._journals[place] = journal
-        session.journal = journal
+        session.keep_journal(journal)
         if again:
             try:
                 await journal.settle()
@@ -207,7 +208,7 @@ class Survival:
         """The session has come to its end in good order; nothing of it is kept."""
         self.drop(session)
         try:
-            await self._store.forget(place_of(session.app, session.id), session.epoch)
+            await self._store.forget(place_of(session.app, session.id), session.fanout.epoch)
         except (BusDown, Fenced):
             log.debug("what was kept of a session expires by itself")
 

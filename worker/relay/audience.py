@@ -259,7 +259,7 @@ class SessionAudience:
     def close(self, code: int, reason: str) -> None:
         if self._edges:
             self._forget_all()
-            self._note(None, SessionEnded(self._session.epoch, code, reason))
+            self._note(None, SessionEnded(self._session.fanout.epoch, code, reason))
 
     def abandon(self) -> None:
         """The session is another worker's by now: forget all viewers, and say nothing more."""
@@ -315,8 +315,8 @@ class SessionAudience:
             self._place,
             self._post.me,
             viewer.connection,
-            session.epoch,
-            session.sequence,
+            session.fanout.epoch,
+            session.fanout.sequence,
             viewer.received,
             viewer.answered,
         )
@@ -356,8 +356,8 @@ class SessionAudience:
         session = self._session
         frames = run.plain
         viewer.answered += 1
-        after = session.sequence if after is None else after
-        reply = Reply(self._place, session.epoch, viewer.connection, viewer.answered, after, frames, viewer.live)
+        after = session.fanout.sequence if after is None else after
+        reply = Reply(self._place, session.fanout.epoch, viewer.connection, viewer.answered, after, frames, viewer.live)
         # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
         viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
         self._note(viewer.edge, reply, len(frames))
@@ -381,7 +381,7 @@ class SessionAudience:
     async def probe(self) -> None:
         """Let edges that have missed the last patches learn of it."""
         if self._task is None:
-            await self._post.announce(self._place, Probe(self._session.epoch, self._session.sequence))
+            await self._post.announce(self._place, Probe(self._session.fanout.epoch, self._session.fanout.sequence))
 
     # Inside
 
@@ -423,7 +423,7 @@ class SessionAudience:
     def _give_up(self) -> None:
         log.warning("session %s: the bus takes nothing; viewers elsewhere must reconnect", short_id(self._session.id))
         self.abandon()
-        ended = SessionEnded(self._session.epoch, SERVICE_RESTART, "out of step")
+        ended = SessionEnded(self._session.fanout.epoch, SERVICE_RESTART, "out of step")
         self._queue.append(_Note(None, ended, 0))
 
     def _forget_all(self) -> None:
@@ -471,7 +471,7 @@ class SessionAudience:
                 await self._post.tell(first.worker, first.envelope)
             return 1
         packed = self._packed = self._packed or self._pack_first()
-        await self._post.append(self._place, self._session.epoch, packed.first, packed.last, packed.payload)
+        await self._post.append(self._place, self._session.fanout.epoch, packed.first, packed.last, packed.payload)
         if self._lag is not None:
             self._lag.observe(time.perf_counter() - packed.at)
         return packed.count
@@ -479,7 +479,7 @@ class SessionAudience:
     def _pack_first(self) -> _Append:
         patches = self._first_patches()
         first, last = patches[0], patches[-1]
-        payload = Patches(self._session.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
+        payload = Patches(self._session.fanout.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
         # Of those in one call the first has waited longest.
         return _Append(first.sequence, last.sequence, len(patches), payload, first.at)
 

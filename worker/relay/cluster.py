@@ -376,13 +376,13 @@ class Cluster:
 
     def _on_leave(self, leave: Leave) -> None:
         session = self._session_at(leave.session_id)
-        audience = session.audience if session is not None else None
+        audience = session.fanout.audience if session is not None else None
         if isinstance(audience, SessionAudience) and (viewer := audience.find(leave.edge, leave.connection)):
             audience.leave(viewer)
 
     def _on_message(self, letter: FromClient) -> None:
         session = self._session_at(letter.session_id)
-        audience = session.audience if session is not None else None
+        audience = session.fanout.audience if session is not None else None
         viewer = audience.find(letter.edge, letter.connection) if isinstance(audience, SessionAudience) else None
         if session is None or viewer is None or not isinstance(audience, SessionAudience):
             self._refuse(letter.session_id, letter.edge, letter.connection)
@@ -428,20 +428,20 @@ class Cluster:
         return self._worker.find_session(*place_parts(place))
 
     def _audience_of(self, session: Session, place: str) -> SessionAudience:
-        if not isinstance(session.audience, SessionAudience):
+        if not isinstance(session.fanout.audience, SessionAudience):
             lag = self._relay_tally.lag
-            session.audience = SessionAudience(session, place, self, fenced=self.lose, lag=lag)
-        return session.audience
+            session.fanout.audience = SessionAudience(session, place, self, fenced=self.lose, lag=lag)
+        return session.fanout.audience
 
     async def lose(self, session: Session) -> None:
         """Drop a session that another worker has claimed, and send its viewers there. Harmless twice."""
         if self._worker.find_session(session.app, session.id) is not session:
             return  # whoever publishes it and whoever writes it down find out one after the other
         log.warning("session %s of %s is another worker's by now", short_id(session.id), session.app)
-        if isinstance(session.audience, SessionAudience):
-            session.audience.abandon()
+        if isinstance(session.fanout.audience, SessionAudience):
+            session.fanout.audience.abandon()
         place = place_of(session.app, session.id)
-        if self._epochs.get(place) == session.epoch:
+        if self._epochs.get(place) == session.fanout.epoch:
             del self._epochs[place]
         await self._worker.drop_session(session)
 
@@ -464,18 +464,16 @@ class Cluster:
         asked = dict(self._epochs)
         for place in await self._registry.renew(asked):
             session = self._session_at(place)
-            if session is not None and session.epoch == asked[place]:  # else it was claimed anew meanwhile
+            if session is not None and session.fanout.epoch == asked[place]:  # else it was claimed anew meanwhile
                 await self.lose(session)
 
     async def _look_after_audiences(self) -> None:
-        watched = [s for s in self._worker.sessions() if isinstance(s.audience, SessionAudience)]
-        edges: set[str] = set().union(*(s.audience.edges() for s in watched if isinstance(s.audience, SessionAudience)))
+        audiences = [session.fanout.audience for session in self._worker.sessions()]
+        watched = [audience for audience in audiences if isinstance(audience, SessionAudience)]
+        edges: set[str] = set().union(*(audience.edges() for audience in watched))
         dead = await self._dead(edges)
         roll_call = next(self._beats) % ROLL_CALL == 0
-        for session in watched:
-            audience = session.audience
-            if not isinstance(audience, SessionAudience):
-                continue
+        for audience in watched:
             for edge in dead & audience.edges():
                 audience.drop_edge(edge)
             if roll_call:
@@ -562,8 +560,8 @@ class Cluster:
         for edge in list(self._edges.values()):
             edge.bus_is_back()
         for session in self._worker.sessions():
-            if isinstance(session.audience, SessionAudience):
-                session.audience.welcome_all()
+            if isinstance(session.fanout.audience, SessionAudience):
+                session.fanout.audience.welcome_all()
 
     def _on_bus_changed(self, up: bool) -> None:
         if self._withdrawn:

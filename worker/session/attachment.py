@@ -43,8 +43,8 @@ class LocalAttachment:
         session.attach(viewer)
 
     def receive(self, message: Message, fragments: tuple[str | bytes, ...]) -> Awaitable[None] | None:
-        tally = self._session.tally
-        if tally is not None and message.msgtype == "PATCH-DOC":
+        tally = self._session.fanout.tally
+        if message.msgtype == "PATCH-DOC":
             tally.patches_in += 1
             tally.patch_bytes_in += sum(map(len, fragments))
         return receive(self._session, self._viewer, message)

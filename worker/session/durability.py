@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from aperture.worker.patch.batch import Patch
 from aperture.worker.session.host import Origin
 
 if TYPE_CHECKING:
     from aperture.worker.session.session import Session
 
-__all__ = ["Journal", "Keeper", "KeptBefore"]
-
-
-class Journal(Protocol):
-    """Writes one session down. Calls never block or raise."""
-
-    @property
-    def acknowledges(self) -> bool:
-        """Whether answers wait until what they answer is safe."""
-        ...
-
-    def record(self, sequence: int, patch: Patch) -> None:
-        """Write a patch down, soon."""
-        ...
-
-    def start_over(self) -> None:
-        """Something that changed could not be recorded: what was written down does not lead to here any more."""
-        ...
-
-    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
-        """Call `act` once all that was recorded so far is safe, in the order of these calls.
-
-        If too many wait already, `refuse` is called instead.
-        """
-        ...
+__all__ = ["Keeper", "KeptBefore", "NoKeeper"]
 
 
 class KeptBefore(Protocol):
@@ -62,6 +36,11 @@ class KeptBefore(Protocol):
 
 class Keeper(Protocol):
     """Keeps the sessions of a worker."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept at all."""
+        ...
 
     async def find(self, app: str, session_id: str) -> KeptBefore | None:
         """What is kept of a session that has just been claimed.
@@ -108,3 +87,36 @@ class Keeper(Protocol):
     def drop(self, session: Session) -> None:
         """The session is another worker's by now."""
         ...
+
+
+class NoKeeper:
+    """Sessions end with their worker (`--durability none`)."""
+
+    keeps = False
+
+    async def find(self, app: str, session_id: str) -> KeptBefore | None:
+        return None
+
+    async def exists(self, app: str, session_id: str) -> bool:
+        return False
+
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+        """No-op."""
+
+    def restored(self, session: Session) -> None:
+        raise AssertionError("nothing is kept")
+
+    def remade(self, session: Session) -> None:
+        raise AssertionError("nothing is kept")
+
+    def failed(self, app: str, session_id: str, problem: Exception) -> None:
+        raise AssertionError("nothing is kept")
+
+    async def forget(self, session: Session) -> None:
+        """No-op."""
+
+    async def write_down(self, session: Session) -> bool:
+        return False
+
+    def drop(self, session: Session) -> None:
+        """No-op."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,16 +14,16 @@ from bokeh.application import Application
 from bokeh.document import Document
 from tornado.ioloop import IOLoop
 
-from aperture import tracing
 from aperture.app_state import session_state
 from aperture.document.ids import IdSequence
 from aperture.errors import AppLoadError, StateMismatch
-from aperture.log_scope import SessionScope, session_scope, short_id
+from aperture.log_scope import short_id
 from aperture.metrics import AppTally
 from aperture.worker.document.loading import failure_of, new_document, use_our_lifecycle
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
+from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
 
 __all__ = ["AppHost", "Origin"]
@@ -56,6 +57,8 @@ class AppHost:
         logout_url: shown to apps as `session_context.logout_url`.
         issue_token: makes a fresh token for a session id.
         pulls: shared by the worker's sessions.
+        tally: counts what its sessions do.
+        clock: seconds that only grow; for who changed what lately.
     """
 
     def __init__(
@@ -66,16 +69,19 @@ class AppHost:
         logout_url: str | None,
         issue_token: Callable[[str], str],
         pulls: Pulls | None = None,
+        tally: AppTally | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
         self.application = application
         self.sessions_by_id: dict[str, Session] = {}
         self.server_context = AppServerContext(self)
-        self.tally: AppTally | None = None
-        """What its sessions do, if anybody counts it."""
+        self.tally = tally or AppTally.unread(url)
+        """Counts what its sessions do."""
         self._logout_url = logout_url
         self._issue_token = issue_token
         self._pulls = pulls or Pulls()
+        self._clock = clock
         use_our_lifecycle(application)
 
     @property
@@ -110,32 +116,28 @@ class AppHost:
         except Exception:
             log.exception("on_server_unloaded of %s failed", self.url)
 
-    async def create(
+    async def build(
         self,
         session_id: str,
         origin: Origin,
-        finish: Callable[[Session], Awaitable[None]] | None = None,
+        *,
+        epoch: int = 1,
+        fence: Placement | None = None,
+        inherited: bool = False,
     ) -> Session:
-        """Run the hooks and the app's code, on the event loop, as Bokeh does.
-
-        The log's lines say for which session, and a trace has a span of it.
+        """Run the hooks and the app's code, on the event loop, as Bokeh does. `publish` lets others have the session.
 
         Args:
             session_id: of the new session.
             origin: what it is created from.
-            finish: brings the session into the state in which others may have it.
+            epoch: of the claim.
+            fence: what the session was claimed from.
+            inherited: whether the id is older than this session.
 
         Raises:
-            StateMismatch: `finish` could not, or the app's code fails with the values it has kept; nothing is left of
-                the session.
+            StateMismatch: the app's code fails with the values it has kept; nothing is left of the session.
             Exception: what a function app raises. A script's error is logged and leaves the page empty, as in Bokeh.
         """
-        with session_scope(SessionScope(session_id, self.url)), tracing.span("session create"):
-            return await self._create(session_id, origin, finish)
-
-    async def _create(
-        self, session_id: str, origin: Origin, finish: Callable[[Session], Awaitable[None]] | None
-    ) -> Session:
         ids = IdSequence(session_id)
         ids.made = WeakValueDictionary()
         with ids.active():
@@ -153,21 +155,33 @@ class AppHost:
         with ids.active():
             await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
             self._fill(document, from_values=bool(origin.values))
-        session = Session(session_id, document, ids=ids, issue_token=self._issue_token, app=self.url, pulls=self._pulls)
-        session.count_in(self.tally)
-        session.context = context
+        session = Session(
+            session_id,
+            document,
+            ids=ids,
+            issue_token=self._issue_token,
+            app=self.url,
+            context=context,
+            epoch=epoch,
+            fence=fence,
+            inherited=inherited,
+            pulls=self._pulls,
+            tally=self.tally,
+            clock=self._clock,
+        )
         context._session = session
-        if finish is not None:
-            try:
-                await finish(session)
-            except BaseException:
-                await self.retire(session)
-                for _ in take_apart(session.document):
-                    pass
-                raise
-        ids.made = None
-        self.sessions_by_id[session_id] = session
         return session
+
+    def publish(self, session: Session) -> None:
+        """Let requests find a session that was built."""
+        session.held.ids.made = None
+        self.sessions_by_id[session.id] = session
+
+    async def abandon(self, session: Session) -> None:
+        """Take down a session that was built and cannot be published."""
+        await self.retire(session)
+        for _ in take_apart(session.document):
+            pass
 
     def _fill(self, document: Document, *, from_values: bool) -> None:
         """Run the app's code.

@@ -34,11 +34,12 @@ class Schedule:
 
     Args:
         run: runs one callback to its end; must not raise.
+        tally: observes how long each takes.
     """
 
-    def __init__(self, run: Callable[[Callable[[], Any]], Awaitable[None]]) -> None:
+    def __init__(self, run: Callable[[Callable[[], Any]], Awaitable[None]], tally: AppTally) -> None:
         self._run: Callable[[Callable[[], Any]], Awaitable[None]] | None = run
-        self.tally: AppTally | None = None
+        self._tally = tally
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._guard = threading.Lock()
@@ -112,7 +113,7 @@ class Schedule:
                 return
             if period is None:
                 self._pending.remove(callback.id)
-        run = self._run(callback.callback if self.tally is None else _Timed(callback.callback, self.tally))
+        run = self._run(_Timed(callback.callback, self._tally))
         self._start(run if period is None else self._finish_period(callback, run, period))
 
     async def _finish_period(self, callback: ScheduledCallback, run: Awaitable[None], period: float) -> None:

@@ -1,8 +1,6 @@
-"""A session: one document, its lock, its viewers.
+"""A session: one document, who looks at it, and how long it lives.
 
-All access to the document goes through the lock, with Bokeh's semantics: a patch, a pull or a callback holds it from
-start to end, over its awaits too. What changes meanwhile is collected in one `Batch`; when the lock is released the
-batch is encoded once, framed once and handed to every viewer's outbox. Nothing here waits for a socket.
+The document changes only while it is held (`aperture.worker.patch.hold`); what has changed goes out by the fan-out.
 
 The public names are those that apps reach through `curdoc().session_context.session`.
 """
@@ -12,45 +10,39 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
-from bokeh.document.events import DocumentPatchedEvent
 from bokeh.events import ConnectionLost
 from tornado.ioloop import IOLoop
 
 from aperture import tracing
-from aperture.app_state import session_state
 from aperture.document.ids import IdSequence
-from aperture.errors import NotLocked, SessionGone
+from aperture.errors import SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
+from aperture.metrics import AppTally
 from aperture.protocol.closing import SERVICE_RESTART
-from aperture.protocol.codec import EventEncoder
-from aperture.worker.patch.batch import Batch, Reach
-from aperture.worker.patch.callbacks import ordered_callbacks
 from aperture.worker.patch.changes import final_change
 from aperture.worker.patch.contention import Contention, Key
 from aperture.worker.patch.corrections import Corrections
-from aperture.worker.patch.fanout import send_batch
-from aperture.worker.patch.lock import DocumentLock
+from aperture.worker.patch.fanout import Fanout
+from aperture.worker.patch.hold import DocumentDiscarded, HeldDocument, Hold
 from aperture.worker.patch.pulls import Pulls
-from aperture.worker.patch.viewer import Audience, Viewer
+from aperture.worker.patch.receivers import Journal
+from aperture.worker.patch.viewer import Viewer
+from aperture.worker.session.placement import LocalPlacement, Placement
 from aperture.worker.session.schedule import Schedule
 
 if TYPE_CHECKING:
     from bokeh.model import Model
 
-    from aperture.metrics import AppTally
-    from aperture.protocol.frames import FrameRun
     from aperture.protocol.messages import FramedDocument
     from aperture.worker.session.context import AppSessionContext
-    from aperture.worker.session.durability import Journal
-    from aperture.worker.session.placement import Placement
 
 __all__ = ["Session"]
 
@@ -64,10 +56,6 @@ _TOKENS_REMEMBERED = 50_000
 """Pages that may come back to one session. A megabyte or two, and only for a session that many look at."""
 
 
-class _Discarded(SessionGone):
-    """This session itself was, and not one that the app has asked for meanwhile."""
-
-
 class Session:
     """One instance of an app.
 
@@ -77,7 +65,13 @@ class Session:
         ids: where models made in this session take their ids from.
         issue_token: makes a fresh token for this session.
         app: the app's route, for logs.
+        context: what the app sees of the session.
+        epoch: of the claim that this worker holds it by; grows with each claim.
+        fence: asked before each hold of the document whether the session is still this worker's to change.
+        inherited: whether the id is older than this object, so that pages may come that another worker has served.
         pulls: what all sessions of the worker share for those who ask for a whole document.
+        tally: counts what the app's sessions do.
+        clock: seconds that only grow; for who changed what lately.
     """
 
     def __init__(
@@ -88,49 +82,41 @@ class Session:
         ids: IdSequence,
         issue_token: Callable[[str], str],
         app: str = "/",
+        context: AppSessionContext | None = None,
+        epoch: int = 1,
+        fence: Placement | None = None,
+        inherited: bool = False,
         pulls: Pulls | None = None,
+        tally: AppTally | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
-        self.epoch = 1
-        self.context: AppSessionContext | None = None
+        self.context = context
         self.created = time.monotonic()
-        self.viewers: set[Viewer] = set()
-        """Those whose connections are in this worker."""
-        self._journal: Journal | None = None
-        self.fence: Placement | None = None
-        """Asked before each change whether the session is still this worker's to change."""
-        self.audience: Audience | None = None
-        """Those whose connections are in other workers, if there are any."""
-        self.sequence = 0
-        self.tally: AppTally | None = None
-        """What the sessions of the app do, if anybody counts it."""
-        self._id = session_id
-        self._scope = SessionScope(session_id, app)
-        self._ids = ids
-        self._issue_token = issue_token
-        self._document = document
+        self.inherited = inherited
         self.pulls = pulls or Pulls()
-        self._callbacks = ordered_callbacks(document)
-        self._lock = DocumentLock()
-        self._holds = 0
-        """How often the lock was held by something that may have changed the document."""
-        self._batch: Batch | None = None
-        self._contention = Contention()
+        tally = tally or AppTally.unread(app)
         self.corrections = Corrections(self._correct)
-        # Functions of the document: methods of this session would tie it into cycles that only a collection frees.
-        self._encoder = EventEncoder(partial(_viewers_know, document), partial(_viewers_learned, document))
-        self._schedule = Schedule(self._run_scheduled)
-        self.inherited = False
-        """Whether the session's id is older than this object: pages may come that another worker has served."""
+        self.fanout = Fanout(epoch, tally, self.corrections.expect)
+        self.held = HeldDocument(
+            document,
+            ids=ids,
+            scope=SessionScope(session_id, app),
+            fence=fence or LocalPlacement(),
+            fanout=self.fanout,
+            contention=Contention(clock),
+        )
+        self._id = session_id
+        self._issue_token = issue_token
+        self._schedule = Schedule(self._run_scheduled, tally)
         self._pulled_tokens: dict[int, None] = {}
         self._issued_tokens: dict[int, None] = {}
         self._last_unsubscribe = time.monotonic()
         self._last_lost = -inf
         self._destroyed = False
-        self._frozen = False
         self._expiration_requested = False
         self._expiration_blocks = 0
-        self._listen()
+        self._follow_callbacks()
 
     # What apps use
 
@@ -147,7 +133,7 @@ class Session:
 
     @property
     def document(self) -> Document:
-        return self._document
+        return self.held.document
 
     @property
     def destroyed(self) -> bool:
@@ -155,7 +141,7 @@ class Session:
 
     @property
     def connection_count(self) -> int:
-        return len(self.viewers) + (0 if self.audience is None else self.audience.connections)
+        return self.fanout.connections
 
     @property
     def expiration_requested(self) -> bool:
@@ -205,7 +191,7 @@ class Session:
         """
         try:
             return await self.locked(partial(func, *args, **kwargs))
-        except _Discarded:
+        except DocumentDiscarded:
             log.debug("session %s was discarded; what was to be done with its document is not", short_id(self._id))
             return None
 
@@ -217,46 +203,25 @@ class Session:
         """
         self.block_expiration()
         try:
-            if not self._is_ours():
-                await self._settle()
-            await self._lock.acquire()
-            try:
-                with self._changing():
-                    result = func()
-                    if result is not None and inspect.isawaitable(result):
-                        result = await result
-                    return result
-            finally:
-                self._lock.release()
+            await self.held.enter()
+            with self.held.hold():
+                result = func()
+                if result is not None and inspect.isawaitable(result):
+                    result = await result
+                return result
         finally:
             self.unblock_expiration()
 
     async def read_locked(self, func: Callable[[], T]) -> T:
         """Run a function that only reads the document, between two changes; also once the session is frozen."""
-        if self._frozen:
+        if self.held.frozen:
             return func()
         return await self.locked(func)
 
-    async def freeze(self) -> None:
-        """Let nobody change the document any more: it is about to go to another worker."""
-        if not self._frozen:
-            await self._lock.acquire()
-            self._frozen = True
-
-    def count_in(self, tally: AppTally | None) -> None:
-        """Have what happens from now on counted."""
-        self.tally = tally
-        self._schedule.tally = tally
-
-    def thaw(self) -> None:
-        """Let the document be changed again; those who have waited for it find out what has become of the session."""
-        if self._frozen:
-            self._frozen = False
-            self._lock.release()
-
     def take_made(self) -> dict[str, Model]:
         """The models that the app's code has made, in the document or not, by id; nothing is noted any more."""
-        made, self._ids.made = self._ids.made, None
+        ids = self.held.ids
+        made, ids.made = ids.made, None
         return dict(made or {})
 
     def resume(self, *, held: bool) -> None:
@@ -265,38 +230,28 @@ class Session:
         Args:
             held: whether the app held it there.
         """
-        self._callbacks.resume(held=held)
+        self.held.callbacks.resume(held=held)
         # A new model must not get an id that a model of the document has.
-        self._ids.skip(model.id for model in self._document.models)
+        self.held.ids.skip(model.id for model in self.document.models)
 
-    @property
-    def journal(self) -> Journal | None:
-        """Writes down what changes, if the session is to outlive its worker."""
-        return self._journal
-
-    @journal.setter
-    def journal(self, journal: Journal) -> None:
-        self._journal = journal
-        self._callbacks.journaled = True
-        # It begins with a snapshot, so it knows all models of now, and nobody else has any yet.
-        self._document.models.flush_synced()
-
-    @property
-    def unencodable(self) -> Exception | None:
-        """Why something that was changed in this hold of the lock reaches nobody, if anything does not."""
-        return None if self._batch is None else self._batch.unencodable
+    def keep_journal(self, journal: Journal) -> None:
+        """Have changes written down from now on. The journal begins with a snapshot."""
+        self.fanout.journal = journal
+        self.held.callbacks.journaled = True
+        # The snapshot holds all models of now, and no viewer has any yet.
+        self.document.models.flush_synced()
 
     # What connections use
 
     def attach(self, viewer: Viewer) -> None:
         """Count a connection in. It gets patches once it has pulled or pushed the document."""
-        self.viewers.add(viewer)
+        self.fanout.viewers.add(viewer)
 
     def detach(self, viewer: Viewer, *, lost: bool = False) -> None:
         """Count a connection out, and tell the app's `ConnectionLost` callbacks."""
-        if viewer not in self.viewers:
+        if viewer not in self.fanout.viewers:
             return
-        self.viewers.discard(viewer)
+        self.fanout.viewers.discard(viewer)
         self.viewer_left(lost=lost)
 
     def viewer_left(self, *, lost: bool) -> None:
@@ -304,12 +259,12 @@ class Session:
         self._last_unsubscribe = time.monotonic()
         if lost:
             self._last_lost = self._last_unsubscribe
-        if not self._destroyed and self._document.callbacks.event_callbacks_for_event_name(ConnectionLost.event_name):
+        if not self._destroyed and self.document.callbacks.event_callbacks_for_event_name(ConnectionLost.event_name):
             IOLoop.current().spawn_callback(self.with_document_locked, self.notify_connection_lost)
 
     def notify_connection_lost(self) -> None:
         """Run the document's `ConnectionLost` callbacks."""
-        document = self._document
+        document = self.document
         invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(ConnectionLost()))
 
     def is_return(self, token: str, *, from_browser: bool = True) -> bool:
@@ -326,38 +281,20 @@ class Session:
         """Count a page with this token as one that comes back, whatever this session has seen of it."""
         _remember(self._pulled_tokens, token)
 
-    def run_locked(
-        self, sender: Viewer, act: Callable[[], FrameRun], *, on_error: Callable[[Exception], FrameRun]
-    ) -> Awaitable[None] | None:
-        """Run one message of a viewer under the lock: at once where the lock is free, else as an awaitable.
-
-        Args:
-            sender: gets the reply, right behind the patches that came of the message.
-            act: applies the message and returns the reply.
-            on_error: turns what `act` raised into the reply. The changes made before it was raised still go out.
-        """
-        # What is sent while the message waits, here or on its way here, cannot have been known to whoever sent it.
-        seen = self.sequence if sender.seen is None else sender.seen
-        if self._is_ours() and self._lock.try_acquire():
-            self._act_locked(sender, seen, act, on_error)
-            return None
-        return self._act_in_turn(sender, seen, act, on_error)
-
     def whole_document(self, *, inline: bool) -> FramedDocument:
-        """What a pull is answered with. Called with the lock held, and by what changes nothing before or after that."""
-        self._holds -= 1
-        as_of = (self._holds, self._callbacks.changes)
-        return self.pulls.take(self._document, as_of, inline=inline, keep=self.connection_count > 1)
+        """What a pull is answered with. Called in a hold, and by what changes nothing before or after that."""
+        self.held.holds -= 1
+        as_of = (self.held.holds, self.held.callbacks.changes)
+        return self.pulls.take(self.document, as_of, inline=inline, keep=self.connection_count > 1)
 
-    def mark_pulled(self, viewer: Viewer) -> None:
-        """The viewer has the whole document as of now. Called with the lock held, after all changes made with it."""
-        if self._batch is not None:
-            # What a push tells of its new roots is for the others.
-            self._batch.leave_out(viewer)
+    def mark_pulled(self, viewer: Viewer, hold: Hold) -> None:
+        """The viewer has the whole document as of now, after all changes made in this hold."""
+        # What a push tells of its new roots is for the others.
+        hold.batch.leave_out(viewer)
         # A journal has been told of what is new as well as the viewers, or is still to be: it may be held back.
-        if self.journal is None and not self._anyone_live(but=viewer):
-            self._document.models.flush_synced()
-        self._callbacks.document_shown()
+        if not self.fanout.journal.writes and not self.fanout.any_live(but=viewer):
+            self.document.models.flush_synced()
+        self.held.callbacks.document_shown()
         viewer.live = True
         self.remember_pull(viewer.token)
 
@@ -368,12 +305,10 @@ class Session:
         self._destroyed = True
         self._schedule.close()
         self.corrections.close()
-        self.pulls.forget(self._document)
-        self._callbacks.recorder = None
-        session_state(self._document).listener = None
-        self._document.remove_on_change(self)
-        if self.audience is not None:
-            self.audience.close(SERVICE_RESTART, "the session is gone")
+        self.pulls.forget(self.document)
+        self.held.discard()
+        self.document.remove_on_change(self)
+        self.fanout.audience.close(SERVICE_RESTART, "the session is gone")
 
     # What the document calls
 
@@ -383,89 +318,17 @@ class Session:
     def _session_callback_removed(self, event: Any) -> None:
         self._schedule.remove(event.callback)
 
-    def _record(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None:
-        batch = self._open_batch("document was")
-        if self.journal is not None or self._anyone_live():
-            batch.record(event, reach)
-
-    def _record_value(self, key: str, packed: bytes | None) -> None:
-        self._open_batch("session's values were").values[key] = packed
-
     # Inside
 
-    def _open_batch(self, what: str) -> Batch:
-        if self._batch is None:
-            raise NotLocked(
-                f"the {what} changed without the lock; from another thread or task use "
-                "add_next_tick_callback, or session_context.with_locked_document"
-            )
-        return self._batch
-
-    def _listen(self) -> None:
-        callbacks = self._callbacks
-        callbacks.recorder = self._record
-        session_state(self._document).listener = self._record_value
+    def _follow_callbacks(self) -> None:
+        callbacks = self.held.callbacks
         callbacks.on_change_dispatch_to(self)
         for callback in callbacks.session_callbacks:
             self._schedule.add(callback)
 
-    def _act_locked(
-        self, sender: Viewer, seen: int, act: Callable[[], FrameRun], on_error: Callable[[Exception], FrameRun]
-    ) -> None:
-        try:
-            with self._changing(sender, seen) as reply:
-                try:
-                    reply.append(act())
-                except Exception as problem:
-                    reply.append(on_error(problem))
-        finally:
-            self._lock.release()
-
-    async def _act_in_turn(
-        self, sender: Viewer, seen: int, act: Callable[[], FrameRun], on_error: Callable[[Exception], FrameRun]
-    ) -> None:
-        if not self._is_ours():
-            await self._settle()
-        await self._lock.acquire()
-        self._act_locked(sender, seen, act, on_error)
-
-    def _is_ours(self) -> bool:
-        return self.fence is None or self.fence.steady()
-
-    async def _settle(self) -> None:
-        if self.fence is not None:
-            await self.fence.settle()
-
-    @contextmanager
-    def _changing(self, sender: Viewer | None = None, seen: int = 0) -> Iterator[list[FrameRun]]:
-        """The lock is held: collect changes, and send them, with the sender's reply behind them, at the end."""
-        if self._destroyed:
-            raise _Discarded("the session was discarded")
-        self._holds += 1
-        self._contention.begin(self.sequence + 1, seen)
-        batch = self._batch = Batch(self._document, self._encoder, self._contention)
-        reply: list[FrameRun] = []
-        was_live = sender is not None and sender.live
-        outer = SESSION.set(self._scope)
-        try:
-            with self._ids.active():
-                yield reply
-        finally:
-            self._batch = None
-            try:
-                send_batch(self, batch, sender, reply, sender_was_live=was_live)
-            finally:
-                SESSION.reset(outer)
-
-    def _anyone_live(self, but: Viewer | None = None) -> bool:
-        """Whether anybody has the document; `but` is not asked, but for viewers elsewhere, who are asked together."""
-        if self.audience is not None and self.audience.live:
-            return True
-        return any(viewer.live for viewer in self.viewers if viewer is not but)
-
     async def _run_scheduled(self, func: Callable[[], Any]) -> None:
         """Run a callback with the lock, unless the app said `without_document_lock`. In a task of its own."""
-        SESSION.set(self._scope)
+        SESSION.set(self.held.scope)
         REQUEST.set("")  # whatever request added it is over
         try:
             with tracing.scheduled() if tracing.on else _NOT_TRACED:
@@ -479,7 +342,7 @@ class Session:
         if not getattr(func, "nolock", False):
             await self.locked(func)
             return
-        with self._ids.active():
+        with self.held.ids.active():
             result = func()
             if inspect.isawaitable(result):
                 await result
@@ -489,20 +352,12 @@ class Session:
 
         def record() -> None:
             for key in keys:
-                change = final_change(self._document, key)
+                change = final_change(self.document, key)
                 if change is not None:
-                    self._record(change)
+                    self.held.record(change)
 
         with suppress(SessionGone):
             await self.locked(record)
-
-
-def _viewers_know(document: Document, model: Model) -> bool:
-    return model.document is document and model not in document.models._new_models
-
-
-def _viewers_learned(document: Document, model: Model) -> None:
-    document.models._new_models.discard(model)
 
 
 def _remember(tokens: dict[int, None], token: str) -> None:

@@ -7,13 +7,14 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 
+from aperture import tracing
 from aperture.errors import NotTheirs, SessionGone, StateMismatch
-from aperture.log import short_id
+from aperture.log_scope import SessionScope, session_scope, short_id
 from aperture.wire.node_messages import SessionInfo
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.document.snapshot import fingerprint
 from aperture.worker.document.teardown import take_apart
-from aperture.worker.session.durability import Keeper, KeptBefore
+from aperture.worker.session.durability import Keeper, KeptBefore, NoKeeper
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
@@ -26,18 +27,6 @@ log = logging.getLogger(__name__)
 _LOST_LIFETIME = 60.0
 """Seconds that a session is kept whose page was cut off: BokehJS tries for half a minute to come back, and a person may
 press its button after that."""
-
-
-class _FirstState:
-    """A session that nobody had before: what the app's code makes is its state."""
-
-    remade = False
-
-    def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-
-    async def restore(self, session: Session) -> None:
-        """There is nothing to restore."""
 
 
 class SessionStore:
@@ -64,7 +53,7 @@ class SessionStore:
         self._placement = placement
         self._collector = collector
         self._unused_lifetime = unused_lifetime
-        self._keeper = keeper
+        self._keeper = keeper or NoKeeper()
         self._creating: dict[tuple[str, str], asyncio.Future[Session]] = {}
         self._turns = Turns()
         self._closed = False
@@ -141,8 +130,7 @@ class SessionStore:
     async def drop(self, session: Session, code: int, reason: str) -> None:
         """Discard a session that is another worker's by now: its viewers are sent there."""
         _close_viewers(session, code, reason)
-        if self._keeper is not None:
-            self._keeper.drop(session)
+        self._keeper.drop(session)
         await self._hosts[session.app].retire(session)
         self._release(session.app, session.id)
         await self._take_apart(session)
@@ -154,8 +142,7 @@ class SessionStore:
 
     async def hand_off(self, session: Session, code: int, reason: str) -> None:
         """Give a session up that is at rest and written down; its viewers are sent to whoever builds it again."""
-        if self._keeper is not None:
-            self._keeper.drop(session)
+        self._keeper.drop(session)
         host = self._hosts[session.app]
         if host.sessions_by_id.get(session.id) is session:
             del host.sessions_by_id[session.id]
@@ -170,58 +157,72 @@ class SessionStore:
             SessionInfo(
                 id=session.id,
                 app=session.app,
-                epoch=session.epoch,
+                epoch=session.fanout.epoch,
                 connections=session.connection_count,
-                edges=0 if session.audience is None else session.audience.workers,
+                edges=session.fanout.audience.workers,
                 age_seconds=session.age_seconds,
             )
             for session in self
         ]
 
     async def _create(self, host: AppHost, session_id: str, origin: Origin, fresh: bool) -> Session:
+        """Claim the session, load what another worker kept of it, make it, publish it."""
         if self._closed:
             raise SessionGone("the worker is shutting down")
         started = time.perf_counter()
         epoch = await self._placement.claim(host.url, session_id, fresh=fresh)
         try:
-            session = await self._build(host, session_id, origin, epoch, fresh)
-            session.inherited = not fresh
+            kept = None if fresh else await self._keeper.find(host.url, session_id)
+            await self._turns.take()
+            if self._closed:  # since it was asked for: its changes would not be written down any more
+                raise SessionGone("the worker is shutting down")
+            if kept is not None and kept.origin.user != origin.user:
+                raise NotTheirs("the session was another user's")
+            with session_scope(SessionScope(session_id, host.url)), tracing.span("session create"):
+                session = None if kept is None else await self._remake(host, session_id, kept, epoch)
+                if session is None:
+                    session = await self._make(host, session_id, origin, epoch, inherited=not fresh)
+            host.publish(session)
         except BaseException:
             self._creating.pop((host.url, session_id), None)
             self._release(host.url, session_id)
             self._collector.session_discarded()
             raise
-        if host.tally is not None:
-            host.tally.create.observe(time.perf_counter() - started)
+        host.tally.create.observe(time.perf_counter() - started)
         return session
 
-    async def _build(self, host: AppHost, session_id: str, origin: Origin, epoch: int, fresh: bool) -> Session:
-        """Build a session: again, if another worker kept it, else anew."""
-        kept = None if fresh or self._keeper is None else await self._keeper.find(host.url, session_id)
-        await self._turns.take()
-        if self._closed:  # since it was asked for: nobody would write down what happens to it
-            raise SessionGone("the worker is shutting down")
-        if kept is not None and self._keeper is not None:
-            if kept.origin.user != origin.user:
-                raise NotTheirs("the session was another user's")
-            try:
-                session = await host.create(session_id, kept.origin, lambda made: self._finish(made, kept, epoch))
-            except StateMismatch as problem:
-                self._keeper.failed(host.url, session_id, problem)
-            else:
-                (self._keeper.remade if kept.remade else self._keeper.restored)(session)
-                return session
-        first = _FirstState(origin)
-        return await host.create(session_id, origin, lambda made: self._finish(made, first, epoch))
+    async def _remake(self, host: AppHost, session_id: str, kept: KeptBefore, epoch: int) -> Session | None:
+        """Make a session from what another worker kept of it; None if that does not fit any more."""
+        try:
+            session = await self._make(host, session_id, kept.origin, epoch, inherited=True, kept=kept)
+        except StateMismatch as problem:
+            self._keeper.failed(host.url, session_id, problem)
+            return None
+        (self._keeper.remade if kept.remade else self._keeper.restored)(session)
+        return session
 
-    async def _finish(self, session: Session, kept: KeptBefore, epoch: int) -> None:
-        session.epoch = epoch
-        session.fence = self._placement
-        if self._keeper is None:
-            return
-        made = fingerprint(session.document)
-        await kept.restore(session)
-        await self._keeper.watch(session, kept.origin, made, again=not isinstance(kept, _FirstState))
+    async def _make(
+        self,
+        host: AppHost,
+        session_id: str,
+        origin: Origin,
+        epoch: int,
+        *,
+        inherited: bool,
+        kept: KeptBefore | None = None,
+    ) -> Session:
+        """Run the app's code, lay what was kept over its document, and have the session written down from now on."""
+        session = await host.build(session_id, origin, epoch=epoch, fence=self._placement, inherited=inherited)
+        try:
+            if self._keeper.keeps:
+                made = fingerprint(session.document)
+                if kept is not None:
+                    await kept.restore(session)
+                await self._keeper.watch(session, origin, made, again=kept is not None)
+        except BaseException:
+            await host.abandon(session)
+            raise
+        return session
 
     def _forget_attempt(self, key: tuple[str, str], done: asyncio.Future[Session]) -> None:
         # One that failed has gone already, and the next may have begun.
@@ -237,8 +238,7 @@ class SessionStore:
     async def _discard(self, session: Session) -> None:
         log.debug("discarding session %s of %s", short_id(session.id), session.app)
         await self._hosts[session.app].retire(session)
-        if self._keeper is not None:
-            await self._keeper.forget(session)
+        await self._keeper.forget(session)
         self._release(session.app, session.id)
         await self._take_apart(session)
 
@@ -255,6 +255,6 @@ class SessionStore:
 
 
 def _close_viewers(session: Session, code: int, reason: str) -> None:
-    for viewer in tuple(session.viewers):
+    for viewer in tuple(session.fanout.viewers):
         viewer.live = False
         viewer.outbox.close(code, reason)

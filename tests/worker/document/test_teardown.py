@@ -88,7 +88,7 @@ def function_app(document: Document) -> None:
 async def live_and_end(application: Application) -> dict[str, weakref.ref[object]]:
     """A session's whole life, with viewers and changes; weak references to its objects."""
     host = AppHost("/app", application, logout_url=None, issue_token=str)
-    session = await host.create("s", Origin(None, {}))
+    session = await host.build("s", Origin(None, {}))
     document = session.document
     slider = next(model for model in document.models if isinstance(model, Slider))
     peer, other = Peer.pulled(session), Peer.pulled(session)

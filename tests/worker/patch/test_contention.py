@@ -223,9 +223,7 @@ def shared_session(clock: Clock) -> Session:
     """A slider that snaps to even numbers below 100, a text, and a table."""
     slider = Slider(start=0, end=1000, value=0, step=1, name="slider")
     slider.on_change("value", lambda attr, old, new: slider.update(value=min(new, 100) // 2 * 2))
-    session = make_session(slider, TextInput(name="text"), ColumnDataSource({"x": [0, 0]}, name="table"))
-    session._contention = Contention(clock)
-    return session
+    return make_session(slider, TextInput(name="text"), ColumnDataSource({"x": [0, 0]}, name="table"), clock=clock)
 
 
 def named(document: Any, name: str) -> Any:

@@ -41,10 +41,10 @@ async def test_nothing_changed_is_nothing_sent() -> None:
     """A callback without effect costs no message and no place in the sequence."""
     session = make_session(slider())
     peer = Peer.pulled(session)
-    before = session.sequence
+    before = session.fanout.sequence
     await session.with_document_locked(lambda: None)
     assert peer.read() == []
-    assert session.sequence == before
+    assert session.fanout.sequence == before
 
 
 @in_loop

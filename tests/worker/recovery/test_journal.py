@@ -54,7 +54,7 @@ def journalled(
         lost.append(session)
 
     journal = SessionJournal(session, PLACE, b"origin", store, turns=Turns(), at_once=at_once, fenced=fenced)
-    session.journal = journal
+    session.keep_journal(journal)
     return session, journal
 
 
@@ -397,7 +397,7 @@ async def test_a_flush_writes_what_is_pending_though_nobody_may_change_the_sessi
     session, journal = journalled(store)
     await settled(lambda: store.calls)
     await move(session, 1)
-    await session.freeze()
+    await session.held.freeze()
     store.gate.set()
     await journal.flush()
     await assert_kept(store, session)
@@ -411,7 +411,7 @@ async def test_a_flush_keeps_anew_what_redis_has_lost() -> None:
     await settled()
     store.places.clear()
     await move(session, 1)
-    await session.freeze()
+    await session.held.freeze()
     await journal.flush()
     await assert_kept(store, session)
 

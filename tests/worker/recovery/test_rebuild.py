@@ -395,7 +395,7 @@ async def test_what_redis_has_lost_is_kept_anew_without_a_change() -> None:
     await settled()
     assert value(await Worker(kept).get(), "slider", "value") == 7
     kept.places.clear()
-    await session.freeze()
+    await session.held.freeze()
     await worker.survival.flush(10)
     assert value(await Worker(kept).get(), "slider", "value") == 7
 

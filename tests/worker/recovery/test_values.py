@@ -201,7 +201,7 @@ class Elsewhere:
 async def test_viewers_elsewhere_count_on_when_values_change() -> None:
     """They get nothing, but its number, or they would look for a lost patch."""
     session = await Worker(MemoryStore()).get()
-    audience = session.audience = Elsewhere()
+    audience = session.fanout.audience = Elsewhere()
     await keep(session, count=1)
     await do(session, lambda: setattr(named(session, "slider"), "value", 3))
     assert audience.published == [(1, False), (2, True)]

@@ -33,7 +33,7 @@ class Stage:
         self.post = OwnerPostbox()
         self.lost: list[Session] = []
         self.audience = SessionAudience(self.session, PLACE, self.post, fenced=self._on_fenced)
-        self.session.audience = self.audience
+        self.session.fanout.audience = self.audience
         self._names = iter(range(1000))
 
     async def _on_fenced(self, session: Session) -> None:
@@ -137,6 +137,7 @@ async def test_a_sender_elsewhere_is_answered_in_the_publication() -> None:
 class SlowJournal:
     """Keeps everything, and says so when it is told to."""
 
+    writes = True
     acknowledges = True
 
     def __init__(self) -> None:
@@ -154,7 +155,8 @@ class SlowJournal:
 async def test_an_answer_that_waits_to_be_safe_says_as_of_when_it_is() -> None:
     """Who pushed a document elsewhere has had no patch since, and its edge must notice."""
     stage = Stage()
-    journal = stage.session.journal = SlowJournal()
+    journal = SlowJournal()
+    stage.session.keep_journal(journal)
     pusher = stage.join(live=False)
     stage.join()
     peer = Peer(stage.session)  # only makes messages here
@@ -163,9 +165,9 @@ async def test_an_answer_that_waits_to_be_safe_says_as_of_when_it_is() -> None:
     document = Document()
     document.add_root(Div(text="pushed"))
     peer.send(Protocol().create("PUSH-DOC", document))
-    pushed = stage.session.sequence
+    pushed = stage.session.fanout.sequence
     await stage.session.with_document_locked(lambda: setattr(stage.session.document, "title", "later"))
-    assert stage.session.sequence == pushed + 1
+    assert stage.session.fanout.sequence == pushed + 1
     journal.held[0]()
     await turn()
     [reply] = stage.post.told_of(Reply)
@@ -235,7 +237,7 @@ async def test_live_counts_those_with_the_document() -> None:
     viewer = stage.join(live=False)
     assert not stage.audience.live
     await stage.slide(2)
-    assert stage.session.sequence == 0
+    assert stage.session.fanout.sequence == 0
     viewer.live = True
     assert stage.audience.live
     stage.audience.drop_edge(EDGE)
@@ -276,7 +278,7 @@ async def test_what_is_tried_again_is_what_was_tried(monkeypatch: pytest.MonkeyP
     pack = SessionAudience._pack_first
 
     def noted(audience: SessionAudience) -> Any:
-        packed.append(audience._session.sequence)
+        packed.append(audience._session.fanout.sequence)
         return pack(audience)
 
     monkeypatch.setattr(SessionAudience, "_pack_first", noted)

@@ -43,8 +43,8 @@ async def connected(world: World, *workers: int) -> list[Client]:
 
 def audience_of(worker: Worker) -> SessionAudience:
     assert worker.session is not None
-    assert isinstance(worker.session.audience, SessionAudience)
-    return worker.session.audience
+    assert isinstance(worker.session.fanout.audience, SessionAudience)
+    return worker.session.fanout.audience
 
 
 @in_fake_time
@@ -225,7 +225,7 @@ async def test_a_fenced_owner_drops_the_session() -> None:
         world.redis.workers.pop(old.name)
         epoch = await world.workers[2].cluster.claim(APP, SESSION, fresh=False)
         assert old.session is not None
-        assert epoch > old.session.epoch
+        assert epoch > old.session.fanout.epoch
         published = world.redis.commands["publish"]
         seen = list(there.sequences)
         here.change(slide(9))
@@ -410,7 +410,7 @@ async def test_a_claim_that_was_lost_and_made_anew_is_kept() -> None:
         await world.start()
         worker = world.workers[0]
         session = await worker.store.get_or_create(worker.host, SESSION, Origin(None, {}))
-        session.epoch += 1
+        session.fanout.epoch += 1
         worker.registry.renew = lambda sessions: asyncio.sleep(0, set(sessions))  # type: ignore[method-assign,assignment]
         await worker.cluster._renew()
         assert worker.session is session

@@ -70,7 +70,7 @@ async def test_the_document_may_be_locked_before_and_after_the_session_is_there(
     await context.with_locked_document(slow)
     assert seen == [document, document]
 
-    session = await host().create("s", Origin(request(), {}))
+    session = await host().build("s", Origin(request(), {}))
     peer = Peer.pulled(session)
     assert session.context is not None
     await session.context.with_locked_document(lambda locked: locked.roots[0].update(text="changed"))

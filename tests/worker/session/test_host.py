@@ -52,7 +52,8 @@ async def test_the_hooks_run_around_the_apps_code() -> None:
         order.append(f"destroyed {context.mark} {context.destroyed}")
 
     host = host_of(Hooks(on_session_created=created, on_session_destroyed=destroyed), FunctionHandler(app))
-    session = await host.create("s", ORIGIN)
+    session = await host.build("s", ORIGIN)
+    host.publish(session)
     assert session.context is not None
     assert session.context.session is session
     assert not session.context.destroyed
@@ -71,7 +72,7 @@ async def test_failing_hooks_are_logged_and_stop_nothing(caplog: pytest.LogCaptu
         raise ValueError(f"no good {context.destroyed}")
 
     host = host_of(Hooks(on_session_created=fail, on_session_destroyed=fail), FunctionHandler(lambda document: None))
-    session = await host.create("a-secret-session-id", ORIGIN)
+    session = await host.build("a-secret-session-id", ORIGIN)
     await host.retire(session)
     assert "no good False" in caplog.text
     assert "no good True" in caplog.text
@@ -87,7 +88,7 @@ async def test_a_failing_function_fails_the_session() -> None:
 
     host = host_of(FunctionHandler(app))
     with pytest.raises(ValueError, match="no good"):
-        await host.create("s", ORIGIN)
+        await host.build("s", ORIGIN)
     assert list(host.sessions) == []
 
 
@@ -96,7 +97,7 @@ async def test_a_failing_script_leaves_an_empty_page(tmp_path: Path, caplog: pyt
     """As in Bokeh, with the error in the log."""
     file = tmp_path / "app.py"
     file.write_text("raise ValueError('no good')\n")
-    session = await host_of(ScriptHandler(filename=str(file))).create("s", ORIGIN)
+    session = await host_of(ScriptHandler(filename=str(file))).build("s", ORIGIN)
     assert session.document.roots == []
     assert "no good" in caplog.text
 
@@ -118,7 +119,7 @@ async def test_an_app_sees_its_request_and_the_rest() -> None:
         document.add_root(Div(text="root"))
 
     host = host_of(FunctionHandler(app), logout_url="/prefix/logout")
-    session = await host.create("s", ORIGIN)
+    session = await host.build("s", ORIGIN)
     assert seen["payload"] == ORIGIN.payload
     assert seen["request"] is None
     assert seen["logout"] == "/prefix/logout"

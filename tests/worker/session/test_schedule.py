@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from support.clock import in_fake_time, now
 
+from aperture.metrics import AppTally
 from aperture.worker.session.schedule import Schedule
 
 _ids = count()
@@ -49,7 +50,7 @@ async def test_each_kind_runs_in_its_time() -> None:
     def note(name: str) -> Callable[[], None]:
         return lambda: ran.append((name, round(now(), 3)))
 
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     schedule.add(Timeout(note("timeout"), timeout=250))
     schedule.add(Periodic(note("periodic"), period=100))
     schedule.add(Tick(note("tick")))
@@ -62,7 +63,7 @@ async def test_each_kind_runs_in_its_time() -> None:
 async def test_next_ticks_run_in_the_order_in_which_they_were_added() -> None:
     """As they always have in Bokeh."""
     ran: list[int] = []
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     for number in range(5):
         schedule.add(Tick(lambda number=number: ran.append(number)))  # type: ignore[misc]
     await asyncio.sleep(0.001)
@@ -79,7 +80,7 @@ async def test_a_periodic_callback_never_overlaps_itself() -> None:
         await asyncio.sleep(0.15 if len(spans) < 2 else 0.04)
         spans.append((round(started, 3), round(now(), 3)))
 
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     schedule.add(Periodic(slow, period=100))
     await asyncio.sleep(0.62)
     schedule.close()
@@ -91,7 +92,7 @@ async def test_a_periodic_callback_never_overlaps_itself() -> None:
 async def test_removed_callbacks_do_not_run() -> None:
     """Of each kind; removing twice is harmless."""
     ran: list[int] = []
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     for callback in (
         Tick(lambda: ran.append(1)),
         Timeout(lambda: ran.append(2), timeout=10),
@@ -108,7 +109,7 @@ async def test_removed_callbacks_do_not_run() -> None:
 async def test_a_periodic_callback_that_removes_itself_was_run_for_the_last_time() -> None:
     """It is let finish, and does not come again."""
     ran: list[float] = []
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
 
     def once() -> None:
         ran.append(now())
@@ -129,7 +130,7 @@ async def test_closing_ends_everything() -> None:
         await asyncio.sleep(0.05)
         ran.append("finished")
 
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     schedule.add(Tick(slow))
     schedule.add(Timeout(lambda: ran.append("timeout"), timeout=20))
     schedule.add(Periodic(lambda: ran.append("periodic"), period=20))
@@ -143,7 +144,7 @@ async def test_closing_ends_everything() -> None:
 @in_fake_time
 async def test_closing_leaves_no_timer_behind() -> None:
     """A timer that is an hour away would keep the session's objects alive for an hour."""
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     schedule.add(Timeout(lambda: None, timeout=3_600_000))
     schedule.add(Periodic(lambda: None, period=3_600_000))
     await asyncio.sleep(0.01)
@@ -158,7 +159,7 @@ async def test_closing_leaves_no_timer_behind() -> None:
 @in_fake_time
 async def test_a_callback_is_added_once() -> None:
     """Twice is a mistake, until it has run."""
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     tick = Tick(lambda: None)
     schedule.add(tick)
     with pytest.raises(ValueError, match="added already"):
@@ -171,7 +172,7 @@ async def test_a_callback_is_added_once() -> None:
 async def test_threads_may_add_and_remove() -> None:
     """What they add runs on the loop's thread."""
     threads: list[object] = []
-    schedule = Schedule(call)
+    schedule = Schedule(call, AppTally.unread("/"))
     dropped = Timeout(lambda: threads.append("dropped"), timeout=10)
 
     def act() -> None:

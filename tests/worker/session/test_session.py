@@ -136,7 +136,7 @@ async def test_models_made_with_the_lock_have_the_sessions_ids() -> None:
     moved = slider()
     document.add_root(moved)
     session = make_session(document=document)
-    session._ids = _Watched(made)  # type: ignore[assignment]
+    session.held.ids = _Watched(made)  # type: ignore[assignment]
     moved.on_change("value", lambda attr, old, new: made.append("callback"))
     peer = Peer.pulled(session)
     made.clear()
@@ -252,7 +252,7 @@ async def test_a_callback_without_the_lock_runs_beside_one_that_holds_it() -> No
 
     session.document.add_next_tick_callback(unlocked)
     await eventually(ran)
-    assert session._lock.held
+    assert session.held.lock.held
     assert len(problems) == 1
     released.set()
     await busy

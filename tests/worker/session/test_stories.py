@@ -32,6 +32,7 @@ PARTS = 2
 class Notes:
     """A journal that keeps what it is told."""
 
+    writes = True
     acknowledges = False
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Stage:
         self.kept: tuple[bytes, Notes] | None = None
         if kept:
             self.kept = (snapshot(self.session.document), Notes())
-            self.session.journal = self.kept[1]
+            self.session.keep_journal(self.kept[1])
         self.peers = [Peer.pulled(self.session), Peer.pulled(self.session)] if watched else []
         self.count = 0
 
