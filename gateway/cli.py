@@ -109,23 +109,23 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
         ConfigurationError: it is no app, its name is not plain text, or two of them have the same route.
     """
     from bokeh.application import Application
-    from bokeh.command.util import build_single_handler_applications
+
+    from aperture.apps import built, route_of
 
     if not files:
         return {"/": Application()}
     applications: dict[str, Application] = {}
     for file in files:
         try:
-            built = build_single_handler_applications([file], {file: list(arguments)})
+            application = built(file, list(arguments))
         except RuntimeError as problem:
             raise AppLoadError(file, str(problem)) from problem
         except (OSError, ValueError) as problem:
             raise ConfigurationError(str(problem)) from problem
-        for route, application in built.items():
-            checked_route(route)
-            if route in applications:
-                raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
-            applications[route] = application
+        route = checked_route(route_of(application))
+        if route in applications:
+            raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
+        applications[route] = application
     return applications
 
 
