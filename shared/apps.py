@@ -17,10 +17,11 @@ from bokeh.application.handlers.handler import Handler
 from bokeh.application.handlers.notebook import NotebookHandler
 from bokeh.application.handlers.script import ScriptHandler
 
-__all__ = ["bokehs_own", "built", "route_of"]
+__all__ = ["bokehs_own", "built", "route_of", "runs_when_built"]
 
 log = logging.getLogger(__name__)
 
+_HOOKS = ("app_hooks.py", "server_lifecycle.py")
 _KINDS: dict[str, type[ScriptHandler] | type[NotebookHandler]] = {".py": ScriptHandler, ".ipynb": NotebookHandler}
 
 
@@ -39,9 +40,15 @@ def built(file: str, arguments: list[str]) -> Application:
     return Application(handler)
 
 
-def route_of(application: Application) -> str:
-    """Where an app made of a file is served."""
-    return application.handlers[0].url_path() or "/"
+def runs_when_built(file: str) -> bool:
+    """Whether building the app runs code of its: a folder's hooks."""
+    return any((Path(file).expanduser() / hooks).is_file() for hooks in _HOOKS)
+
+
+def route_of(file: str) -> str:
+    """Where the app of a script, a notebook or a folder is served."""
+    path = Path(os.path.abspath(os.path.expanduser(file)))
+    return f"/{path.name if path.is_dir() else path.stem}"
 
 
 def bokehs_own(application: Application) -> Application:

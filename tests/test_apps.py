@@ -40,7 +40,7 @@ def test_apps_are_of_bokehs_classes_whatever_stands_in_their_place(tmp_path: Pat
     assert isinstance(handler, DirectoryHandler)
     assert type(handler._main_handler) is ScriptHandler
     assert handler._main_handler._runner._package is handler._package
-    assert (route_of(script), route_of(folder)) == ("/main", f"/{tmp_path.name}")
+    assert (route_of(str(tmp_path / "main.py")), route_of(str(tmp_path))) == ("/main", f"/{tmp_path.name}")
 
 
 def test_an_application_of_panels_is_taken_for_what_it_holds() -> None:
