@@ -12,7 +12,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -110,23 +111,23 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
         ConfigurationError: it is no app, its name is not plain text, or two of them have the same route.
     """
     from bokeh.application import Application
-    from bokeh.command.util import build_single_handler_applications
+
+    from aperture.apps import built, route_of
 
     if not files:
         return {"/": Application()}
     applications: dict[str, Application] = {}
     for file in files:
         try:
-            built = build_single_handler_applications([file], {file: list(arguments)})
+            application = built(file, list(arguments))
         except RuntimeError as problem:
             raise AppLoadError(file, str(problem)) from problem
         except (OSError, ValueError) as problem:
             raise ConfigurationError(str(problem)) from problem
-        for route, application in built.items():
-            checked_route(route)
-            if route in applications:
-                raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
-            applications[route] = application
+        route = checked_route(route_of(file))
+        if route in applications:
+            raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
+        applications[route] = application
     return applications
 
 
@@ -151,10 +152,12 @@ def _command_parser() -> argparse.ArgumentParser:
 
 def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
     """Load, bind, import, fork. Runs in the process that becomes the supervisor."""
-    from aperture.worker.http.auth import with_auth_loaded
+    from aperture.apps import route_of
 
-    applications = load_applications(plan.files, plan.app_arguments)
-    settings = with_auth_loaded(plan.settings)
+    load = partial(load_applications, plan.files, plan.app_arguments)
+    applications = load() if _fit_to_load(plan) else None
+    routes = list(applications or map(route_of, plan.files))
+    settings = _with_auth(plan.settings)
     try:
         sockets = NodeSockets.open(settings)
     except OSError as problem:
@@ -162,14 +165,47 @@ def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
         return ExitCode.CANNOT_BIND
     from aperture.worker.main import worker_main
 
-    run_worker = partial(
-        worker_main, applications=applications, load=partial(load_applications, plan.files, plan.app_arguments)
-    )
+    run_worker = partial(worker_main, applications=applications, load=load)
 
     def announce(settings: Settings, admin_port: int | None) -> None:
-        _announce(plan, settings, sorted(applications), admin_port)
+        _announce(plan, settings, sorted(routes), admin_port)
 
     return make_supervisor(sockets, run_worker, files=plan.files, on_ready=announce, poll=poll).run()
+
+
+def _fit_to_load(plan: ServePlan) -> bool:
+    """Whether the supervisor may load the apps: what their hooks start when they are loaded would be lost in a fork."""
+    from aperture.apps import runs_when_built
+    from aperture.gateway.supervise.trial import first_unfit
+
+    def loads() -> Iterator[str]:
+        for file in plan.files:
+            if runs_when_built(file):
+                yield file
+                with suppress(AppLoadError, ConfigurationError):  # said when it is loaded for good
+                    load_applications([file], plan.app_arguments)
+
+    found = first_unfit(loads()) if any(map(runs_when_built, plan.files)) else None
+    if found is not None:
+        log.info("the apps are loaded in each worker: %s %s when it is loaded", found.step, found.reason)
+    return found is None
+
+
+def _with_auth(settings: Settings) -> Settings:
+    """With the auth module loaded, if the supervisor may do that; else each worker does it."""
+    from aperture.gateway.supervise.trial import first_unfit
+    from aperture.worker.http.auth import with_auth_loaded
+
+    def loads() -> Iterator[str]:
+        yield str(settings.auth_module)
+        with suppress(ConfigurationError):
+            with_auth_loaded(settings)
+
+    found = None if settings.auth_module is None else first_unfit(loads())
+    if found is None:
+        return with_auth_loaded(settings)
+    log.warning("the auth module is loaded in each worker, where a key that it makes differs: it %s", found.reason)
+    return settings
 
 
 def _develop(plan: ServePlan) -> int:

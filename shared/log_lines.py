@@ -38,6 +38,10 @@ _QUERY = re.compile(r"\?[^\s'\"]+")
 _BOUND = 64 * 1024
 """Characters of one message or traceback; the rest says nothing that its beginning has not said."""
 
+_TRACEBACK_BOUND = 16 * 1024
+_TRACEBACK_LINE = 1000
+"""Characters of a traceback, whose beginning and end say most, and of one of its lines, which may hold a value."""
+
 _KNOWN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {"message", "asctime", "taskName"}
 _LEVELS = {9: "TRACE", 10: "DEBUG", 20: "INFO", 30: "WARN", 40: "ERROR", 50: "CRIT"}
 _COLOURS = {"TRACE": 90, "DEBUG": 90, "INFO": 32, "WARN": 33, "ERROR": 31, "CRIT": 35}
@@ -65,7 +69,8 @@ class TemplateLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         clean = copy.copy(record)
         clean.msg, clean.args = _folded(_message(record)), None
-        clean.exc_text = _exception(record)
+        exception = _exception(record)
+        clean.exc_text = None if exception is None else _set_in(exception)
         clean.stack_info = None
         return super().format(clean)
 
@@ -90,7 +95,7 @@ class HumanLines(logging.Formatter):
             parts.append(f"[{whose}]")
         line = " ".join([*parts, _folded(_message(record))])
         exception = _exception(record)
-        return line if exception is None else f"{line}\n{exception}"
+        return line if exception is None else f"{line}\n{_set_in(exception)}"
 
     def _level(self, number: int) -> str:
         name = _LEVELS.get(number, str(number))
@@ -153,7 +158,15 @@ def _exception(record: logging.LogRecord) -> str | None:
         parts.append("an exception that cannot be shown")
     if record.stack_info:
         parts.append(record.stack_info)
-    return redacted("\n".join(parts)[-_BOUND:]) if parts else None
+    return redacted(_shortened("\n".join(parts))) if parts else None
+
+
+def _shortened(traceback: str) -> str:
+    whole = traceback if len(traceback) <= 2 * _BOUND else f"{traceback[:_BOUND]}\n{traceback[-_BOUND:]}"
+    lines = (line if len(line) <= _TRACEBACK_LINE else line[:_TRACEBACK_LINE] + _CUT for line in whole.split("\n"))
+    text = "\n".join(lines)
+    half = _TRACEBACK_BOUND // 2
+    return text if len(text) <= _TRACEBACK_BOUND else f"{text[:half]}\n{_CUT}\n{text[-half:]}"
 
 
 def _folded(text: str) -> str:
@@ -161,6 +174,11 @@ def _folded(text: str) -> str:
     if text.isprintable():
         return text
     return "\n    ".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def _set_in(traceback: str) -> str:
+    """All of a traceback as a continuation: what an exception says may come of a viewer."""
+    return "    " + _folded(traceback)
 
 
 def _plain(value: Any) -> Any:

@@ -170,7 +170,7 @@ def test_an_exception_is_one_field_of_one_line() -> None:
     assert fields["exception"].endswith("ValueError: first\nsecond")
     assert fields["message"] == "failed"
     human = HumanLines().format(made)
-    assert human.splitlines()[1].startswith("Traceback")
+    assert human.splitlines()[1].startswith("    Traceback")
 
 
 class Unshowable:
@@ -455,3 +455,43 @@ def test_what_nobody_outside_can_cause_is_never_held_back() -> None:
     gate, now = FloodGate(), time.time()
     for name in ("bokeh.app", "aperture.worker.http.access_log", "myapp"):
         assert len(flood(gate, 500, now, name=name)) == 500
+
+
+def test_what_viewers_cause_in_a_session_is_bounded_too() -> None:
+    """Bad patches, here and through other workers, and what Bokeh says of them."""
+    gate, now = FloodGate(), time.time()
+    for name in ("aperture.worker.patch.inbound", "aperture.worker.relay.remote_messages", "bokeh.document.document"):
+        assert len(flood(gate, 500, now, name=name)) == BURST
+
+
+FORGED = "bad\n2026-01-01 00:00:00.000 INFO  worker 0   all is well\x1b[2J\r"
+
+
+@pytest.mark.parametrize("form", [HumanLines(), TemplateLines("%(message)s")])
+def test_no_exception_can_forge_a_line(form: logging.Formatter) -> None:
+    """Its text may come of a viewer: what follows its first line is set in, and terminals get no orders."""
+    try:
+        raise ValueError(FORGED)
+    except ValueError as problem:
+        made = record("failed")
+        made.exc_info = (ValueError, problem, problem.__traceback__)
+    first, *others = form.format(made).split("\n")
+    assert first.endswith("failed")
+    assert others
+    assert all(line.startswith("    ") and line.isprintable() for line in others)
+    assert "\\x1b[2J\\r" in others[-1]
+
+
+def test_a_traceback_is_bounded() -> None:
+    """Values of any size stand in what Bokeh raises; the beginning and the end are kept."""
+    for text in ("x" * 1_000_000, "line\n" * 200_000 + "the end"):
+        try:
+            raise ValueError(text)
+        except ValueError as problem:
+            made = record("failed")
+            made.exc_info = (ValueError, problem, problem.__traceback__)
+        shown = as_json(made)["exception"]
+        assert len(shown) < 17_000
+        assert shown.startswith("Traceback")
+        assert "[cut]" in shown
+    assert shown.endswith("the end")

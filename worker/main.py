@@ -43,7 +43,7 @@ _STOP_SHARE = 0.8
 def worker_main(
     seat: WorkerSeat,
     settings: Settings,
-    applications: Mapping[str, Application],
+    applications: Mapping[str, Application] | None,
     load: Callable[[], Mapping[str, Application]] | None = None,
 ) -> int:
     """Serve until SIGTERM, or until the supervisor is gone. Runs in the child, after the fork.
@@ -51,7 +51,7 @@ def worker_main(
     Args:
         seat: the worker's place in the node.
         settings: of the node.
-        applications: by route, as the supervisor has loaded them.
+        applications: by route, as the supervisor has loaded them; None where that is for each worker to do.
         load: loads them again, for a worker that is started later: the apps' code may have changed since.
 
     Returns:
@@ -59,8 +59,10 @@ def worker_main(
     """
     _part_from_children(seat)
     try:
-        if load is not None and seat.generation > 0:
+        if load is not None and (applications is None or seat.generation > 0):
             applications = load()
+        if applications is None:
+            raise AssertionError("who loads no apps gives a way to load them")
         before = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(seat, settings, applications, before))

@@ -10,6 +10,7 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 
+from aperture.apps import bokehs_own
 from aperture.errors import ConfigurationError
 from aperture.paths import checked_route
 
@@ -34,7 +35,7 @@ def applications_of(apps: Apps) -> dict[str, Application]:
 
 def _application(app: object) -> Application:
     if isinstance(app, Application):
-        return app
+        return bokehs_own(app)
     if callable(app):
         try:
             return Application(FunctionHandler(app))

@@ -6,23 +6,26 @@ the worker to fail at, with a traceback that names the app.
 
 Nothing is imported that the app might have prepared for: an environment variable, a search path or a `setup()` may give
 an import another meaning, so an app's imports are followed, in their order, to the first statement that could do such
-a thing, in its own modules too, and no further. `--no-preload` is for whoever wants none of it.
+a thing, in its own modules too, and no further. Nor is anything that starts a thread or a process or opens a socket: a
+trial (`aperture.gateway.supervise.trial`) finds that out, and the workers, which import what apps import before they
+serve, do it.
+`--no-preload` is for whoever wants none of this.
 """
 
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib
 import json
 import logging
-import os
-import stat
-import threading
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
+
+from aperture.gateway.supervise.trial import first_unfit, left_behind
 
 __all__ = ["ImportedName", "foreign_imports", "preload"]
 
@@ -56,6 +59,9 @@ class ImportedName:
     module: str
     name: str | None = None
 
+    def __str__(self) -> str:
+        return self.module if self.name is None else f"{self.module}.{self.name}"
+
 
 def preload(apps: Sequence[str], *, foreign: bool = True) -> None:
     """Import Bokeh, numpy, and what the apps import from outside their own folders.
@@ -71,10 +77,12 @@ def preload(apps: Sequence[str], *, foreign: bool = True) -> None:
     for module in IF_INSTALLED:
         if find_spec(module) is not None:
             _import(ImportedName(module))
-    for app in apps:
-        for imported in foreign_imports(app):
-            if not _import(imported):
-                break  # the app's next import may need what this one would have done
+    sequences = [foreign_imports(app) for app in apps]
+    unfit, look = _unfit(sequences), left_behind()
+    for _ in _imports(sequences, unfit):
+        pass
+    if (reason := look()) is not None:
+        log.warning("an app's import %s one time and not another; --no-preload leaves imports to the workers", reason)
 
 
 def foreign_imports(app: str) -> list[ImportedName]:
@@ -199,9 +207,35 @@ def _names(node: ast.Import | ast.ImportFrom) -> list[ImportedName]:
     return [ImportedName(module, None if alias.name == "*" else alias.name) for alias in node.names]
 
 
+def _imports(sequences: Sequence[Sequence[ImportedName]], unfit: Set[str]) -> Iterator[str]:
+    """Import what each app imports, by name, up to what is not for this process or fails."""
+    for sequence in sequences:
+        for imported in sequence:
+            if str(imported) in unfit:
+                break  # the app's next import may need what this one would have done
+            yield str(imported)
+            if not _import(imported):
+                break
+
+
+def _unfit(sequences: Sequence[Sequence[ImportedName]]) -> set[str]:
+    """The imports that are for the workers, each found by a trial of all that are not known to be."""
+    unfit: set[str] = set()
+    if all(map(_is_loaded, chain.from_iterable(sequences))):
+        return unfit
+    while (found := first_unfit(_imports(sequences, unfit))) is not None:
+        log.info("%s is imported in each worker: it %s when it is imported", found.step, found.reason)
+        unfit.add(found.step)
+    return unfit
+
+
+def _is_loaded(imported: ImportedName) -> bool:
+    module = sys.modules.get(imported.module)
+    return module is not None and (imported.name is None or hasattr(module, imported.name))
+
+
 def _import(imported: ImportedName) -> bool:
-    """Whether it could be imported; what it started that a fork does not divide well is warned of."""
-    threads, sockets = threading.active_count(), _open_sockets()
+    """Whether it could be imported."""
     try:
         module = importlib.import_module(imported.module)
         if imported.name is not None and not hasattr(module, imported.name):
@@ -209,25 +243,4 @@ def _import(imported: ImportedName) -> bool:
     except (Exception, SystemExit) as problem:
         log.debug("could not import %s ahead of the workers: %s", imported.module, problem)
         return False
-    finally:
-        _warn(imported.module, threading.active_count() - threads, len(_open_sockets() - sockets))
     return True
-
-
-def _warn(module: str, threads: int, sockets: int) -> None:
-    remedy = "import it inside a function of the app, or give --no-preload"
-    if threads > 0:
-        log.warning("importing %s started %d thread(s), which do not survive the fork; %s", module, threads, remedy)
-    if sockets > 0:
-        log.warning("importing %s opened %d socket(s), which all workers would share; %s", module, sockets, remedy)
-
-
-def _open_sockets() -> set[tuple[int, int]]:
-    """The descriptors that are sockets, with what tells one from the next under the same number."""
-    found = set()
-    for name in os.listdir("/dev/fd"):
-        with contextlib.suppress(OSError):  # the listing's own, for one
-            state = os.fstat(int(name))
-            if stat.S_ISSOCK(state.st_mode):
-                found.add((int(name), state.st_ino))
-    return found

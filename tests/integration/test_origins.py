@@ -89,3 +89,11 @@ def test_a_setting_that_is_no_origin_ends_the_start() -> None:
     with Node("context.py", env={SETTING: "https://dash.corp"}, wait=False) as node:
         assert node.wait() == ExitCode.USAGE
         assert f"{SETTING}: invalid websocket origin 'https://dash.corp'" in node.log()
+
+
+def test_an_origin_that_is_no_url_is_refused() -> None:
+    """With 403 and without a traceback, whatever is wrong with it."""
+    with Node("context.py") as node:
+        for origin in ("http://[localhost:5006", "http://[::1", "http://a]b", "//[", "http://[v1.x"):
+            assert status(node, {"Origin": origin}) == 403
+        assert "Traceback" not in node.log()

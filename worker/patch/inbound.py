@@ -37,6 +37,9 @@ __all__ = ["receive"]
 
 log = logging.getLogger(__name__)
 
+_TEXT_LIMIT = 2000
+"""Characters of an error that are answered or logged: Bokeh quotes values in its own, of any size."""
+
 
 def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool = False) -> Awaitable[None] | None:
     """Act on one message. Returns an awaitable if the document is busy, None if all is done.
@@ -146,7 +149,7 @@ def _failed(session: Session, viewer: Viewer, message: Message, problem: Excepti
         raise problem  # not a refusal but a peer that does not speak the protocol: its connection is closed
     where = f"session {short_id(session.id)} of {session.app}"
     if isinstance(problem, PeerError):
-        log.warning("%s: %s refused: %s", where, message.msgtype, problem)
+        log.warning("%s: %s refused: %s", where, message.msgtype, _text_of(problem))
     else:
         log.error("%s: handling %s failed", where, message.msgtype, exc_info=problem)
     if message.msgtype == "PULL-DOC-REQ":
@@ -157,4 +160,5 @@ def _failed(session: Session, viewer: Viewer, message: Message, problem: Excepti
 
 
 def _text_of(problem: Exception) -> str:
-    return f"{type(problem).__name__}: {problem}"
+    text = f"{type(problem).__name__}: {problem}"
+    return text if len(text) <= _TEXT_LIMIT else f"{text[:_TEXT_LIMIT]}..."

@@ -69,8 +69,6 @@ class JournalStore(Protocol):
 
     async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
 
-    async def forget(self, place: str, epoch: int) -> None: ...
-
 
 class SessionJournal:
     """Writes down one session. Also the session's `aperture.worker.patch.receivers.Journal`.
@@ -288,12 +286,7 @@ class SessionJournal:
 
     async def _snapshot(self) -> tuple[int, bytes]:
         await self._turns.take()
-        try:
-            return await self._session.read_locked(self._state)
-        except Unencodable:
-            # Or the session would be rebuilt as it was before.
-            await self._store.forget(self.place, self._session.fanout.epoch)
-            raise
+        return await self._session.read_locked(self._state)
 
     def _state(self) -> tuple[int, bytes]:
         session = self._session

@@ -118,6 +118,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         From 6.6 on it believes a browser's `Sec-Fetch-Site: same-origin`, which also holds behind a proxy that changes
         the Host header, and asks `check_origin` about the others; before, it asks about every origin.
         """
+        # A header that is no URL, such as `http://[here`, makes Tornado's own comparison raise.
+        with suppress(ValueError):
+            return self._judged_as_tornado_does()
+        return self.check_origin(self.request.headers.get("Origin", ""))
+
+    def _judged_as_tornado_does(self) -> bool:
         judge: Callable[[Callable[[str], bool]], str | None] | None = getattr(self, "_check_cross_origin", None)
         if judge is not None:
             return judge(self.check_origin) is None

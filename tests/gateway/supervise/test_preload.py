@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -11,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from aperture.gateway.supervise.preload import ImportedName, foreign_imports, preload
+from aperture.gateway.supervise.trial import left_behind
+
+# Python warns of forks beside threads. The supervisor has none; a test's process has those of its runner.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 
 
 def write(folder: Path, **sources: str) -> Path:
@@ -178,31 +184,53 @@ def test_nothing_of_the_apps_is_imported_without_preload(elsewhere: Path, tmp_pa
     assert "preloaded_unwanted" not in sys.modules
 
 
-def test_a_socket_opened_by_an_import_is_warned_of(
-    elsewhere: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """All workers would write to it; the module is named, and what to do about it."""
-    write(elsewhere, preloaded_socket="import socket\npair = socket.socketpair()\n", preloaded_calm="")
-    write(tmp_path / "app", main="import preloaded_calm\nimport preloaded_socket\n")
-    preload([str(tmp_path / "app")])
-    for end in sys.modules["preloaded_socket"].pair:
-        end.close()
-    assert "importing preloaded_socket opened 2 socket(s)" in caplog.text
-    assert "--no-preload" in caplog.text
-    assert "preloaded_calm" not in caplog.text
+THREAD = "import threading\nt = threading.Thread(target=threading.Event().wait, daemon=True)\nt.start()\n"
+TIMER = "import threading\nt = threading.Timer(3600, print)\nt.daemon = True\nt.start()\n"
+EXECUTOR = "from concurrent.futures import ThreadPoolExecutor\ne = ThreadPoolExecutor()\ne.submit(print)\n"
+SOCKET = "import socket\npair = socket.socketpair()\n"
+PROCESS = "import subprocess, sys\np = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)\n"
+CRASH = "import os\nos._exit(3)\n"
 
 
-def test_a_thread_started_by_an_import_is_warned_of(
-    elsewhere: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        (THREAD, "starts threads"),
+        (TIMER, "starts threads"),
+        (EXECUTOR, "starts threads"),
+        (SOCKET, "opens sockets"),
+        (PROCESS, "starts processes"),
+        (CRASH, "ends the process"),
+    ],
+)
+def test_what_no_fork_divides_is_left_to_the_workers(
+    source: str, reason: str, elsewhere: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It would be missing in every worker."""
-    source = "import threading\nstop = threading.Event()\nt = threading.Thread(target=stop.wait)\nt.start()\n"
-    write(elsewhere, preloaded_thread=source)
-    write(tmp_path / "app", main="import preloaded_thread\n")
-    threads = threading.active_count()
+    """And with it what comes after it in the app, and whatever imports it; other apps' imports are done."""
+    write(elsewhere, preloaded_calm="", preloaded_unfit=source, preloaded_next="")
+    write(elsewhere, preloaded_user="import preloaded_unfit")
+    write(tmp_path / "app", main="import preloaded_calm\nimport preloaded_unfit\nimport preloaded_next\n")
+    write(tmp_path / "other", main="import preloaded_user\n")
+    write(tmp_path / "third", main="import preloaded_calm\n")
+    threads, look = threading.active_count(), left_behind()
+    with caplog.at_level(logging.INFO):
+        preload([str(tmp_path / name) for name in ("app", "other", "third")])
+    assert {name for name in sys.modules if name.startswith("preloaded_")} == {"preloaded_calm"}
+    assert (threading.active_count(), look()) == (threads, None)
+    for module in ("preloaded_unfit", "preloaded_user"):
+        assert f"{module} is imported in each worker: it {reason}" in caplog.text
+
+
+def test_a_trial_leaves_nothing_behind(elsewhere: Path, tmp_path: Path) -> None:
+    """No process, no line, and no file that would have been removed at exit."""
+    source = (
+        "import os, sys, tempfile\nprint('printed')\nfolder = tempfile.TemporaryDirectory()\n"
+        f"open({str(tmp_path / 'tried')!r}, 'a').write(folder.name + ' ' + str(os.getpid()) + '\\n')\n" + THREAD
+    )
+    write(elsewhere, preloaded_untidy=source)
+    write(tmp_path / "app", main="import preloaded_untidy\n")
     preload([str(tmp_path / "app")])
-    started = sys.modules["preloaded_thread"]
-    started.stop.set()
-    started.t.join()
-    assert threading.active_count() == threads
-    assert "importing preloaded_thread started 1 thread(s)" in caplog.text
+    ((folder, pid),) = [line.split() for line in (tmp_path / "tried").read_text().splitlines()]
+    assert not Path(folder).exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid), 0)

@@ -1,0 +1,1 @@
+"""Imports Panel before the folder's application is made."""
