@@ -37,7 +37,7 @@ nitpick_ignore_regex = [
     # The same where a module imports them for type checkers alone, so that their full names cannot be had.
     (r"py:class", r"Application|BrowserLike|BrowserTarget|Document|IOLoop|UIElement"),
     # Ours, which users are given and do not make.
-    (r"py:class", r"Session|aperture\.client\.options\.ClientOptions"),
+    (r"py:class", r"Session|aperture\.client\.connect_options\.ClientOptions"),
     # Sphinx takes `tuple[str, ...] | None` apart at the comma.
     (r"py:class", r"tuple\[str"),
     (
