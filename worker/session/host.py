@@ -150,9 +150,13 @@ class AppHost:
         )
         document._session_context = weakref.ref(context)
         session_state(document).lay(origin.values)
-        with ids.active():
-            await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
-            self._fill(document, from_values=bool(origin.values))
+        try:
+            with ids.active():
+                await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
+                self._fill(document, from_values=bool(origin.values))
+        except BaseException:
+            _take_apart(document)
+            raise
         session = Session(session_id, document, ids=ids, issue_token=self._issue_token, app=self.url, pulls=self._pulls)
         session.count_in(self.tally)
         session.context = context
@@ -162,8 +166,7 @@ class AppHost:
                 await finish(session)
             except BaseException:
                 await self.retire(session)
-                for _ in take_apart(session.document):
-                    pass
+                _take_apart(document)
                 raise
         ids.made = None
         self.sessions_by_id[session_id] = session
@@ -199,3 +202,8 @@ class AppHost:
             await hook
         except Exception:
             log.exception("%s of %s failed for session %s", name, self.url, short_id(session_id))
+
+
+def _take_apart(document: Document) -> None:
+    for _ in take_apart(document):
+        pass
