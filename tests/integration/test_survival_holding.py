@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +47,7 @@ def test_what_is_held_back_survives_kills_and_drains(workers: int) -> None:
                 await click(viewer, "step")
                 owner = await asyncio.to_thread(cluster.owner, session_id)
                 owner.node.kill(owner.pid, sign)
+            await asyncio.to_thread(wait_until, lambda: not Path(f"/proc/{owner.pid}").exists())  # noqa: B023
             async with steady_viewer(cluster.ws_url(APP), token) as viewer:
                 await asyncio.to_thread(wait_until, moved(cluster, session_id, owner.epoch))
             async with steady_viewer(cluster.ws_url(APP), token) as viewer:
