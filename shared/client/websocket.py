@@ -133,7 +133,7 @@ class Link:
             self.abort(why)
             return
         self.ended = True
-        self._connection.close(1000, why.encode()[:_REASON_LIMIT].decode("utf-8", "ignore"))
+        self._connection.close(1000, why.encode("utf-8", "replace")[:_REASON_LIMIT].decode("utf-8", "ignore"))
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._reading:
@@ -147,7 +147,7 @@ class Link:
         """Say goodbye and wait for nothing: the other side does not keep to the rules. Harmless twice."""
         self.ended = True
         self._finished.set()
-        self._connection.close(code, why.encode()[:_REASON_LIMIT].decode("utf-8", "ignore"))
+        self._connection.close(code, why.encode("utf-8", "replace")[:_REASON_LIMIT].decode("utf-8", "ignore"))
         self._protocol._abort()
 
     def descriptors(self) -> Iterable[int]:

@@ -7,20 +7,19 @@ names: whether a model is known to the viewers is asked for each model met.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from math import isfinite, isnan
 from typing import Any
 
-import orjson
 from bokeh import __version__ as bokeh_version
 from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent
 from bokeh.model import DataModel, Model
 
 from aperture.protocol.frames import Buffer
+from aperture.protocol.json_text import write_json
 from aperture.protocol.values import MAX_SAFE_INT, ValueEncoder
 
 __all__ = ["EncodedEvent", "EventEncoder", "encode_document", "is_scalar", "join_events"]
@@ -90,10 +89,7 @@ def _scalar_change(event: ModelChangedEvent) -> bytes:
     if type(new) is float and not isfinite(new):
         new = {"type": "number", "value": "nan" if isnan(new) else "-inf" if new < 0 else "+inf"}
     rep = {"kind": "ModelChanged", "model": {"id": event.model.id}, "attr": event.attr, "new": new}
-    try:
-        return orjson.dumps(rep)
-    except TypeError:  # A lone surrogate in a string.
-        return json.dumps(rep, separators=(",", ":")).encode()
+    return write_json(rep)
 
 
 def join_events(events: Iterable[EncodedEvent]) -> tuple[bytes, list[Buffer]]:

@@ -6,13 +6,11 @@ text fragment with its id and a binary one with its bytes. The order is fixed, s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import orjson
-
 from aperture.errors import ProtocolError
+from aperture.protocol.json_text import read_json
 from aperture.protocol.messages import Message
 
 __all__ = ["MAX_BUFFERS", "Assembler"]
@@ -134,18 +132,9 @@ class Assembler:
         if not isinstance(fragment, str):
             self._fail(f"expected a text fragment for the {what}")
         try:
-            return orjson.loads(fragment)
+            return read_json(fragment)
         except ValueError:
-            return self._parse_surrogates(fragment, what)
-
-    def _parse_surrogates(self, fragment: str, what: str) -> Any:
-        """A browser escapes a lone surrogate, which is JSON; orjson refuses it and the standard library does not."""
-        if "\\ud" in fragment or "\\uD" in fragment:
-            try:
-                return json.loads(fragment, parse_constant=_refuse_constant)
-            except (ValueError, RecursionError):
-                pass
-        self._fail(f"{what} is not JSON", _INVALID_PAYLOAD)
+            self._fail(f"{what} is not JSON", _INVALID_PAYLOAD)
 
     def _fail(self, reason: str, close_code: int = _PROTOCOL_ERROR) -> NoReturn:
         self._buffers = {}
@@ -159,7 +148,3 @@ class Assembler:
 
 def _utf8_size(text: str) -> int:
     return len(text.encode("utf-8", "surrogatepass"))
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from aperture.protocol.frames import Buffer, FrameRun
+from aperture.protocol.json_text import presentable
 
 __all__ = [
     "FramedDocument",
@@ -193,12 +194,12 @@ def _dumps(value: Any) -> bytes:
     try:
         return orjson.dumps(value)
     except TypeError:
-        return orjson.dumps(_without_surrogates(value))
+        return orjson.dumps(_presentable(value))
 
 
-def _without_surrogates(value: Any) -> Any:
+def _presentable(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return presentable(value)
     if isinstance(value, dict):
-        return {key: _without_surrogates(item) for key, item in value.items()}
+        return {key: _presentable(item) for key, item in value.items()}
     return value

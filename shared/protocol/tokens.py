@@ -24,6 +24,7 @@ from typing import Any
 import orjson
 
 from aperture.errors import ConfigurationError, TokenError
+from aperture.protocol.json_text import read_json
 
 __all__ = ["MAX_INFLATED", "MAX_TOKEN", "Token", "Tokens", "read_expiry", "read_session_id"]
 
@@ -205,8 +206,7 @@ def _inflate(compressed: Any) -> dict[str, Any]:
         text = inflater.decompress(_decode(compressed), MAX_INFLATED + 1)
         if len(text) > MAX_INFLATED:
             raise TokenError("the token's payload is too large")
-        # Lone surrogates, which cannot be written down to keep a session, pass the one parser and not the other.
-        orjson.loads(text)
+        read_json(text)  # stricter than the standard library, which alone reads bytes out of it
         payload = json.loads(text, object_hook=_read_bytes) if inflater.eof else None
     except (ValueError, zlib.error, RecursionError):
         raise TokenError("the token's payload is malformed") from None

@@ -55,7 +55,8 @@ class Envelope:
 
     def pack(self) -> bytes:
         """This envelope as bytes."""
-        packed: bytes = msgpack.packb([_CODES[type(self)], *_values(self)], use_bin_type=True)
+        # A reason may quote anything; nothing else that is text can hold what UTF-8 does not have.
+        packed: bytes = msgpack.packb([_CODES[type(self)], *_values(self)], use_bin_type=True, unicode_errors="replace")
         return packed
 
     @staticmethod

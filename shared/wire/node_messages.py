@@ -88,7 +88,7 @@ class Message:
     def pack(self) -> bytes:
         """This message as one datagram."""
         values = [getattr(self, name) for name in _FIELDS[type(self)]]
-        packed: bytes = msgpack.packb([_CODES[type(self)], *values], use_bin_type=True)
+        packed: bytes = msgpack.packb([_CODES[type(self)], *values], use_bin_type=True, unicode_errors="surrogatepass")
         return packed
 
     @staticmethod
@@ -99,7 +99,7 @@ class Message:
             ValueError: it is not one of ours.
         """
         try:
-            code, *values = msgpack.unpackb(datagram, use_list=False, raw=False)
+            code, *values = msgpack.unpackb(datagram, use_list=False, raw=False, unicode_errors="surrogatepass")
             message: Message = _TYPES[code](*values)
             return message
         except (msgpack.UnpackException, ValueError, TypeError, IndexError, KeyError) as problem:

@@ -132,4 +132,4 @@ def test_ids_differ_from_message_to_message() -> None:
 def test_text_with_lone_surrogates_can_be_reported() -> None:
     """An error that quotes an undecodable file name still reaches the browser."""
     message = assembled(fragments_of(messages.error("r", "no \udcff", "in \udcff").plain))
-    assert message.content == {"text": "no ?", "traceback": "in ?"}
+    assert message.content == {"text": "no \ufffd", "traceback": "in \ufffd"}

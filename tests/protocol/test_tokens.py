@@ -154,7 +154,7 @@ def test_bare_ids_are_checked_by_their_own_signature() -> None:
         {"session_id": "x", **compressed(b'{"a": {"bytes": 5}}')},
         {"session_id": "x", **compressed(b'{"a": {"bytes": "\xc3\xa9"}}')},
         {"session_id": "x", **compressed(b'{"bytes": "eA"}')},
-        {"session_id": "x", **compressed(b'{"headers": {"a": "\\ud800"}}')},
+        {"session_id": "x", **compressed(b'{"headers": {"a": "\\ud800"}, "b": NaN}')},
         {"session_id": "x", **compressed(b'{"a":' * 100_000)},
         {"session_id": "x", **compressed(b'{"a": ' + b"9" * 5000 + b"}")},
         {"session_id": "x", "headers": 5},
@@ -185,13 +185,17 @@ def test_malformed_content_is_refused(content: Any, tokens: Tokens) -> None:
 @BOTH
 def test_a_request_inside_has_the_shape_of_one(tokens: Tokens) -> None:
     """Text for headers and cookies, lists of bytes for arguments; null is nothing."""
-    carried = b'{"headers": {"a": "b"}, "cookies": {}, "arguments": {"a": [{"bytes": "eA"}], "b": []}, "more": [1, {}]}'
+    carried = (
+        b'{"headers": {"a": "b"}, "cookies": {}, "arguments": {"a": [{"bytes": "eA"}], "b": []}, "more": [1, {}], '
+    )
+    carried += b'"name": "caf\\udce9"}'
     read = tokens.verify(token_of({"session_id": tokens.new_session_id(), **compressed(carried)}, tokens))
     assert read.payload == {
         "headers": {"a": "b"},
         "cookies": {},
         "arguments": {"a": [b"x"], "b": []},
         "more": [1, {}],
+        "name": "caf\udce9",
     }
     nothing = {"session_id": tokens.new_session_id(), "headers": None, "cookies": None, "arguments": None}
     assert tokens.verify(token_of(nothing, tokens)).payload == {}

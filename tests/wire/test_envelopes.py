@@ -52,6 +52,11 @@ def read(payload: bytes) -> Envelope | None:
         return None
 
 
+def test_a_reason_may_quote_what_utf8_does_not_have() -> None:
+    """It is for people; what could not be packed would cost the session's viewers their close code."""
+    assert Envelope.unpack(SessionEnded(1, 1011, "no caf\udce9").pack()) == SessionEnded(1, 1011, "no caf?")
+
+
 @given(any_envelope)
 def test_what_was_packed_is_unpacked(sent: Envelope) -> None:
     """Every field of every kind, with its exact type."""

@@ -15,12 +15,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 
 import msgpack
-import orjson
 from bokeh.core.has_props import HasProps
+from bokeh.core.property.validation import validate
 from bokeh.core.types import ID
 from bokeh.document import Document
 from bokeh.model import Model
@@ -30,6 +31,8 @@ from aperture.document.applying import apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
 from aperture.protocol.decode import ValueDecoder
+from aperture.protocol.json_text import read_json
+from aperture.protocol.values import MAX_SAFE_INT
 from aperture.worker.patch.batch import Patch
 from aperture.worker.patch.callbacks import ordered_callbacks
 
@@ -116,10 +119,10 @@ def lay_over(document: Document, state: bytes, made: Mapping[str, Model] = Mappi
     """
     kept = _unpacked(state)
     with _misfits(), ordered_callbacks(document).unnoticed():
-        doc = orjson.loads(kept.content)["doc"]
+        doc = read_json(kept.content)["doc"]
         reps = {rep["id"]: rep for rep in _model_reps(doc)}
         known = _models_for(reps, document, made)
-        decoder = ValueDecoder(known.get, kept.buffers, None)
+        decoder = _StateDecoder(known.get, kept.buffers, None)
         values = {model_id: _decoded(decoder, rep) for model_id, rep in reps.items()}
         with document.models.freeze():
             for model_id, attributes in values.items():
@@ -142,15 +145,30 @@ def replay(document: Document, packed: bytes, made: Mapping[str, Model] = Mappin
     """
     kept = _unpacked(packed)
     with _misfits(), ordered_callbacks(document).unnoticed():
-        for part in orjson.loads(kept.content):
+        for part in read_json(kept.content):
             decoder = _PatchDecoder(document, kept.buffers, made)
             for event in [decoder.event(rep) for rep in part["events"]]:
                 if event["kind"] != "MessageSent":  # told to whoever was there then
-                    apply_event(document, event, None)
+                    _apply(document, event)
     document.models.flush_synced()
 
 
-class _PatchDecoder(ValueDecoder):
+class _StateDecoder(ValueDecoder):
+    """Makes tuples again of what can only have been one: JSON has nothing but lists."""
+
+    def _decode_map(self, obj: Any) -> dict[Any, Any]:
+        decode = self._decode
+        return {_hashable(decode(key)): decode(value) for key, value in obj.get("entries", ())}
+
+    def _decode_set(self, obj: Any) -> set[Any]:
+        return {_hashable(self._decode(entry)) for entry in obj.get("entries", ())}
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if type(value) is list else value
+
+
+class _PatchDecoder(_StateDecoder):
     """Finds what the app's code has made also where a patch shows it for the first time.
 
     A model that is written out in full becomes what is written, as in BokehJS, also if it is in the document: it may
@@ -262,6 +280,49 @@ def _set_all(model: Model, attributes: dict[str, Any]) -> None:
     callbacks, model._callbacks = model._callbacks, {}
     try:
         for name, value in attributes.items():
-            model.set_from_json(name, value)
+            try:
+                model.set_from_json(name, value)
+            except ValueError:
+                with validate(False):
+                    model.set_from_json(name, _nearest(model, name, value))
     finally:
         model._callbacks = callbacks
+
+
+def _apply(document: Document, event: dict[str, Any]) -> None:
+    try:
+        apply_event(document, dict(event), None)
+    except ValueError:
+        if event["kind"] == "ModelChanged":
+            event["new"] = _nearest(event["model"], event["attr"], event["new"])
+        elif event["kind"] != "ColumnDataChanged":
+            raise
+        with validate(False):
+            apply_event(document, event, None)
+
+
+def _nearest(model: Model, name: str, value: Any) -> Any:
+    """What comes nearest to what the property held: JavaScript has neither large integers nor durations.
+
+    If that is nothing that the property takes, it is the value itself, which viewers were told: a property that is not
+    quite what it was is better than a session that is lost.
+    """
+    accepts = model.lookup(name).property.is_valid
+    integers = _with_integers(value)
+    if accepts(integers):
+        return integers
+    if isinstance(value, int | float) and accepts(duration := timedelta(milliseconds=value)):
+        return duration
+    return value
+
+
+def _with_integers(value: Any) -> Any:
+    """The value, with integers for all floats in it that only a large integer is written as."""
+    match value:
+        case float() if abs(value) > MAX_SAFE_INT and value.is_integer():
+            return int(value)
+        case list() | tuple() | set():
+            return type(value)(map(_with_integers, value))
+        case dict():
+            return {_with_integers(key): _with_integers(item) for key, item in value.items()}
+    return value

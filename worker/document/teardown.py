@@ -14,6 +14,8 @@ from typing import Any
 
 from bokeh.document import Document
 
+from aperture.worker.document.classes import forget_classes
+
 __all__ = ["release_callback", "take_apart"]
 
 _MODELS_PER_STEP = 200
@@ -78,5 +80,6 @@ def _drop_document_callbacks(document: Document) -> None:
 def _drop_modules(document: Document) -> None:
     for module in document.modules._modules:
         sys.modules.pop(module.__name__, None)
+        forget_classes(module.__name__)
         module.__dict__.clear()
     document.modules._modules.clear()

@@ -10,6 +10,7 @@ from bokeh.embed.bundle import Script
 from bokeh.embed.elements import html_page_for_render_items, script_for_render_items
 from bokeh.embed.util import RenderItem
 
+from aperture.protocol.json_text import presentable
 from aperture.worker.http.resources import PageResources
 from aperture.worker.session.session import Session
 
@@ -32,9 +33,9 @@ def render(resources: PageResources, session: Session, kind: str, arguments: Map
         ValueError: there is no such kind.
     """
     if kind == PAGE:
-        return _page(resources, session)
+        return presentable(_page(resources, session))
     if kind == AUTOLOAD:
-        return _autoload(resources, session, arguments)
+        return presentable(_autoload(resources, session, arguments))
     raise ValueError(f"cannot render a {kind[:20]!r}")
 
 

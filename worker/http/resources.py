@@ -14,6 +14,8 @@ from bokeh.resources import Resources
 from bokeh.settings import settings as bokeh_settings
 from tornado.web import StaticFileHandler
 
+from aperture.worker.document.classes import only_packaged_models
+
 __all__ = ["Extensions", "PageResources"]
 
 ShareExtensions = Callable[[dict[str, str]], Awaitable[dict[str, str]]]
@@ -23,8 +25,8 @@ ShareExtensions = Callable[[dict[str, str]], Awaitable[dict[str, str]]]
 class PageResources:
     """The scripts and styles that a page needs.
 
-    Bokeh looks through every model class there is for each page, to find extensions. Their number only changes when
-    modules are imported, so the answer is kept until it does.
+    Bokeh looks through every model class there is for each page, to find extensions. Which there are only changes when
+    modules are imported, and with what sessions define, so the answer is kept until it does.
 
     Args:
         prefix: of all routes.
@@ -34,7 +36,7 @@ class PageResources:
     def __init__(self, prefix: str, absolute_url: str | None = None) -> None:
         self._prefix = prefix
         self._absolute_url = absolute_url
-        self._bundles: dict[tuple[str | None, bool], tuple[int, Bundle]] = {}
+        self._bundles: dict[tuple[str | None, bool], tuple[frozenset[str], Bundle]] = {}
 
     def bundle(self, server_url: str | None = None, *, with_resources: bool = True) -> Bundle:
         """What a page needs; the caller may add to it.
@@ -43,11 +45,12 @@ class PageResources:
             server_url: scheme and host to load from; None means the page's own server.
             with_resources: False leaves out BokehJS itself, which the page then loads by other means.
         """
-        classes = len(HasProps.model_class_reverse_map)
+        classes = frozenset(HasProps.model_class_reverse_map)
         key = (server_url if with_resources else None, with_resources)
         known = self._bundles.get(key)
         if known is None or known[0] != classes:
-            known = (classes, bundle_for_objs_and_resources(None, self._resources(server_url, with_resources)))
+            with only_packaged_models():
+                known = (classes, bundle_for_objs_and_resources(None, self._resources(server_url, with_resources)))
             if len(self._bundles) > _BUNDLES_KEPT:
                 self._bundles.clear()
             self._bundles[key] = known

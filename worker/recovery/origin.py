@@ -15,6 +15,9 @@ __all__ = ["pack_origin", "unpack_origin"]
 
 FORMAT = 2
 
+_INTEGER = 1
+"""The code of an integer beyond 64 bits."""
+
 
 def pack_origin(origin: Origin, fingerprint: str) -> bytes:
     """The request, and the fingerprint of the document that the app made for it."""
@@ -31,7 +34,8 @@ def pack_origin(origin: Origin, fingerprint: str) -> bytes:
             "cookies": request.cookies,
             "headers": request.headers,
         }
-    packed: bytes = msgpack.packb([FORMAT, fingerprint, seen, origin.payload, origin.user], default=str)
+    content = [FORMAT, fingerprint, seen, origin.payload, origin.user]
+    packed: bytes = msgpack.packb(content, default=_other, unicode_errors="surrogatepass")
     return packed
 
 
@@ -42,7 +46,7 @@ def unpack_origin(packed: bytes) -> tuple[Origin, str]:
         StateMismatch: it is damaged, or of another format.
     """
     try:
-        form, *parts = msgpack.unpackb(packed)
+        form, *parts = msgpack.unpackb(packed, ext_hook=_integer, strict_map_key=False, unicode_errors="surrogatepass")
         if form != FORMAT:
             raise StateMismatch(f"of format {form}, and this is {FORMAT}")
         fingerprint, seen, payload, user = parts
@@ -51,6 +55,19 @@ def unpack_origin(packed: bytes) -> tuple[Origin, str]:
         raise
     except Exception as problem:
         raise StateMismatch(f"damaged: {type(problem).__name__}") from problem
+
+
+def _other(value: Any) -> Any:
+    """What a hook has put into the payload and msgpack does not know: integers beyond 64 bits, and objects, as text."""
+    if isinstance(value, int):
+        return msgpack.ExtType(_INTEGER, str(int(value)).encode())
+    return str(value)
+
+
+def _integer(code: int, packed: bytes) -> int:
+    if code != _INTEGER:
+        raise ValueError(f"no kind of value is written as {code}")
+    return int(packed)
 
 
 def _request(seen: dict[str, Any]) -> SessionRequest:

@@ -152,9 +152,13 @@ class AppHost:
         )
         document._session_context = weakref.ref(context)
         session_state(document).lay(origin.values)
-        with ids.active():
-            await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
-            self._fill(document, from_values=bool(origin.values))
+        try:
+            with ids.active():
+                await self._run_hook(self.application.on_session_created(context), "on_session_created", session_id)
+                self._fill(document, from_values=bool(origin.values))
+        except BaseException:
+            _take_apart(document)
+            raise
         session = Session(
             session_id,
             document,
@@ -180,8 +184,7 @@ class AppHost:
     async def abandon(self, session: Session) -> None:
         """Take down a session that was built and cannot be published."""
         await self.retire(session)
-        for _ in take_apart(session.document):
-            pass
+        _take_apart(session.document)
 
     def _fill(self, document: Document, *, from_values: bool) -> None:
         """Run the app's code.
@@ -213,3 +216,8 @@ class AppHost:
             await hook
         except Exception:
             log.exception("%s of %s failed for session %s", name, self.url, short_id(session_id))
+
+
+def _take_apart(document: Document) -> None:
+    for _ in take_apart(document):
+        pass

@@ -306,4 +306,4 @@ _CLOSE_PATIENCE = 1.0
 
 
 def _fitting(reason: str) -> str:
-    return reason.encode()[:_CLOSE_REASON_LIMIT].decode("utf-8", "ignore")
+    return reason.encode("utf-8", "replace")[:_CLOSE_REASON_LIMIT].decode("utf-8", "ignore")

@@ -1,7 +1,11 @@
-"""A slider whose document a button holds and another lets go; what the slider's callback does is held with it."""
+"""A slider whose document a button holds and another lets go; what happens meanwhile is held with it.
+
+`step` adds a row and a text, and makes the text of the input the document's title."""
 
 from bokeh.io import curdoc
 from bokeh.models import Button, Column, ColumnDataSource, Div, Slider, TextInput
+
+from aperture import session_state
 
 doc = curdoc()
 slider = Slider(name="slider", start=0, end=100, value=0)
@@ -12,6 +16,8 @@ pause, step, resume = (Button(name=name) for name in ("pause", "step", "resume")
 
 
 def add():
+    doc.title = text.value
+    session_state(doc)["title"] = text.value
     rows.stream({"x": [len(rows.data["x"])]})
     added.children = [*added.children, Div(text=str(len(added.children)))]
 

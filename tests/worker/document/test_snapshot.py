@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -9,20 +12,28 @@ import pytest
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.command.util import build_single_handler_application
+from bokeh.core.properties import Any as Any_
+from bokeh.core.properties import ColumnData, Dict, Int, List, Nullable, Seq, Set, String, TimeDelta, Tuple
+from bokeh.core.serialization import SerializationError
 from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent
 from bokeh.layouts import column
+from bokeh.model import DataModel
 from bokeh.models import ColumnDataSource, Div, Slider
 from bokeh.plotting import figure
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from support.node import EXAMPLES
 from support.peers import state_of
+from support.values import columns, numbers
 
 from aperture.document import ids
 from aperture.document.ids import IdSequence
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import EventEncoder, join_events
+from aperture.protocol.json_text import presentable
+from aperture.protocol.values import MAX_SAFE_INT
+from aperture.worker.document.classes import forget_classes
 from aperture.worker.document.loading import new_document
 from aperture.worker.document.snapshot import fingerprint, lay_over, pack_patch, replay, snapshot
 from aperture.worker.patch.batch import Patch, Reach
@@ -114,8 +125,8 @@ def test_every_example_survives(example: str) -> None:
 class Recorded:
     """A document whose changes are written down as a session writes them."""
 
-    def __init__(self) -> None:
-        self.document = made()
+    def __init__(self, recipe: Application | None = None) -> None:
+        self.document = made(recipe)
         self.journal: list[bytes] = []
         models = self.document.models
         encoder = EventEncoder(lambda m: m not in models._new_models, lambda m: models._new_models.discard(m))
@@ -186,3 +197,107 @@ def test_a_damaged_state_is_a_mismatch_and_nothing_else(garbage: bytes, cut: int
         except StateMismatch:
             continue
         assert damaged == state
+
+
+class Typed(DataModel):
+    """Properties that take less than JSON makes of what they hold."""
+
+    anything = Any_()
+    number = Nullable(Int())
+    numbers = List(Int())
+    counts = Dict(Int(), Any_())
+    some = Set(Int())
+    pair = Nullable(Tuple(Int(), String()))
+    text = Nullable(String())
+    pause = Nullable(TimeDelta())
+    data = ColumnData(String(), Seq(Any_()))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def typed_is_nobody_elses() -> Iterator[None]:
+    """Pages would look for its module."""
+    yield
+    forget_classes(__name__)
+
+
+any_text = st.text(st.characters(exclude_categories=()))
+any_integer = st.integers(-(2**70), 2**70)
+anything = st.recursive(
+    st.none() | numbers() | any_text | st.binary(max_size=9) | st.datetimes() | st.timedeltas(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(any_text | st.integers(-9, 9), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+VALUES = st.one_of(
+    st.tuples(st.just("anything"), anything),
+    st.tuples(st.just("data"), columns()),
+    st.tuples(st.just("number"), any_integer),
+    st.tuples(st.just("numbers"), st.lists(any_integer, max_size=3)),
+    st.tuples(st.just("counts"), st.dictionaries(any_integer, any_text, max_size=3)),
+    st.tuples(st.just("some"), st.sets(any_integer, max_size=3)),
+    st.tuples(st.just("pair"), st.tuples(any_integer, any_text)),
+    st.tuples(st.just("text"), any_text),
+    st.tuples(st.just("pause"), st.timedeltas(timedelta(days=-1000), timedelta(days=1000))),
+    st.tuples(st.just("data"), st.dictionaries(any_text, st.lists(any_integer | any_text, max_size=3), max_size=3)),
+    st.tuples(st.just("anything"), st.dictionaries(st.tuples(any_integer, any_text), any_text, max_size=3)),
+)
+
+
+def holder(document: Document) -> None:
+    document.add_root(Typed(name="holder"))
+
+
+@given(VALUES, any_text, st.booleans())
+@settings(max_examples=200, deadline=None)
+@pytest.mark.filterwarnings("ignore::bokeh.util.warnings.BokehUserWarning")
+def test_whatever_a_property_holds_is_no_reason_to_lose_the_session(
+    change: tuple[str, Any], title: str, journaled: bool
+) -> None:
+    """By snapshot and by journal: what is there again is what viewers were told, and the next worker keeps the same."""
+    recipe = Application(FunctionHandler(holder))
+    lived, rebuilt = Recorded(recipe), made(recipe)
+    attr, value = change
+    before = snapshot(lived.document)
+    try:
+        setattr(named(lived.document, "holder"), attr, value)
+        lived.document.title = title
+        after = snapshot(lived.document)
+    except (SerializationError, ValueError, OverflowError):
+        assume(False)
+    if journaled:
+        lay_over(rebuilt, before)
+        for entry in lived.journal:
+            replay(rebuilt, entry)
+    else:
+        lay_over(rebuilt, after)
+    again = made(recipe)
+    lay_over(again, snapshot(rebuilt))
+    if snapshot(again) != snapshot(rebuilt):  # sets have no order
+        assert getattr(named(again, "holder"), attr) == getattr(named(rebuilt, "holder"), attr)
+    assert rebuilt.title == title or len(rebuilt.title) < len(title), "two halves of a pair are one character"
+    if attr in {"text", "some", "numbers"} and not _is_inexact(value):
+        assert getattr(named(rebuilt, "holder"), attr) == value
+
+
+def _is_inexact(value: Any) -> bool:
+    """Whether it has integers that viewers are told rounded, or halves of a pair that may be joined."""
+    if isinstance(value, str):
+        return presentable(value) != value
+    return any(abs(number) > MAX_SAFE_INT for number in value)
+
+
+def test_a_file_name_that_is_not_utf8_survives() -> None:
+    """As Python shows it; as text, as a key, in an array, as a name and in the title."""
+    name = os.fsdecode(b"caf\xe9.csv")
+    lived, rebuilt = made(), made()
+    named(lived, "text").text = name
+    named(lived, "source").data = {name: [name], "array": np.array([name])}
+    named(lived, "slider").name = name
+    lived.title = name
+    lay_over(rebuilt, snapshot(lived))
+    assert named(rebuilt, "text").text == rebuilt.title == name
+    assert named(rebuilt, name) is not None
+    assert list(named(rebuilt, "source").data["array"]) == named(rebuilt, "source").data[name] == [name]

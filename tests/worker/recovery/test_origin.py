@@ -53,6 +53,28 @@ def test_a_session_without_a_request_has_none_again() -> None:
     assert origin == Origin(None, {})
 
 
+any_text = st.text(st.characters(exclude_categories=()))
+any_payload = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | any_text | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(any_text | st.integers(-9, 9), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(any_text, any_payload, max_size=4), st.none() | any_text, any_text)
+def test_whatever_a_hook_or_a_request_has_brought_is_there_again(
+    payload: dict[str, Any], user: str | None, text: str
+) -> None:
+    """Lone surrogates, large integers and numbers as keys among it: none of it may cost the session its page."""
+    before = request(headers={"X-Text": text}, cookies={text: text})
+    origin, _ = unpack_origin(pack_origin(Origin(before, payload, user=user), FINGERPRINT))
+    assert origin.payload == payload
+    assert origin.user == user
+    assert origin.request is not None
+    assert origin.request.headers == before.headers
+    assert origin.request.cookies == before.cookies
+
+
 @given(st.integers(0, 2000), st.binary(max_size=60))
 def test_what_is_damaged_is_a_mismatch_and_nothing_else(cut: int, garbage: bytes) -> None:
     """Cut short, prolonged, or never an origin."""
