@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bokeh.application.application import ServerContext, SessionContext
 from bokeh.document import Document
 from tornado.httputil import HTTPServerRequest
 
 if TYPE_CHECKING:
-    from aperture.worker.session.host import AppHost
     from aperture.worker.session.session import Session
 
 __all__ = ["AppServerContext", "AppSessionContext", "SessionRequest"]
@@ -46,14 +45,21 @@ class SessionRequest:
         return getattr(self._request, name)
 
 
+class _App(Protocol):
+    """An `aperture.worker.session.host.AppHost`, which makes these contexts."""
+
+    @property
+    def sessions(self) -> Iterable[Session]: ...
+
+
 class AppServerContext(ServerContext):
     """What lifecycle hooks see of the server: the sessions of their app in this worker."""
 
-    def __init__(self, host: AppHost) -> None:
+    def __init__(self, host: _App) -> None:
         self._host = weakref.ref(host)
 
     @property
-    def application_context(self) -> AppHost | None:
+    def application_context(self) -> _App | None:
         return self._host()
 
     @property

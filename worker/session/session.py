@@ -39,10 +39,10 @@ from aperture.worker.session.placement import LocalPlacement, Placement
 from aperture.worker.session.schedule import Schedule
 
 if TYPE_CHECKING:
+    from bokeh.application.application import SessionContext
     from bokeh.model import Model
 
     from aperture.protocol.messages import FramedDocument
-    from aperture.worker.session.context import AppSessionContext
 
 __all__ = ["Session"]
 
@@ -82,7 +82,7 @@ class Session:
         ids: IdSequence,
         issue_token: Callable[[str], str],
         app: str = "/",
-        context: AppSessionContext | None = None,
+        context: SessionContext | None = None,
         epoch: int = 1,
         fence: Placement | None = None,
         inherited: bool = False,
