@@ -36,15 +36,13 @@ from aperture.wire.node_messages import (
     SessionInfo,
     SessionsAre,
     WorkerSeat,
+    in_parts,
 )
 from aperture.worker.adopt import AdoptedStream, Peer, adopt_socket
 
 __all__ = ["GatewayLink", "Orders"]
 
 log = logging.getLogger(__name__)
-
-_SESSIONS_PER_MESSAGE = 100
-"""Keeps a message of the longest ids we admit (1 KB) below the size of a datagram."""
 
 
 class Orders(Protocol):
@@ -211,7 +209,13 @@ class GatewayLink:
 
     def _on_readable(self) -> None:
         for message, passed in self._endpoint.receive():
-            self._handle(message, passed)
+            try:
+                self._handle(message, passed)
+            except Exception:
+                # Behind it in the batch are other people's connections.
+                log.exception("acting on a %s from the gateway failed", type(message).__name__)
+                if passed is not None:
+                    passed.close()
 
     def _handle(self, message: Message, passed: socket.socket | None) -> None:
         match message:
@@ -274,10 +278,9 @@ class GatewayLink:
         self._adopt(stream)
 
     def _send_sessions(self, request: int) -> None:
-        rows = [(s.id, s.app, s.epoch, s.connections, s.edges, s.age_seconds) for s in self._describe()]
-        for start in range(0, max(len(rows), 1), _SESSIONS_PER_MESSAGE):
-            part = tuple(rows[start : start + _SESSIONS_PER_MESSAGE])
-            self._endpoint.send(SessionsAre(request, part, start + _SESSIONS_PER_MESSAGE >= len(rows)))
+        rows = ((s.id, s.app, s.epoch, s.connections, s.edges, s.age_seconds) for s in self._describe())
+        for part, last in in_parts(rows):
+            self._endpoint.send(SessionsAre(request, part, last))
 
     def _repeat_crowded(self) -> None:
         """The gateway may be another than the one that was told. Behind the sessions: it heeds it only of those."""

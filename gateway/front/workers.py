@@ -15,7 +15,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from aperture.gateway.front.routing import RoutingTable
@@ -266,7 +266,8 @@ class Roster:
                 self._read(worker)
         if self._control.fileno() in readable:
             for message, passed in self._control.receive():
-                self._heed_supervisor(message, passed)
+                with _alone("the supervisor", message, passed):
+                    self._heed_supervisor(message, passed)
 
     def overdue(self) -> dict[int, float]:
         """Seconds for which each worker that is up has owed its report: it is stuck, and cannot say so itself."""
@@ -289,7 +290,8 @@ class Roster:
             received = self._links[worker].receive()
             more = len(received) == RECEIVE_LIMIT
             for message, passed in received:
-                self._heed(worker, message, passed)
+                with _alone(f"worker {worker}", message, passed):
+                    self._heed(worker, message, passed)
 
     def _heed(self, worker: int, message: Message, passed: socket.socket | None) -> None:
         match message:
@@ -346,6 +348,7 @@ class Roster:
             self.send(worker, ExtensionsAre(told.request, dict(self._extensions)))
         except ValueError as problem:
             log.error("cannot tell worker %d all extensions: %s", worker, problem)
+            self.send(worker, ExtensionsAre(told.request, told.dirs))  # which fitted when it came; it waits for this
 
     def _heed_supervisor(self, message: Message, passed: socket.socket | None) -> None:
         match message:
@@ -376,3 +379,14 @@ class Roster:
             for asked, answer in tuple(self._orders.values()):
                 if asked == down.worker and not answer.done():
                     answer.set_exception(_Dead())
+
+
+@contextlib.contextmanager
+def _alone(sender: str, message: Message, passed: socket.socket | None) -> Iterator[None]:
+    """Keep a failure to this message: behind it in the batch are other people's connections."""
+    try:
+        yield
+    except Exception:
+        log.exception("acting on a %s from %s failed", type(message).__name__, sender)
+        if passed is not None:
+            passed.close()

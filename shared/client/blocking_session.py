@@ -4,7 +4,8 @@ The connection lives in a thread of its own (`aperture.client.background`), so t
 running already. The document belongs to the caller: what the server sends is applied, and the document's timed
 callbacks run, in the calling thread and only during a blocking call (`pull`, `push`, `force_roundtrip`,
 `request_server_info`, `connect`), as with Bokeh's client. What is changed here is sent at once. Whoever uses one
-session from several threads must see to it that only one does at a time.
+session from several threads must see to it that only one does at a time. A loop that the caller gives, and that does
+not run, is run by these calls while they wait (`aperture.client.callers_loop`), because the server may be on it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from urllib.parse import quote_plus
 from bokeh.document import Document
 
 from aperture.client import background
+from aperture.client.callers_loop import AnyLoop, CallersLoop
 from aperture.client.connect_options import (
     CONNECT_TIMEOUT,
     MAX_MESSAGE_SIZE,
@@ -62,7 +64,6 @@ from aperture.protocol.messages import Message, Request
 if TYPE_CHECKING:
     from bokeh.models.ui import UIElement
     from bokeh.util.browser import BrowserLike, BrowserTarget
-    from tornado.ioloop import IOLoop
 
 __all__ = ["DEFAULT_SESSION_ID", "ClientSession", "ErrorReason", "pull_session", "push_session", "show_session"]
 
@@ -82,7 +83,7 @@ class ErrorReason(Enum):
 def pull_session(
     session_id: str | None = None,
     url: str = "default",
-    io_loop: IOLoop | None = None,
+    io_loop: AnyLoop | None = None,
     arguments: Mapping[str, str | Iterable[str]] | None = None,
     max_message_size: int = MAX_MESSAGE_SIZE,
     **more: Any,
@@ -92,7 +93,7 @@ def pull_session(
     Args:
         session_id: None for a new one; its `id` tells.
         url: of the app, or `"default"` for a local server's root.
-        io_loop: not used; the connection has a loop of its own.
+        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
         arguments: for the app's code, if the session is new.
         max_message_size: bytes of one message, in either direction.
         more: further arguments of `ClientSession`.
@@ -114,7 +115,7 @@ def push_session(
     document: Document,
     session_id: str | None = None,
     url: str = "default",
-    io_loop: IOLoop | None = None,
+    io_loop: AnyLoop | None = None,
     max_message_size: int = MAX_MESSAGE_SIZE,
     **more: Any,
 ) -> ClientSession:
@@ -124,7 +125,7 @@ def push_session(
         document: becomes the session's `document`.
         session_id: None for a new one; its `id` tells.
         url: of the app, or `"default"` for a local server's root.
-        io_loop: not used; the connection has a loop of its own.
+        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
         max_message_size: bytes of one message, in either direction.
         more: further arguments of `ClientSession`.
 
@@ -177,7 +178,7 @@ class ClientSession:
     Args:
         session_id: None for a new one.
         websocket_url: of the app's websocket.
-        io_loop: not used; the connection has a loop of its own.
+        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
         arguments: for the app's code, if the session is new.
         max_message_size: bytes of one message, in either direction.
         headers: to be sent with the handshake.
@@ -192,7 +193,7 @@ class ClientSession:
         self,
         session_id: str | None = None,
         websocket_url: str = DEFAULT_WEBSOCKET_URL,
-        io_loop: IOLoop | None = None,
+        io_loop: AnyLoop | None = None,
         arguments: Mapping[str, str | Iterable[str]] | None = None,
         max_message_size: int = MAX_MESSAGE_SIZE,
         *,
@@ -219,7 +220,8 @@ class ClientSession:
             timeout=timeout,
             delays=delays_of(reconnect),
         )
-        self._inbox = Inbox()
+        self._loop = CallersLoop(io_loop)
+        self._inbox = Inbox(on_news=self._loop.ring)
         self._agenda = Agenda(time.monotonic, self._inbox.wake)
         self._exchange: Exchange | None = None
         self._link: Link | None = None
@@ -227,6 +229,8 @@ class ClientSession:
         """Ends the connection of a session that nobody has closed, or can any more."""
         self._failure: ClientError | None = None
         self._over = False
+        self._opened = False
+        """A first `pull` or `push` has returned. Timed callbacks wait for it, since they may use what it is part of."""
 
     # What it is
 
@@ -305,6 +309,7 @@ class ClientSession:
         self.connect()
         self._start(Document())
         self._ask(lambda exchange: exchange.pull())
+        self._opened = True
 
     def push(self, document: Document | None = None) -> None:
         """Make the server's document this one, or what the session's own is now. Connects if need be.
@@ -319,6 +324,7 @@ class ClientSession:
         self.connect()
         self._start(document if document is not None else Document())
         self._ask(lambda exchange: exchange.push())
+        self._opened = True
 
     def request_server_info(self) -> dict[str, Any]:
         """The versions of the server and of its Bokeh."""
@@ -370,14 +376,19 @@ class ClientSession:
         self._over = True
         link = self._let_go()
         if link is not None:
-            closing = background.submit(link.close(why))
-            try:
-                closing.result(CLOSE_SECONDS + 1)
-            except TimeoutError:
-                log.debug("the server did not say goodbye")
+            self._say_goodbye(link, why)
         if self._exchange is not None:
             self._exchange.cut_off(SessionClosed("the session has been closed"))
             self._exchange.close()
+
+    def _say_goodbye(self, link: Link, why: str) -> None:
+        closing = background.submit(link.close(why))
+        if self._loop.runs_here:
+            return  # the server may be on this loop, and answers when the caller has returned
+        try:
+            self._loop.result(closing, CLOSE_SECONDS + 1)
+        except TimeoutError:
+            log.debug("the server did not say goodbye")
 
     def _give_up(self) -> None:
         """Close without waiting for a server that has not given what it should."""
@@ -402,8 +413,9 @@ class ClientSession:
             return
         if self.connected:
             exchange.last_call()
-            with suppress(ServerSilent):
-                self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
+            if not self._loop.runs_here:
+                with suppress(ServerSilent):
+                    self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
         if exchange.unsent:
             log.warning("the last %d changes of session %s... were not sent", exchange.unsent, self.id[:8])
 
@@ -533,13 +545,19 @@ class ClientSession:
 
     def _turn(self, until: float | None) -> None:
         """Take one thing that has arrived, or wait for one, and run the callbacks that are due."""
-        due = self._agenda.next_due()
+        due = self._agenda.next_due() if self._opened else None
         limit = until if due is None else due if until is None else min(due, until)
-        item = self._inbox.get(limit)
+        item = self._next_item(limit)
         if item is not None:
             self._take(item)
-        for entry in self._agenda.take_due():
+        for entry in self._agenda.take_due() if self._opened else ():
             self._run_callback(entry)
+
+    def _next_item(self, until: float | None) -> Item | None:
+        if not self._loop.rests:
+            return self._inbox.get(until)
+        self._loop.run_until_rung(until if self._inbox.empty else 0)
+        return self._inbox.get(0)
 
     def _take_all(self) -> None:
         while (item := self._inbox.get(0)) is not None:
@@ -570,7 +588,7 @@ class ClientSession:
         try:
             result = entry.callback()
             if inspect.isawaitable(result):
-                _run_awaitable(result)
+                self._loop.run(result)
         except Exception:
             log.exception("a timed callback of the document failed")
         self._agenda.finished(entry, started)
@@ -630,12 +648,3 @@ def _blocked(problem: ServerSilent) -> ServerSilent:
         f"{problem}. This call blocks the event loop that runs in this thread: if the server runs on that loop, it"
         " cannot answer. There, use `await aperture.client.connect(...)`, or `async with`"
     )
-
-
-def _run_awaitable(result: Any) -> None:
-    """Run a callback that is a coroutine. Inside of a running loop there is no way to, and Python says so."""
-
-    async def wait() -> None:
-        await result
-
-    asyncio.run(wait())

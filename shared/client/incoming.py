@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aperture.errors import ClientError
@@ -41,15 +42,32 @@ Item = Message | Ended | Overrun
 
 
 class Inbox:
-    """From the connection's thread to the program's."""
+    """From the connection's thread to the program's.
 
-    def __init__(self, max_bytes: int = MAX_BYTES, max_messages: int = MAX_MESSAGES) -> None:
+    Args:
+        max_bytes: above which waiting patches are dropped.
+        max_messages: above which they are, too.
+        on_news: called after `put` and `wake`, in their threads.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int = MAX_BYTES,
+        max_messages: int = MAX_MESSAGES,
+        on_news: Callable[[], object] = lambda: None,
+    ) -> None:
         self._max_bytes = max_bytes
         self._max_messages = max_messages
         self._items: deque[tuple[Item, int]] = deque()
         self._bytes = 0
         self._news = threading.Condition()
         self._woken = False
+        self._on_news = on_news
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._items
 
     def put(self, item: Item, size: int = 0) -> None:
         """Add what has arrived."""
@@ -59,12 +77,14 @@ class Inbox:
             if self._bytes > self._max_bytes or len(self._items) > self._max_messages:
                 self._drop_patches()
             self._news.notify_all()
+        self._on_news()
 
     def wake(self) -> None:
         """Let whoever waits look around, though nothing has arrived."""
         with self._news:
             self._woken = True
             self._news.notify_all()
+        self._on_news()
 
     def get(self, until: float | None) -> Item | None:
         """The oldest item; None if `wake` was called, or nothing came until then (`time.monotonic`)."""

@@ -11,12 +11,13 @@ from urllib.parse import unquote_to_bytes
 from aperture.protocol.tokens import read_session_id
 
 __all__ = [
-    "MAX_SESSION_ID_LENGTH",
+    "MAX_SESSION_ID_BYTES",
     "SESSION_ID_ARGUMENT",
     "SESSION_ID_HEADER",
     "SUBPROTOCOL",
     "TOKEN_ARGUMENT",
     "HeaderLookup",
+    "is_session_id",
     "session_named",
 ]
 
@@ -25,8 +26,9 @@ TOKEN_ARGUMENT = "bokeh-token"
 SESSION_ID_HEADER = "Bokeh-Session-Id"
 SUBPROTOCOL = "bokeh"
 
-MAX_SESSION_ID_LENGTH = 1024
-"""Longer ids are not served. Generated ones have 44 characters, signed ones 88; a hand-over must hold head and id."""
+MAX_SESSION_ID_BYTES = 1024
+"""Of UTF-8, as ids travel; longer ones are not served. Generated ones have 44, signed ones 88; a hand-over must hold
+head and id."""
 
 
 class HeaderLookup(Protocol):
@@ -43,9 +45,17 @@ def session_named(query: str, headers: HeaderLookup) -> str | None:
     answers what is malformed. Never raises.
     """
     session_id = _from_subprotocol(headers) or _from_query(query) or headers.get(SESSION_ID_HEADER) or None
-    if session_id is None or len(session_id) > MAX_SESSION_ID_LENGTH:
-        return None
-    return session_id
+    return session_id if session_id is not None and is_session_id(session_id) else None
+
+
+def is_session_id(text: str) -> bool:
+    """Whether this can be the id of a session: not empty, not too long, and writable as UTF-8."""
+    if not 0 < len(text) <= MAX_SESSION_ID_BYTES:  # a character is one byte at least
+        return False
+    try:
+        return len(text.encode()) <= MAX_SESSION_ID_BYTES
+    except UnicodeEncodeError:  # a lone surrogate, which JSON in a token can hold
+        return False
 
 
 def _from_subprotocol(headers: HeaderLookup) -> str | None:

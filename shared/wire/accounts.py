@@ -12,13 +12,12 @@ from typing import Any
 
 import msgpack
 
-__all__ = ["MOST_SESSIONS", "ROWS_PER_PART", "SHOWN_ID_LENGTH", "SessionRow", "WorkerAccount", "WorkerRow"]
+from aperture.wire.node_messages import in_parts
+
+__all__ = ["MOST_SESSIONS", "SHOWN_ID_LENGTH", "SessionRow", "WorkerAccount", "WorkerRow"]
 
 SHOWN_ID_LENGTH = 8
 """Characters of a session id that anybody may see."""
-
-ROWS_PER_PART = 200
-"""Session rows in one message: it stays below the size of a datagram, whatever the routes are called."""
 
 MOST_SESSIONS = 5_000
 """Rows of one worker; of more, the first, and `truncated` says so."""
@@ -70,11 +69,9 @@ class WorkerAccount:
         """This account as messages, each with whether it is the last."""
         if self.worker is None:
             raise AssertionError("a worker knows itself")
-        rows = [astuple(row) for row in self.sessions[:MOST_SESSIONS]]
         truncated = self.truncated or len(self.sessions) > MOST_SESSIONS
-        for start in range(0, max(len(rows), 1), ROWS_PER_PART):
-            part = [list(astuple(self.worker)), rows[start : start + ROWS_PER_PART], truncated]
-            yield msgpack.packb(part, use_bin_type=True), start + ROWS_PER_PART >= len(rows)
+        for rows, last in in_parts(map(astuple, self.sessions[:MOST_SESSIONS])):
+            yield msgpack.packb([list(astuple(self.worker)), rows, truncated], use_bin_type=True), last
 
     def add(self, part: bytes) -> None:
         """Take one part in.

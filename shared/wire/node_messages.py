@@ -16,9 +16,9 @@ import os
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgpack
 
@@ -52,9 +52,12 @@ __all__ = [
     "WorkerDown",
     "WorkerSeat",
     "datagram_pair",
+    "in_parts",
 ]
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
 
 MAX_DATAGRAM = 192 * 1024
 """Linux refuses a datagram above the socket's send buffer (208 KB unless raised); a request head is at most 128 KB."""
@@ -68,6 +71,9 @@ _CLOSE_ON_EXEC = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _SEND_BUFFER = 4 * 1024 * 1024
 """Asked for, not granted: the kernel caps it. Room for a burst of hand-overs while a worker runs app code."""
 
+
+ROWS_BYTES = 128 * 1024
+"""Of rows in one message; the rest of a datagram is for what else is in it."""
 
 RECEIVE_LIMIT = 1024
 """Messages taken in one go, so that a flood from one process does not starve the others."""
@@ -358,6 +364,20 @@ _TYPES: tuple[type[Message], ...] = (
 )
 _CODES = {cls: code for code, cls in enumerate(_TYPES)}
 _FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in _TYPES}
+
+
+def in_parts(rows: Iterable[Row]) -> Iterator[tuple[tuple[Row, ...], bool]]:
+    """Rows in as many parts as fit a message each, each with whether it is the last; without rows, one empty part."""
+    part: list[Row] = []
+    size = 0
+    for row in rows:
+        row_size = len(msgpack.packb(row, use_bin_type=True))
+        if part and size + row_size > ROWS_BYTES:
+            yield tuple(part), False
+            part, size = [], 0
+        part.append(row)
+        size += row_size
+    yield tuple(part), True
 
 
 def datagram_pair() -> tuple[socket.socket, socket.socket]:

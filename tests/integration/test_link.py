@@ -158,6 +158,7 @@ async def test_it_tells_a_new_gateway_everything(pair: tuple[socket.socket, sock
     """In parts that fit a datagram, though the ids be as long as they may; the last part says so."""
     desk = desk_of(pair)
     desk.sessions = [SessionInfo(f"{number:0512}", "/app", 1, 2, 0, 1.5) for number in range(450)]
+    desk.sessions += [SessionInfo("\N{TURTLE}" * 256, "/\N{TURTLE}" * 128, 1, 2, 0, 1.5) for _ in range(450)]
     desk.link.open()
     await desk.messages()
     desk.gateway.send(Describe(7))
@@ -177,6 +178,24 @@ async def test_it_tells_a_new_gateway_everything(pair: tuple[socket.socket, sock
     desk.sessions = []
     desk.gateway.send(Describe(8))
     assert (await desk.messages(2))[1] == SessionsAre(8, (), True)
+    desk.link.stop_adopting()
+
+
+@in_loop
+async def test_a_message_that_fails_does_not_cost_its_neighbours(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Connections behind it in the same batch are adopted, and the failure is in the log."""
+    desk = desk_of(pair)
+    desk.sessions = [SessionInfo("\ud800", "/app", 1, 2, 0, 1.5)]
+    client, passed = socket.socketpair()
+    with client:
+        desk.gateway.send(Describe(7))
+        desk.gateway.send(adopt(), passed)
+        desk.link.open()
+        await desk.until(lambda: desk.adopted)
+        desk.adopted[0].close()
+    assert "acting on a Describe from the gateway failed" in caplog.text
     desk.link.stop_adopting()
 
 

@@ -54,6 +54,8 @@ def test_the_session_id_is_found_where_clients_put_it(request_head: Head) -> Non
         head("bokeh-token=rubbish"),
         head(f"bokeh-token={token(5)}"),
         head("bokeh-session-id=" + "x" * 1025),
+        head("bokeh-session-id=" + "%F0%9F%90%A2" * 257),
+        head(f"bokeh-token={token(chr(0xD800))}"),
         head(Sec_WebSocket_Protocol="bokeh"),
         head(Sec_WebSocket_Protocol=f"chat, {token('s1')}"),
     ],
@@ -61,6 +63,12 @@ def test_the_session_id_is_found_where_clients_put_it(request_head: Head) -> Non
 def test_a_missing_or_malformed_id_is_none(request_head: Head) -> None:
     """The worker answers these, so they only must not be routed by."""
     assert named(request_head) is None
+
+
+def test_the_longest_id_is_counted_in_bytes() -> None:
+    """As it travels between processes; of four-byte characters there are a quarter as many."""
+    assert named(head("bokeh-session-id=" + "%F0%9F%90%A2" * 256)) == "\N{TURTLE}" * 256
+    assert named(head("bokeh-session-id=" + "x" * 1024)) == "x" * 1024
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=255)), st.text(alphabet=st.characters(max_codepoint=255)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgpack
@@ -9,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aperture.wire.accounts import MOST_SESSIONS, ROWS_PER_PART, SessionRow, WorkerAccount, WorkerRow
+from aperture.wire.accounts import MOST_SESSIONS, SessionRow, WorkerAccount, WorkerRow
+from aperture.wire.node_messages import MAX_DATAGRAM, OthersAre
 
 ME = WorkerRow("node/0/abc", 12, 3, 4, 0.001, 1_000_000)
 
@@ -28,11 +30,19 @@ def passed_on(account: WorkerAccount) -> WorkerAccount:
     return received
 
 
-@pytest.mark.parametrize("count", [0, 1, ROWS_PER_PART, ROWS_PER_PART + 1, 3 * ROWS_PER_PART])
+@pytest.mark.parametrize("count", [0, 1, 200, MOST_SESSIONS])
 def test_an_account_comes_through_in_parts(count: int) -> None:
     """Whatever number of sessions, also none."""
     sent = WorkerAccount(ME, rows(count))
     assert passed_on(sent) == sent
+
+
+def test_each_part_fits_a_datagram_whatever_the_routes_are_called() -> None:
+    """It is counted in bytes, of which a character of a route may have four."""
+    sent = WorkerAccount(ME, [replace(row, app="/" + "\N{TURTLE}" * 250) for row in rows(MOST_SESSIONS)])
+    assert passed_on(sent) == sent
+    for part, last in sent.parts():
+        assert len(OthersAre(1, ME.name, part, last).pack()) < MAX_DATAGRAM
 
 
 def test_an_account_is_bounded() -> None:
@@ -44,8 +54,8 @@ def test_an_account_is_bounded() -> None:
 
 def test_a_sender_without_measure_is_bounded_too() -> None:
     """Parts without end do not fill the gateway's memory."""
-    received, part = WorkerAccount(), next(WorkerAccount(ME, rows(ROWS_PER_PART)).parts())[0]
-    for _ in range(MOST_SESSIONS // ROWS_PER_PART + 5):
+    received, part = WorkerAccount(), next(WorkerAccount(ME, rows(200)).parts())[0]
+    for _ in range(MOST_SESSIONS // 200 + 5):
         received.add(part)
     assert len(received.sessions) == MOST_SESSIONS
     assert received.truncated

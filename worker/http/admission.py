@@ -12,10 +12,10 @@ from tornado.web import HTTPError
 from aperture.config.settings import Settings
 from aperture.errors import TokenError
 from aperture.protocol.naming import (
-    MAX_SESSION_ID_LENGTH,
     SESSION_ID_ARGUMENT,
     SESSION_ID_HEADER,
     TOKEN_ARGUMENT,
+    is_session_id,
 )
 from aperture.protocol.tokens import Token, Tokens
 from aperture.worker.session.context import SessionRequest
@@ -60,7 +60,7 @@ def admit_page(request: HTTPServerRequest, tokens: Tokens, *, generate_ids: bool
         if not generate_ids:
             raise HTTPError(403, reason="No bokeh-session-id provided")
         return Admission(tokens.new_session_id(), fresh=True)
-    if not 0 < len(session_id) <= MAX_SESSION_ID_LENGTH or not tokens.check_session_id(session_id):
+    if not is_session_id(session_id) or not tokens.check_session_id(session_id):
         raise HTTPError(403, reason="Invalid token or session ID")
     return Admission(session_id)
 
@@ -73,8 +73,8 @@ def verify(tokens: Tokens, token: str) -> Token:
     """
     try:
         verified = tokens.verify(token)
-        if not 0 < len(verified.session_id) <= MAX_SESSION_ID_LENGTH:
-            raise TokenError("the session id in the token is too long")
+        if not is_session_id(verified.session_id):
+            raise TokenError("the session id in the token is empty, too long or not text")
         return verified
     except TokenError as problem:
         raise HTTPError(403, str(problem), reason="Invalid token or session ID") from problem

@@ -92,6 +92,13 @@ class TestAdmission:
         """Unsigned ids are any text but none."""
         assert refused(request(Bokeh_Session_Id=""), UNSIGNED) == "Invalid token or session ID"
 
+    @pytest.mark.parametrize("name", ["x" * 1025, "\N{TURTLE}" * 257, "\ud800"])
+    def test_an_id_that_cannot_travel_is_refused(self, name: str) -> None:
+        """Too long in bytes, or no text at all: also in a token, where JSON can hold what UTF-8 cannot."""
+        assert refused(request(Bokeh_Session_Id=name), UNSIGNED) == "Invalid token or session ID"
+        token = UNSIGNED.issue(name)
+        assert refused(request(f"/app?bokeh-token={token}"), UNSIGNED) == "Invalid token or session ID"
+
     def test_ids_and_tokens_that_bokeh_made_are_admitted(self) -> None:
         """With `bokeh.util.token` and the same key, as an embedding page does."""
         session_id = generate_session_id(secret_key=KEY, signed=True)
