@@ -49,6 +49,7 @@ from bokeh.model import Model
 
 from aperture.protocol.codec import Buffer, EncodedEvent, EventEncoder, is_scalar, join_events
 from aperture.worker.document.contention import Contention, Key
+from aperture.worker.document.ordered import AddedCallbacks, OrderedSet
 from aperture.worker.document.teardown import release_callback
 
 __all__ = ["Batch", "OrderedCallbacks", "Patch", "Reach", "Recorder", "final_change", "ordered_callbacks"]
@@ -91,6 +92,10 @@ class OrderedCallbacks(DocumentCallbackManager):
 
     def __init__(self, document: Document) -> None:
         super().__init__(document)
+        # Bokeh's own are sets, and what is added before there is a session would run in any order.
+        self.added: AddedCallbacks[Any] = AddedCallbacks()
+        self._session_callbacks = self.added  # type: ignore[assignment]
+        self._session_destroyed_callbacks = OrderedSet()  # type: ignore[assignment]
         self.recorder: Recorder | None = None
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""

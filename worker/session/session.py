@@ -376,7 +376,7 @@ class Session:
     # What the document calls
 
     def _session_callback_added(self, event: Any) -> None:
-        self._schedule.add(event.callback)
+        self._callbacks.added.schedule(self._schedule.add)
 
     def _session_callback_removed(self, event: Any) -> None:
         self._schedule.remove(event.callback)
@@ -404,8 +404,7 @@ class Session:
         callbacks.recorder = self._record
         session_state(self._document).listener = self._record_value
         callbacks.on_change_dispatch_to(self)
-        for callback in callbacks.session_callbacks:
-            self._schedule.add(callback)
+        callbacks.added.schedule(self._schedule.add)
 
     def _act_locked(
         self, sender: Viewer, seen: int, act: Callable[[], FrameRun], on_error: Callable[[Exception], FrameRun]
