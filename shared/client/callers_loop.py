@@ -11,14 +11,13 @@ import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-if TYPE_CHECKING:
-    from tornado.ioloop import IOLoop
+from tornado.ioloop import IOLoop
 
 __all__ = ["AnyLoop", "CallersLoop"]
 
-AnyLoop: TypeAlias = "IOLoop | asyncio.AbstractEventLoop"
+AnyLoop: TypeAlias = IOLoop | asyncio.AbstractEventLoop
 
 T = TypeVar("T")
 

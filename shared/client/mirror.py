@@ -94,7 +94,8 @@ class Mirror:
         self._listeners = _Listeners.of(self.document)
         self._listeners.mirrors.append(self)
         callbacks.on_change_dispatch_to(self)
-        for entry in callbacks.session_callbacks:
+        # Bokeh keeps them in a set; their ids count up.
+        for entry in sorted(callbacks.session_callbacks, key=lambda entry: (len(entry.id), entry.id)):
             self._agenda.add(entry)
 
     def detach(self) -> None:

@@ -691,6 +691,20 @@ async def test_what_no_server_says_is_garbled() -> None:
         client.exchange.receive(parsed(messages.ok(client.sent[0].msgid))[0])
 
 
+def test_callbacks_from_before_the_connection_keep_their_order() -> None:
+    """Bokeh keeps them in a set."""
+    document = Document()
+    entries = [document.add_next_tick_callback(lambda: None) for _ in range(60)]
+    added: list[Any] = []
+
+    class Noting(Agenda):
+        def add(self, entry: Any) -> None:
+            added.append(entry)
+
+    Mirror(document, ignore, Noting(float, ignore)).attach()
+    assert added == entries
+
+
 @in_loop
 async def test_after_the_end_the_document_is_left_alone() -> None:
     """Its owner may change it, and nothing is kept or sent."""

@@ -20,6 +20,7 @@ from bokeh.document.callbacks import DocumentCallbackManager
 from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 from bokeh.model import Model
 
+from aperture.worker.document.ordered import AddedCallbacks, OrderedSet
 from aperture.worker.document.teardown import release_callback
 from aperture.worker.patch.batch import Reach
 from aperture.worker.patch.changes import BUILDING, key_of, left_before, whole_change
@@ -43,6 +44,10 @@ class OrderedCallbacks(DocumentCallbackManager):
 
     def __init__(self, document: Document) -> None:
         super().__init__(document)
+        # Bokeh's own are sets, and what is added before there is a session would run in any order.
+        self.added: AddedCallbacks[Any] = AddedCallbacks()
+        self._session_callbacks = self.added  # type: ignore[assignment]
+        self._session_destroyed_callbacks = OrderedSet()  # type: ignore[assignment]
         self.recorder: Recorder | None = None
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""

@@ -92,13 +92,13 @@ class Schedule:
         period = _period_of(callback)
         delay = getattr(callback, "timeout", 0) / 1000 if period is None else period
         if delay > 0:
-            self._wait(callback, delay)
+            self._wait(callback, self._loop.time() + delay)
         else:
             self._fire(callback)
 
-    def _wait(self, callback: ScheduledCallback, delay: float) -> None:
+    def _wait(self, callback: ScheduledCallback, until: float) -> None:
         if callback.id in self._pending:
-            self._waits[callback.id] = self._loop.call_later(delay, self._fire, callback)
+            self._waits[callback.id] = self._loop.call_at(until, self._fire, callback)
 
     def _drop_wait(self, callback_id: str) -> None:
         wait = self._waits.pop(callback_id, None)
@@ -119,8 +119,9 @@ class Schedule:
     async def _finish_period(self, callback: ScheduledCallback, run: Awaitable[None], period: float) -> None:
         started = self._loop.time()
         await run
-        # The callback's own time counts against the period, as in Bokeh.
-        self._wait(callback, max(0.0, period - (self._loop.time() - started)))
+        # The callback's own time counts against the period, as in Bokeh. Counted from when it began, and not from now,
+        # those of one period stay in their order.
+        self._wait(callback, max(self._loop.time(), started + period))
 
     def _start(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -313,7 +313,7 @@ class Session:
     # What the document calls
 
     def _session_callback_added(self, event: Any) -> None:
-        self._schedule.add(event.callback)
+        self.held.callbacks.added.schedule(self._schedule.add)
 
     def _session_callback_removed(self, event: Any) -> None:
         self._schedule.remove(event.callback)
@@ -323,8 +323,7 @@ class Session:
     def _follow_callbacks(self) -> None:
         callbacks = self.held.callbacks
         callbacks.on_change_dispatch_to(self)
-        for callback in callbacks.session_callbacks:
-            self._schedule.add(callback)
+        callbacks.added.schedule(self._schedule.add)
 
     async def _run_scheduled(self, func: Callable[[], Any]) -> None:
         """Run a callback with the lock, unless the app said `without_document_lock`. In a task of its own."""

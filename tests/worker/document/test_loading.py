@@ -208,6 +208,21 @@ def lifecycle() -> Any:
     return application.handlers[-1]
 
 
+def test_destroyed_callbacks_are_called_in_the_order_of_adding() -> None:
+    """What is added twice is called once, where it was added first."""
+    document = new_document()
+    called: list[int] = []
+
+    def noting(number: int) -> Any:
+        return lambda session_context: called.append(number)
+
+    callbacks = [noting(number) for number in range(60)]
+    for callback in [*callbacks, callbacks[0]]:
+        document.on_session_destroyed(callback)
+    lifecycle()._on_session_destroyed(Context(document))
+    assert called == list(range(60))
+
+
 def test_all_destroyed_callbacks_are_called_though_one_fails() -> None:
     """With the context, once; what went wrong is told together."""
     document = new_document()

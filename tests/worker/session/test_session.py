@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -211,6 +212,76 @@ async def test_timeout_and_periodic_callbacks_run_until_removed() -> None:
     document.remove_next_tick_callback(document.add_next_tick_callback(unwanted))
     await eventually(done)
     assert len(ticks) == 3
+
+
+@in_loop
+async def test_callbacks_run_in_the_order_of_adding() -> None:
+    """Next ticks and timeouts, added before the session was there, while it begins and by a callback."""
+    document = new_document()
+    ran: list[str] = []
+    done = asyncio.Event()
+
+    def add(name: str) -> None:
+        document.add_next_tick_callback(lambda: ran.append(f"tick {name}"))
+        document.add_timeout_callback(lambda: ran.append(f"timeout {name}"), 5)
+
+    names = [f"{number:03}" for number in range(90)]
+    for name in names[:60]:
+        add(name)
+    session = make_session(document=document)
+    for name in names[60:70]:
+        add(name)
+    await session.with_document_locked(lambda: [add(name) for name in names[70:]] and None)
+    document.add_timeout_callback(done.set, 30)
+    await eventually(done)
+    assert [step for step in ran if step.startswith("tick")] == [f"tick {name}" for name in names]
+    assert [step for step in ran if step.startswith("timeout")] == [f"timeout {name}" for name in names]
+
+
+@in_loop
+async def test_callbacks_of_a_thread_run_in_the_order_of_adding() -> None:
+    """One that the app's code has started goes on while the session begins; each is run, once."""
+    document = new_document()
+    ran: list[int] = []
+    done = asyncio.Event()
+    begun = threading.Event()
+
+    def act() -> None:
+        for number in range(2000):
+            document.add_next_tick_callback(partial(ran.append, number))
+            if number == 200:
+                begun.set()
+        document.add_next_tick_callback(done.set)
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    begun.wait()
+    make_session(document=document)
+    await eventually(done)
+    thread.join()
+    assert ran == list(range(2000))
+
+
+@in_loop
+async def test_a_callback_that_was_held_back_is_scheduled_once() -> None:
+    """The app may hold its document while it adds callbacks, and let go when the session has them already."""
+    document = new_document()
+    document.hold("collect")
+    ran: list[str] = []
+    first, last = asyncio.Event(), asyncio.Event()
+
+    def note(name: str, done: asyncio.Event) -> None:
+        ran.append(name)
+        done.set()
+
+    document.add_next_tick_callback(partial(note, "first", first))
+    document.add_periodic_callback(lambda: None, 60_000)
+    session = make_session(document=document)
+    await eventually(first)
+    await session.with_document_locked(document.unhold)
+    await session.with_document_locked(lambda: document.add_next_tick_callback(partial(note, "last", last)) and None)
+    await eventually(last)
+    assert ran == ["first", "last"]
 
 
 @in_loop
