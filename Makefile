@@ -71,9 +71,9 @@ clean:
 
 $(VENV)/bin/python:
 	@command -v $(PYTHON) > /dev/null || { \
-		echo "There is no $(PYTHON) here. Install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
-		echo "Aperture runs on Python 3.11 to 3.13, and $(PYTHON) is another. Name one: make PYTHON=python3.12"; exit 1; }
+		echo "There is no $(PYTHON) here. Install Python 3.11, 3.12, 3.13 or 3.14, or name one: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || { \
+		echo "Aperture runs on Python 3.11 to 3.14, and $(PYTHON) is another. Name one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
 		$(call apt_install_or_say,$$package); }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -115,3 +117,39 @@ def test_locked_versions_lie_in_the_declared_ranges(project: dict[str, Any]) -> 
         (pin,) = locked[wanted.name.lower()].specifier
         assert pin.operator == "=="
         assert wanted.specifier.contains(pin.version), f"{text} does not allow {pin.version}"
+
+
+def test_the_supported_pythons_are_said_alike(project: dict[str, Any]) -> None:
+    """In the metadata, the Makefile, the README and the lock."""
+    classifiers = project["project"]["classifiers"]
+    named = [line.rpartition(" ")[2] for line in classifiers if re.search(r"Python :: 3\.\d+$", line)]
+    first, last = named[0], named[-1]
+    minors = [int(version.partition(".")[2]) for version in named]
+    assert minors == list(range(minors[0], minors[-1] + 1))
+    assert project["project"]["requires-python"] == f">={first},<3.{minors[-1] + 1}"
+    listed = f"{', '.join(named[:-1])} or {last}"
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"not (3, {minors[0]}) <= sys.version_info < (3, {minors[-1] + 1})" in makefile
+    assert f"Python {listed}" in makefile
+    assert f"Python {listed}" in (ROOT / "README.md").read_text()
+    for text in (makefile, (ROOT / "requirements" / "runtime.txt").read_text()):
+        assert f"Python {first} to {last}" in text
+
+
+def test_the_tests_start_where_pytest_asyncio_is_installed(tmp_path: Path) -> None:
+    """It warns where nothing configures it, and warnings are errors here; nothing here needs it."""
+    (tmp_path / "unconfigured.py").write_text("def pytest_configure():\n    raise DeprecationWarning('unset')\n")
+    installed = tmp_path / "pytest_asyncio-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: pytest-asyncio\nVersion: 0\n")
+    (installed / "entry_points.txt").write_text("[pytest11]\nasyncio = unconfigured\n")
+    started = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests/test_packaging.py"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=seconds(60),
+        check=False,
+    )
+    assert started.returncode == 0, started.stdout + started.stderr
