@@ -198,7 +198,7 @@ def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
     built = build(ROOT / "docs", tmp_path)
     assert (built.returncode, built.stderr) == (0, "")
     page = (tmp_path / "reference.html").read_text(encoding="utf-8")
-    for name in ("session_state", "Server.run_until_shutdown", "errors.ConfigurationError", "settings.Settings"):
+    for name in ("session_state", "Server.run_until_shutdown", "errors.ConfigurationError", "config.settings.Settings"):
         assert f'id="aperture.{name}"' in page
 
 

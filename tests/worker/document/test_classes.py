@@ -95,7 +95,7 @@ async def test_classes_go_with_their_session(tmp_path: Path, tables: list[frozen
     """Of every kind; and pages are made while they are there and when they have gone."""
     host = script_host(tmp_path, SCRIPT)
     pages = PageResources("")
-    first, second = await host.create("a", Origin(None, {})), await host.create("b", Origin(None, {}))
+    first, second = await host.build("a", Origin(None, {})), await host.build("b", Origin(None, {}))
     for session in (first, second):
         assert len(session.document.roots) == 2
         pages.bundle()
@@ -113,7 +113,7 @@ async def test_classes_go_when_their_script_fails_half_way(
     modules = set(sys.modules)
     host = script_host(tmp_path, f"{SCRIPT}\n{failure}\n")
     try:
-        session = await host.create("a", Origin(None, {}))
+        session = await host.build("a", Origin(None, {}))
     except SystemExit:
         pass
     else:
@@ -135,7 +135,7 @@ async def test_a_session_that_never_was_leaves_nothing(tables: list[frozenset[ob
 
     host = AppHost("/app", Application(FunctionHandler(failing)), logout_url=None, issue_token=str)
     with pytest.raises(ZeroDivisionError):
-        await host.create("a", Origin(None, {}))
+        await host.build("a", Origin(None, {}))
     assert "bokeh_app_failing" not in sys.modules
     assert entries() == tables
 
@@ -150,7 +150,7 @@ class Slider(Original):
     __implementation__ = "export class Slider {}"
 """
     host = script_host(tmp_path, source)
-    first, second = await host.create("a", Origin(None, {})), await host.create("b", Origin(None, {}))
+    first, second = await host.build("a", Origin(None, {})), await host.build("b", Origin(None, {}))
     names = [session.document.modules._modules[0].__name__ for session in (first, second)]
     await end(host, second)
     assert HasProps.model_class_reverse_map["Slider"].__module__ == names[0]
