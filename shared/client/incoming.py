@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aperture.errors import ClientError
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 
 __all__ = ["Ended", "Inbox", "Item", "Overrun"]
@@ -17,7 +18,7 @@ MAX_BYTES = 64 * 1024 * 1024
 MAX_MESSAGES = 10_000
 """Above either, waiting patches are dropped: the program pulls the document when it looks again."""
 
-_ANSWERS = ("OK", "ERROR")
+_ANSWERS = (MessageType.OK, MessageType.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,4 +123,4 @@ def _is_short(message: Message) -> bool:
 
 
 def _is_droppable(item: Item) -> bool:
-    return isinstance(item, Overrun) or (isinstance(item, Message) and item.msgtype == "PATCH-DOC")
+    return isinstance(item, Overrun) or (isinstance(item, Message) and item.msgtype == MessageType.PATCH_DOC)

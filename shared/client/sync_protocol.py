@@ -33,6 +33,7 @@ from aperture.client.sequence import Place, Step
 from aperture.errors import ClientError, MessageTooLarge, Overloaded, RequestFailed, ServerGarbled, ServerGone
 from aperture.protocol import messages
 from aperture.protocol.codec import join_events
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message, Request
 
 __all__ = ["Answer", "Exchange", "Phase"]
@@ -200,7 +201,7 @@ class Exchange:
             batch = backlog.next_batch(self._max_message_size)
             request = messages.patch_request(*join_events(change.encoded for change in batch))
             backlog.sent(request.msgid, batch)
-            self._request(request, "OK")
+            self._request(request, MessageType.OK)
         if self._astray and self.ready_to_send and not backlog.under_way:
             self._refetch()
 
@@ -234,7 +235,7 @@ class Exchange:
         if self._fetch is None:
             self._astray = False
             self.flush()
-            return self._fetch_with(messages.pull_request(), "PULL-DOC-REPLY", asked=asked, resumes=resumes)
+            return self._fetch_with(messages.pull_request(), MessageType.PULL_DOC_REPLY, asked=asked, resumes=resumes)
         return self._fetch.answer  # nothing has been sent since
 
     def push(self) -> Answer:
@@ -257,11 +258,11 @@ class Exchange:
         self.mirror.pushed()
         self.mirror.attach()
         self._pushing = True
-        return self._fetch_with(messages.push(content, buffers), "OK", asked=asked, answer=answer)
+        return self._fetch_with(messages.push(content, buffers), MessageType.OK, asked=asked, answer=answer)
 
     def ask_server_info(self) -> Answer:
         """Ask for versions, and so whether the server still answers."""
-        return self._request(messages.server_info_request(), "SERVER-INFO-REPLY")
+        return self._request(messages.server_info_request(), MessageType.SERVER_INFO_REPLY)
 
     def _fetch_with(
         self, request: Request, expected: str, *, asked: bool, resumes: bool = False, answer: Answer | None = None
@@ -290,7 +291,7 @@ class Exchange:
         """
         if message.reqid is not None:
             self._receive_answer(message, message.reqid)
-        elif message.msgtype == "PATCH-DOC":
+        elif message.msgtype == MessageType.PATCH_DOC:
             self._receive_patch(message)
         else:
             raise ServerGarbled(f"the server sent {message.msgtype[:40]} without being asked")
@@ -338,7 +339,7 @@ class Exchange:
         if was_patch:
             self.patches_answered += 1
             self._place.answered()
-        if message.msgtype == "ERROR":
+        if message.msgtype == MessageType.ERROR:
             self._failed(message, was_patch, answer)
         elif message.msgtype != expected:
             raise ServerGarbled(f"the server answered with {message.msgtype[:40]} where {expected} was due")
@@ -352,7 +353,7 @@ class Exchange:
 
     def _fetched(self, message: Message, fetch: _Fetch) -> None:
         self._fetch = None
-        if message.msgtype == "PULL-DOC-REPLY":
+        if message.msgtype == MessageType.PULL_DOC_REPLY:
             if fetch.resumes and self._ours and not self.mirror.shares_roots_with(message):
                 log.warning("the session is there no more; pushing its document into the one that is in its place")
                 self._push(asked=False, answer=fetch.answer)

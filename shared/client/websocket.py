@@ -20,6 +20,7 @@ from aperture.client.refusals import closed, closed_before_ack, closed_by_us, hu
 from aperture.errors import ClientError, MessageTooLarge, ProtocolError, ServerGarbled, ServerSilent
 from aperture.inheritance import withhold
 from aperture.protocol.fragments import Assembler
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message, Request
 from aperture.protocol.naming import SUBPROTOCOL
 
@@ -75,7 +76,7 @@ class Link:
         try:
             async with asyncio.timeout(options.timeout):
                 first = await link.receive(before_ack=True)
-            if first.msgtype != "ACK":
+            if first.msgtype != MessageType.ACK:
                 raise ServerGarbled(f"the server's first message is {first.msgtype[:40]} and not ACK")
         except TimeoutError:
             link.abort("no ACK")

@@ -23,6 +23,7 @@ from aperture.client.urls import websocket_url_for_server_url
 from aperture.errors import CannotConnect, ClientError, NotAServer, ProtocolError, ServerGarbled, ServerSilent
 from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.protocol.naming import SUBPROTOCOL
 
@@ -121,7 +122,7 @@ class Visitor:
         walk = Walk(connection, self.timeout)
         try:
             first = await walk.receive(before_ack=True)
-            if first.msgtype != "ACK":
+            if first.msgtype != MessageType.ACK:
                 raise ServerGarbled(f"the server's first message is {first.msgtype[:40]} and not ACK")
             yield walk
         finally:
@@ -204,7 +205,7 @@ class Walk:
             message = await self.receive()
             if message.reqid == request.msgid:
                 break
-        if message.msgtype != "PULL-DOC-REPLY":
+        if message.msgtype != MessageType.PULL_DOC_REPLY:
             raise ServerGarbled(f"asked for the document, the server sent {message.msgtype[:40]}")
         try:
             return frozenset(root["id"] for root in message.content["doc"]["roots"])

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from aperture.errors import ProtocolError
 from aperture.protocol.json_text import read_json
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 
 __all__ = ["MAX_BUFFERS", "Assembler"]
@@ -108,7 +109,7 @@ class Assembler:
         header = self._header
         message = Message(
             header["msgid"],
-            header["msgtype"],
+            MessageType.of(header["msgtype"]),
             header.get("reqid"),
             self._content,
             self._buffers,

@@ -15,6 +15,7 @@ import orjson
 
 from aperture.protocol.frames import Buffer, FrameRun
 from aperture.protocol.json_text import presentable
+from aperture.protocol.message_type import MessageType
 
 __all__ = [
     "FramedDocument",
@@ -45,7 +46,7 @@ class Message:
 
     Args:
         msgid: the sender's name for it.
-        msgtype: what it is, for example `PATCH-DOC`.
+        msgtype: what it is; plain text where the protocol knows no such type.
         reqid: the id of the message that it answers.
         content: the parsed content fragment.
         buffers: binary data by the id that the content uses.
@@ -54,7 +55,7 @@ class Message:
     """
 
     msgid: str
-    msgtype: str
+    msgtype: MessageType | str
     reqid: str | None
     content: Any
     buffers: dict[str, bytes]
@@ -134,22 +135,22 @@ def server_info_reply(reqid: str, bokeh_version: str, server_version: str) -> Fr
 
 def pull_request() -> Request:
     """A client asks for the document."""
-    return _request("PULL-DOC-REQ")
+    return _request(MessageType.PULL_DOC_REQ)
 
 
 def push(content: bytes, buffers: Sequence[Buffer]) -> Request:
     """A client replaces the document; content is `{"doc": …}`."""
-    return _request("PUSH-DOC", content, buffers)
+    return _request(MessageType.PUSH_DOC, content, buffers)
 
 
 def patch_request(content: bytes, buffers: Sequence[Buffer]) -> Request:
     """A client sends document events; content is `{"events": […]}`."""
-    return _request("PATCH-DOC", content, buffers)
+    return _request(MessageType.PATCH_DOC, content, buffers)
 
 
 def server_info_request() -> Request:
     """A client asks for versions, and so learns that the server still answers."""
-    return _request("SERVER-INFO-REQ")
+    return _request(MessageType.SERVER_INFO_REQ)
 
 
 def _run(

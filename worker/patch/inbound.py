@@ -24,6 +24,7 @@ from aperture.protocol import messages
 from aperture.protocol.closing import INTERNAL_ERROR
 from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.version import __version__
 from aperture.worker.patch.hold import Hold
@@ -54,7 +55,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
         ProtocolError: the message is not one that a client may send, or not of its form. The awaitable raises it too.
         SessionGone: the session was discarded.
     """
-    if message.msgtype == "SERVER-INFO-REQ":
+    if message.msgtype == MessageType.SERVER_INFO_REQ:
         viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
         return None
     act = _ACTIONS.get(message.msgtype)
@@ -135,7 +136,11 @@ def _push(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fra
 _Action = Callable[[Session, Viewer, Message, Hold], FrameRun]
 """Applies a message to the document that is held, and returns the reply."""
 
-_ACTIONS: dict[str, _Action] = {"PATCH-DOC": _patch, "PULL-DOC-REQ": _pull, "PUSH-DOC": _push}
+_ACTIONS: dict[str, _Action] = {
+    MessageType.PATCH_DOC: _patch,
+    MessageType.PULL_DOC_REQ: _pull,
+    MessageType.PUSH_DOC: _push,
+}
 
 
 def _done(hold: Hold, message: Message) -> FrameRun:
@@ -152,7 +157,7 @@ def _failed(session: Session, viewer: Viewer, message: Message, problem: Excepti
         log.warning("%s: %s refused: %s", where, message.msgtype, _text_of(problem))
     else:
         log.error("%s: handling %s failed", where, message.msgtype, exc_info=problem)
-    if message.msgtype == "PULL-DOC-REQ":
+    if message.msgtype == MessageType.PULL_DOC_REQ:
         # Without the document no patch is for it. BokehJS asks for the document again only on a new connection, so
         # behind the answer this one is closed; it tries five times.
         asyncio.get_running_loop().call_soon(viewer.outbox.close, INTERNAL_ERROR, "the document cannot be encoded")

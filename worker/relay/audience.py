@@ -24,6 +24,7 @@ from aperture.metrics import Distribution
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.wire.envelopes import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
 from aperture.worker.patch.viewer import Viewer
@@ -340,7 +341,7 @@ class SessionAudience:
 
         A document may not be made while another is, or while so much waits for Redis that it would only wait, too.
         """
-        if message.msgtype != "PULL-DOC-REQ":
+        if message.msgtype != MessageType.PULL_DOC_REQ:
             return True
         if not self._has_room():
             self._held[viewer] = again

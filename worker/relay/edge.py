@@ -23,6 +23,7 @@ from aperture.log import short_id
 from aperture.metrics import AppTally, RelayTally
 from aperture.protocol.closing import SERVICE_RESTART, TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.wire.envelopes import (
     Envelope,
@@ -132,7 +133,7 @@ class EdgeViewer:
             raise ProtocolError("too much waits for the owner of the session", TRY_AGAIN_LATER)
         self._sent += 1
         self._unanswered_bytes += size
-        awaited = message.msgtype != "PATCH-DOC"
+        awaited = message.msgtype != MessageType.PATCH_DOC
         if self.edge.tally is not None and not awaited:
             self.edge.tally.patches_in += 1
             self.edge.tally.patch_bytes_in += size

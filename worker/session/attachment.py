@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.worker.patch.inbound import receive
 from aperture.worker.patch.viewer import Viewer
@@ -44,7 +45,7 @@ class LocalAttachment:
 
     def receive(self, message: Message, fragments: tuple[str | bytes, ...]) -> Awaitable[None] | None:
         tally = self._session.fanout.tally
-        if message.msgtype == "PATCH-DOC":
+        if message.msgtype == MessageType.PATCH_DOC:
             tally.patches_in += 1
             tally.patch_bytes_in += sum(map(len, fragments))
         return receive(self._session, self._viewer, message)
