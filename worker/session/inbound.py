@@ -16,7 +16,7 @@ from bokeh import __version__ as bokeh_version
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
 
-from aperture import __version__, tracing
+from aperture import tracing
 from aperture.document.applying import apply_event
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
@@ -59,7 +59,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
         case "PUSH-DOC":
             act = lambda: _push(session, viewer, message)  # noqa: E731
         case "SERVER-INFO-REQ":
-            viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
+            viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version))
             return None
         case _:
             raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
