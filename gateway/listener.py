@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from aperture.gateway.answers import Farewells
 from aperture.gateway.deadlines import Deadlines
-from aperture.gateway.descriptors import affordable_pending
+from aperture.descriptors import affordable_pending
 from aperture.gateway.head import Head, HeadParser, Rejected
 from aperture.gateway.tls import Pumps, server_context
 from aperture.handoff import MAX_DATAGRAM

@@ -28,7 +28,7 @@ from aperture.errors import ConfigurationError, ExitCode
 from aperture.gateway.bind import unlink_socket_file
 from aperture.gateway.children import Child, exit_code_of
 from aperture.gateway.deaths import Deaths
-from aperture.gateway.descriptors import raise_limit
+from aperture.descriptors import raise_limit
 from aperture.gateway.mailbox import SignalMailbox
 from aperture.gateway.tls import server_context
 from aperture.handoff import (
