@@ -28,6 +28,8 @@ from tornado.iostream import IOStream
 from aperture.config.settings import Settings
 from aperture.inheritance import withhold
 from aperture.liveness import notice_lost_peer
+from aperture.worker.http.bodies import BODY_TIME, MAX_BODY, has_body
+from aperture.worker.waiting import Waiting
 
 __all__ = [
     "AdoptedStream",
@@ -41,8 +43,9 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-IDLE_TIMEOUT = 3600.0
-"""Seconds that a kept-alive connection may be idle, as in Tornado; proxies close theirs long before."""
+IDLE_TIMEOUT = 650.0
+"""Seconds that a kept-alive connection may be idle. Proxies must close theirs before, as a request may be on its way
+when it is closed here; the most patient, Google's load balancers, do so after 600."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +115,16 @@ class HandBackRequest(Protocol):
         ...
 
 
-class _WithholdingServer(HTTPServer):
-    """Keeps its browsers' connections, websockets among them, from children that an app's code forks."""
+class _BoundedServer(HTTPServer):
+    """Tornado's HTTP server with bounds on what it waits for.
 
-    def initialize(self, *args: Any, **kwargs: Any) -> None:
+    It keeps its browsers' connections, websockets among them, from children that an app's code forks.
+    """
+
+    def initialize(self, *args: Any, waiting: Waiting, **kwargs: Any) -> None:  # type: ignore[override]
         super().initialize(*args, **kwargs)
+        self._waiting = waiting
+        self._served: WeakSet[HTTP1ServerConnection] = WeakSet()
         self._streams: WeakSet[IOStream] = WeakSet()
         withhold(self)
 
@@ -128,8 +136,23 @@ class _WithholdingServer(HTTPServer):
         """A connection is this process's alone."""
         self._streams.add(stream)
 
+    def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
+        """Called when the connection is new and after each of its requests, before Tornado reads the next."""
+        delegate = super().start_request(server_conn, request_conn)
+        if not isinstance(server_conn, HTTP1ServerConnection):
+            raise AssertionError("Tornado's server starts the requests of its own connections")
+        first = server_conn not in self._served
+        self._served.add(server_conn)
+        self._waiting.for_head(server_conn, begun=first)
+        return _AwaitedDelegate(delegate, server_conn, self._waiting)
 
-class StickyServer(_WithholdingServer):
+    def on_close(self, server_conn: object) -> None:
+        super().on_close(server_conn)
+        if isinstance(server_conn, HTTP1ServerConnection):
+            self._waiting.no_longer(server_conn)
+
+
+class StickyServer(_BoundedServer):
     """Tornado's HTTP server for adopted streams; see `HTTPServer` for the other arguments."""
 
     def initialize(self, *args: Any, handing_back: HandBackRequest | None = None, **kwargs: Any) -> None:
@@ -156,7 +179,7 @@ class StickyServer(_WithholdingServer):
         return _StickyDelegate(delegate, request_conn, stream, self._handing_back)
 
 
-class ListeningServer(_WithholdingServer):
+class ListeningServer(_BoundedServer):
     """Tornado's HTTP server for a process that accepts its connections itself, with the same settings for each."""
 
     def _handle_connection(self, connection: socket.socket, address: Any) -> None:
@@ -179,8 +202,39 @@ def http_options(settings: Settings) -> dict[str, Any]:
         "xheaders": settings.use_xheaders,
         "max_header_size": settings.max_head_size,
         "idle_connection_timeout": IDLE_TIMEOUT,
+        "max_body_size": MAX_BODY,
+        "body_timeout": BODY_TIME,
+        "waiting": Waiting(settings.head_timeout, settings.max_pending_connections),
     }
     return {**chosen, **settings.http_server_kwargs}
+
+
+class _AwaitedDelegate(HTTPMessageDelegate):
+    """Passes a request on, and says what is still waited for of it."""
+
+    def __init__(self, delegate: HTTPMessageDelegate, connection: HTTP1ServerConnection, waiting: Waiting) -> None:
+        self._delegate = delegate
+        self._connection = connection
+        self._waiting = waiting
+
+    def headers_received(
+        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
+    ) -> Awaitable[None] | None:
+        if has_body(headers):
+            self._waiting.for_body(self._connection)
+        else:
+            self._waiting.no_longer(self._connection)
+        return self._delegate.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> Awaitable[None] | None:
+        return self._delegate.data_received(chunk)
+
+    def finish(self) -> None:
+        self._waiting.no_longer(self._connection)
+        self._delegate.finish()
+
+    def on_connection_close(self) -> None:
+        self._delegate.on_connection_close()
 
 
 class _StickyDelegate(HTTPMessageDelegate):

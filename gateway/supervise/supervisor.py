@@ -25,11 +25,11 @@ from collections.abc import Callable, Sequence
 
 from aperture.bus.embedded import EmbeddedServer
 from aperture.config.settings import Settings
+from aperture.descriptors import raise_limit
 from aperture.errors import ConfigurationError, ExitCode
 from aperture.gateway.front.tls import server_context
 from aperture.gateway.supervise.bind import unlink_socket_file
 from aperture.gateway.supervise.children import Child, exit_code_of
-from aperture.gateway.supervise.descriptors import raise_limit
 from aperture.gateway.supervise.restarts import Deaths
 from aperture.gateway.supervise.signals import SignalMailbox
 from aperture.log_scope import name_node, name_process

@@ -15,6 +15,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 
 from aperture.worker.adopt import AdoptedStream, Peer, StickyServer, adopt_socket
+from aperture.worker.waiting import Waiting
 
 PEER = Peer(("192.0.2.7", 4711), tls=False)
 
@@ -80,7 +81,7 @@ def get(path: str) -> bytes:
 
 
 def serve(adopted: socket.socket, first: bytes, handing_back: HandingBack | None = None, peer: Peer = PEER) -> None:
-    server = StickyServer(Application([(r".*", Echo)]), handing_back=handing_back)
+    server = StickyServer(Application([(r".*", Echo)]), handing_back=handing_back, waiting=Waiting(10.0, 100))
     adopt_socket(adopted)
     server.adopt(AdoptedStream(adopted, first, peer, "routed"))
 

@@ -12,12 +12,14 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from tornado.http1connection import HTTP1Connection
 from tornado.httputil import HTTPHeaders, HTTPServerRequest
 from tornado.web import Application, OutputTransform, RequestHandler
 
 from aperture import tracing
 from aperture.log_lines import printable
 from aperture.log_scope import REQUEST, SESSION, request_id
+from aperture.worker.http.bodies import Bodies
 
 __all__ = ["REQUEST_ID_HEADER", "LoggedApplication", "Traffic", "log_request", "log_websocket_end"]
 
@@ -33,11 +35,12 @@ _ID, _SPAN = "_aperture_request_id", "_aperture_span"
 
 
 class LoggedApplication(Application):
-    """A Tornado application whose requests have ids, and spans if traces are wanted."""
+    """A Tornado application whose requests have ids, bounded bodies, and spans if traces are wanted."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.transforms.append(_Echo)
+        self._bodies = Bodies()
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Tornado's way from a request to its handler, whose task has the context that is current here."""
@@ -49,6 +52,15 @@ class LoggedApplication(Application):
         if tracing.on:
             setattr(request, _SPAN, tracing.begin_request(request.method or "", request.path, request.headers))
         return super().find_handler(request, **kwargs)
+
+    def get_handler_delegate(
+        self, request: HTTPServerRequest, target_class: type[RequestHandler], *args: Any, **kwargs: Any
+    ) -> Any:
+        """Tornado's delegate for a handler, within the bounds of its route."""
+        delegate = super().get_handler_delegate(request, target_class, *args, **kwargs)
+        if isinstance(request.connection, HTTP1Connection):
+            return self._bodies.bound(delegate, request.connection, target_class)
+        return delegate
 
 
 class _Echo(OutputTransform):

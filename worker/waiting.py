@@ -1,0 +1,107 @@
+"""Connections that a worker waits for: their next request, the rest of its head, or the rest of its body.
+
+The gateway bounds the first head of each connection; what comes after it is this worker's. A peer that keeps a
+connection and sends a byte now and then, or nothing, holds a descriptor: so what has begun has a time, and of what has
+not begun there is a bounded number. Without a gateway, the first head is this module's too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from tornado.http1connection import HTTP1ServerConnection
+from tornado.iostream import StreamClosedError
+
+from aperture.descriptors import affordable_pending
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+__all__ = ["Waiting"]
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL = 1.0
+"""Seconds between two looks for heads that have begun: Tornado tells of a head when it is complete, and not before."""
+
+_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+class Waiting:
+    """What a worker waits for, each connection in one of three ways, in the order in which they began.
+
+    Args:
+        head_timeout: seconds from the first byte of a head to its last. The first head of a connection that this
+            process accepted itself has as long from then on.
+        most: connections waited for; above it the one is closed that has been idle longest.
+    """
+
+    def __init__(self, head_timeout: float, most: int) -> None:
+        self._head_timeout = head_timeout
+        self._most = affordable_pending(most)
+        self._idle: dict[HTTP1ServerConnection, None] = {}
+        self._heads: dict[HTTP1ServerConnection, float] = {}
+        """When each is due."""
+        self._bodies: dict[HTTP1ServerConnection, None] = {}
+        """Their time is Tornado's to keep: it depends on the route."""
+        self._timer: TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._idle) + len(self._heads) + len(self._bodies)
+
+    def for_head(self, connection: HTTP1ServerConnection, *, begun: bool) -> None:
+        """A connection is to send a request; `begun` says that its time runs even without a byte of it."""
+        self.no_longer(connection)
+        self._make_room()
+        if begun:
+            self._heads[connection] = _now() + self._head_timeout
+        else:
+            self._idle[connection] = None
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look)
+
+    def for_body(self, connection: HTTP1ServerConnection) -> None:
+        """A connection is to send the body that the head has promised."""
+        self.no_longer(connection)
+        self._make_room()
+        self._bodies[connection] = None
+
+    def no_longer(self, connection: HTTP1ServerConnection) -> None:
+        """The connection has sent it, or is closed. Idempotent."""
+        self._idle.pop(connection, None)
+        self._heads.pop(connection, None)
+        self._bodies.pop(connection, None)
+
+    def _make_room(self) -> None:
+        while len(self) >= self._most:
+            for oldest in self._idle or self._heads or self._bodies:
+                log.info("closed a connection that sends nothing: %d are waited for", len(self))
+                self.no_longer(oldest)
+                oldest.stream.close()
+                break
+
+    def _look(self) -> None:
+        now = _now()
+        for connection in [idle for idle in self._idle if idle.stream._read_buffer_size]:
+            del self._idle[connection]
+            self._heads[connection] = now + self._head_timeout
+        for connection in [late for late, due in self._heads.items() if due <= now]:
+            del self._heads[connection]
+            _close_late(connection)
+        waiting = self._idle or self._heads
+        self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look) if waiting else None
+
+
+def _close_late(connection: HTTP1ServerConnection) -> None:
+    log.info("a request from %s did not arrive in time", connection.context)
+    try:
+        connection.stream.write(_TOO_LATE)
+    except StreamClosedError:
+        return
+    connection.stream.close()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
