@@ -216,3 +216,21 @@ def test_a_burst_of_one_viewer_lets_other_sessions_have_their_turn(tmp_path: Pat
     taken = turns.read_text()
     assert taken.count("a") == burst
     assert taken.index("b") < burst / 2, "the burst was acted on in one go"
+
+
+def test_pongs_that_no_one_reads_do_not_pile_up(node: Node) -> None:
+    """Of a flood of pings only the newest is still to be answered (RFC 6455, section 5.5.3)."""
+    pings = 200_000
+    (pid,) = node.worker_pids()
+    raw = RawViewer(node.ws_url("/broadcast"), page_token(node.app_url("/broadcast")))
+    before = resident(pid)
+    batch = _masked(b"x" * 125, opcode=9) * 1000
+    for _ in range(pings // 1000):
+        raw.socket.sendall(batch)
+    with raw.socket:
+        assert resident(pid) - before < pings * 125 // 3
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

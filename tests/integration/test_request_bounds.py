@@ -49,6 +49,16 @@ def test_a_second_head_that_does_not_end_is_answered_and_closed(node: Node) -> N
         assert b"HTTP/1.1 408 " in until_closed(connection)
 
 
+def test_a_second_head_with_folded_lines_is_refused(node: Node) -> None:
+    """As a first one is: what two parsers read differently is how requests are smuggled."""
+    with closing(connect(node)) as connection:
+        connection.sendall(b"GET /raising/autoload.js?bokeh-autoload-element=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        while b"\r\n\r\n" not in connection.recv(65536):
+            pass
+        connection.sendall(b"GET /raising HTTP/1.1\r\nHost: localhost\r\nX-A: b\r\n c\r\n\r\n")
+        assert b"HTTP/1.1 200" not in until_closed(connection)
+
+
 def test_a_body_that_no_route_of_ours_reads_is_refused_before_it_is_sent(node: Node) -> None:
     """By what the head says, so nothing of it is held."""
     with closing(connect(node)) as connection:
