@@ -69,7 +69,7 @@ class Worker:
         self.bus = FakeBus(world.redis)
         self.registry = Registry(self.bus, WorkerName(node, index, "life"))
         self.cluster = Cluster(self.bus, self.registry, self)
-        self.cluster._inbox = Inbox(self._receive)
+        self.cluster._inbox = Inbox(self._receive, self.cluster.fetch)
         self.host = _Host(APP, world.application, logout_url=None, issue_token=lambda name: f"token of {name}")
         self.store = SessionStore({APP: self.host}, self.cluster, GarbageCollector(), unused_lifetime=15)
         self.door = Door(self.store, self.cluster, PageResources("", None), self.cluster)
@@ -89,7 +89,7 @@ class Worker:
         """Whether nothing of any session elsewhere, and nothing under way, is left here."""
         cluster = self.cluster
         left = (cluster._edges, cluster._entering, cluster._calls, cluster._tasks, cluster._inbox._tasks)
-        return not any(left) and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+        return not any(left) and cluster.transfers.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:
         self._world.handled[message.msgid] += 1
