@@ -34,8 +34,10 @@
     │   └── SessionClosed        the session has been closed by this side
     ├── BusError                 what needed Redis was not done
     │   ├── BusDown              the connection is down or was lost meanwhile; ask again later
+    │   │   └── BusFull              Redis has no memory left for what is written
     │   ├── BusUnavailable       no connection could be made; the text says why
     │   ├── Fenced               another worker owns the session now
+    │   ├── TransferFailed       what another worker offered, too large for one message, could not be fetched
     │   └── KeepingBroken        what is kept of the session cannot be continued; keep it anew
     └── ConfigurationError       the options contradict each other, or name something that is not there
         └── AppLoadError         an app cannot be loaded; carries the app's own traceback
@@ -53,6 +55,7 @@ __all__ = [
     "BadAddress",
     "BusDown",
     "BusError",
+    "BusFull",
     "BusUnavailable",
     "CannotConnect",
     "ClientError",
@@ -86,6 +89,7 @@ __all__ = [
     "TokenError",
     "TokenRefused",
     "TooLarge",
+    "TransferFailed",
     "Unencodable",
     "UnknownReference",
 ]
@@ -291,12 +295,20 @@ class BusDown(BusError):
     """The connection to Redis is down, or was lost before the answer came: then it may have been done or not."""
 
 
+class BusFull(BusDown):
+    """Redis has no memory for what was to be written; the connection is there, and what needs no memory goes on."""
+
+
 class BusUnavailable(BusError):
     """No connection to Redis could be made; the text says where to and why, without a password."""
 
 
 class Fenced(BusError):
     """Another worker owns the session now, or it was claimed anew: whoever is told this must drop its copy."""
+
+
+class TransferFailed(BusError):
+    """What another worker offered, because it is too large for one message, could not be fetched; the text says why."""
 
 
 class KeepingBroken(BusError):

@@ -31,6 +31,10 @@ log = logging.getLogger(__name__)
 READY_TIMEOUT = 10.0
 """Seconds. Redis takes milliseconds; the stand-in imports for a second, longer on a machine that is busy."""
 
+SUBSCRIBER_LIMIT = "pubsub 256mb 64mb 60"
+"""How far a worker may be behind what others say to it until it is cut off. By default 32 MB, or 8 MB for a minute: app
+code that keeps a worker's loop for seconds, while its neighbours are busy, must not cost it what was said meanwhile."""
+
 _POLL = 0.01
 _LONGEST_SOCKET_PATH = 100
 """Bytes, of 108 on Linux and 104 on macOS."""
@@ -85,12 +89,13 @@ class EmbeddedServer:
             "save": "",
             "appendonly": "no",
             "maxmemory": "0",
+            "client-output-buffer-limit": SUBSCRIBER_LIMIT,
             "daemonize": "no",
             "dir": str(self._directory),
             "logfile": str(self._log_path),
             "loglevel": "warning",
         }
-        return [self._program, *(part for name, value in options.items() for part in (f"--{name}", value))]
+        return [self._program, *(part for name, value in options.items() for part in (f"--{name}", *value.split(" ")))]
 
     def run(self) -> NoReturn:
         """Be the server, until SIGTERM or the end of the supervisor. Runs in the child, which does nothing else."""

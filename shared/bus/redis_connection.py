@@ -34,7 +34,7 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from aperture.errors import BusDown, BusUnavailable
+from aperture.errors import BusDown, BusFull, BusUnavailable
 from aperture.inheritance import withhold
 
 __all__ = ["Link", "LinkTimes"]
@@ -306,7 +306,7 @@ class Link:
         if future is not None and not future.done():  # its caller may have been cancelled
             if code is not None:
                 # As good as away for whoever asked; what Redis does not refuse goes on.
-                future.set_exception(BusDown(_refused(code)))
+                future.set_exception((BusFull if code == "OOM" else BusDown)(_refused(code)))
             elif isinstance(reply, Exception):
                 future.set_exception(reply)
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 __all__ = [
     "ABNORMAL",
     "INTERNAL_ERROR",
+    "MESSAGE_TOO_BIG",
     "NORMAL_CLOSURE",
     "NO_CODE",
     "POLICY_VIOLATION",
@@ -26,6 +27,9 @@ ABNORMAL = 1006
 
 POLICY_VIOLATION = 1008
 """The peer may not have what it asked for."""
+
+MESSAGE_TOO_BIG = 1009
+"""The peer has sent more in one message than is taken."""
 
 INTERNAL_ERROR = 1011
 """Our fault; the session may be in order."""

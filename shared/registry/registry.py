@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from aperture.bus.bus import Bus
 from aperture.errors import Fenced
 from aperture.log import short_id
 from aperture.registry import scripts
+from aperture.registry import stream as bounds
 from aperture.registry.stream import StreamLedger
 
 __all__ = ["Appended", "Claim", "Registry", "WorkerName"]
@@ -39,6 +40,9 @@ BATCH = 500
 
 MOST_DOUBTS = 10_000
 """Sessions whose owner is looked up after an outage; what is more than that stands until its worker ends."""
+
+READ_ENTRIES = 8
+"""Entries of a stream in one answer, of a megabyte each at most: what others ask for comes between two."""
 
 WAIT_STEP = 0.1
 """Seconds between two looks whether an old owner has put its claim back."""
@@ -264,11 +268,16 @@ class Registry:
         for batch in _batches(claims):
             await self._release({key: claims[key] for key in batch})
 
-    async def append(self, session_id: str, epoch: int, first: int, last: int, payload: bytes) -> Appended:
+    async def append(
+        self, session_id: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes = b""
+    ) -> Appended:
         """Publish patches on the session's channel, and keep them for those who miss them. One call of Redis.
 
         Appends of one session keep their order if they are begun in it; none has to wait for the one before. What was
         appended before, because nobody knows whether it succeeded, is published again and kept once.
+
+        More than `ENTRY_BYTES` are kept in parts, one call for each, and the notice is published in their place. The
+        next append of that session has to wait for these.
 
         Args:
             session_id: of the session.
@@ -276,30 +285,41 @@ class Registry:
             first: sequence number of the first patch in the payload; 1 or more.
             last: sequence number of the last.
             payload: as edges shall receive it.
+            notice: tells them that a payload is there to be read.
 
         Raises:
+            BusDown: it was not kept, or not published; nobody knows. So does a Redis that is full raise for what
+                needs its memory, which is a payload in parts.
             Fenced: the session is not mine at that epoch; nothing was published.
         """
         stream = self._stream_of(session_id, epoch)
         stream.note(last, len(payload))
-        receivers = await self._bus.run(
-            scripts.APPEND,
-            [self._names.session(session_id), self._names.stream(session_id)],
-            [
-                self.me,
-                epoch,
-                self._names.channel(session_id),
-                first,
-                last,
-                payload,
-                stream.floor,
-                round(STREAM_SECONDS * 1000),
-            ],
-        )
-        if receivers < 0:
-            self._streams.pop(session_id, None)
-            raise Fenced(f"session {short_id(session_id)} is not this worker's any more")
-        return Appended(receivers)
+        size = bounds.ENTRY_BYTES
+        parts = [payload[start : start + size] for start in range(0, len(payload), size)] or [b""]
+        published = payload if len(parts) == 1 else notice
+        reached = 0
+        for part, content in enumerate(parts):
+            reached = await self._bus.run(
+                scripts.APPEND,
+                [self._names.session(session_id), self._names.stream(session_id)],
+                [
+                    self.me,
+                    epoch,
+                    self._names.channel(session_id),
+                    first,
+                    last,
+                    part,
+                    len(parts),
+                    content,
+                    published,
+                    stream.floor,
+                    round(STREAM_SECONDS * 1000),
+                ],
+            )
+            if reached < 0:
+                self._streams.pop(session_id, None)
+                raise Fenced(f"session {short_id(session_id)} is not this worker's any more")
+        return Appended(reached)
 
     async def read(self, session_id: str, after: int) -> list[bytes] | None:
         """The payloads that follow a sequence number, all of them without a hole; or None.
@@ -316,23 +336,34 @@ class Registry:
             raise ValueError(str(problem)) from None
 
     async def _read(self, session_id: str, after: int) -> list[bytes] | None:
-        entries = await self._bus.command("XRANGE", self._names.stream(session_id), f"{after}-0", "+")
-        if not entries and not await self._ends_at(session_id, after):
-            return None
-        payloads = []
-        for _, fields in entries:
-            first, last, payload = _entry(fields)
-            if last <= after:
-                continue
-            if first > after + 1:
+        payloads: list[bytes] = []
+        parts: list[bytes] = []
+        async for entry in self._entries(session_id, after):
+            if entry.first > after + 1 or entry.part != len(parts):
                 return None
-            payloads.append(payload)
-            after = last
-        return payloads
+            parts.append(entry.payload)
+            if len(parts) == entry.parts:
+                payloads.append(b"".join(parts))
+                parts.clear()
+                after = entry.last
+        # Parts at the end are of what is just being appended.
+        return payloads if payloads or await self._ends_at(session_id, after) else None
+
+    async def _entries(self, session_id: str, after: int) -> AsyncIterator[_Entry]:
+        """What the stream holds behind a sequence number: a few entries in each call, so that others have a turn."""
+        start = f"{after + 1}-0"
+        while True:
+            found = await self._bus.command("XRANGE", self._names.stream(session_id), start, "+", "COUNT", READ_ENTRIES)
+            for name, fields in found:
+                yield _Entry.of(name, fields)
+            if len(found) < READ_ENTRIES:
+                return
+            start = f"({found[-1][0].decode()}"
 
     async def _ends_at(self, session_id: str, sequence: int) -> bool:
-        entries = await self._bus.command("XREVRANGE", self._names.stream(session_id), "+", "-", "COUNT", 1)
-        return bool(entries) and _entry(entries[0][1])[1] == sequence
+        for name, fields in await self._bus.command("XREVRANGE", self._names.stream(session_id), "+", "-", "COUNT", 1):
+            return _Entry.of(name, fields).last == sequence
+        return False
 
     def _stream_of(self, session_id: str, epoch: int) -> StreamLedger:
         stream = self._streams.get(session_id)
@@ -387,9 +418,22 @@ def _batches(sessions: Mapping[str, Any]) -> list[Sequence[str]]:
     return [ids[start : start + BATCH] for start in range(0, len(ids), BATCH)]
 
 
-def _entry(fields: list[bytes]) -> tuple[int, int, bytes]:
-    named = dict(zip(fields[::2], fields[1::2], strict=True))
-    try:
-        return int(named[b"first"]), int(named[b"last"]), named[b"payload"]
-    except KeyError as problem:
-        raise ValueError(f"an entry without {problem}") from None
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One entry of a stream: a payload, or a part of one."""
+
+    first: int
+    last: int
+    part: int
+    parts: int
+    payload: bytes
+
+    @classmethod
+    def of(cls, name: bytes, fields: list[bytes]) -> _Entry:
+        """Raises ValueError for what is none."""
+        named = dict(zip(fields[::2], fields[1::2], strict=True))
+        try:
+            first, last, parts = int(named[b"first"]), int(named[b"last"]), int(named[b"parts"])
+            return cls(first, last, int(name.partition(b"-")[2]), parts, named[b"payload"])
+        except KeyError as problem:
+            raise ValueError(f"an entry without {problem}") from None

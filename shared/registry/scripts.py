@@ -215,8 +215,9 @@ APPEND = Script(
     _OWNED
     + """
 -- KEYS session stream
--- ARGV me epoch channel first last payload floor stream_ms
+-- ARGV me epoch channel first last part parts payload published floor stream_ms
 -- -> the number of subscribers reached, or -1 for a stranger
+-- A payload in parts comes in as many calls; nothing is published before the last of them.
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if not held[1] then
     -- Redis was restarted empty, and nobody has claimed the session since.
@@ -227,12 +228,17 @@ elseif held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
 end
 -- The last sequence number is the entry's id, so that one that is there already, because the answer to the first
 -- attempt was lost, cannot be entered twice; it is published again, and its readers know it by its number.
-local id = ARGV[5] .. '-0'
-redis.pcall(
-    'XADD', KEYS[2], 'MINID', '~', ARGV[7], id, 'first', ARGV[4], 'last', ARGV[5], 'payload', ARGV[6]
+local id = ARGV[5] .. '-' .. ARGV[6]
+local added = redis.pcall(
+    'XADD', KEYS[2], 'MINID', '~', ARGV[10], id, 'first', ARGV[4], 'last', ARGV[5], 'parts', ARGV[7], 'payload', ARGV[8]
 )
-redis.call('PEXPIRE', KEYS[2], ARGV[8])
-return redis.call('PUBLISH', ARGV[3], ARGV[6])
+redis.call('PEXPIRE', KEYS[2], ARGV[11])
+if ARGV[7] ~= '1' then
+    -- A Redis that is full still passes on what is published; but what is read from the stream has to be there.
+    if type(added) == 'table' and added.err and string.find(added.err, 'OOM') then return added end
+    if tonumber(ARGV[6]) + 1 < tonumber(ARGV[7]) then return 0 end
+end
+return redis.call('PUBLISH', ARGV[3], ARGV[9])
 """
 )
 

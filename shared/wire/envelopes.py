@@ -18,9 +18,13 @@ import msgpack
 
 __all__ = [
     "MAX_ENVELOPE",
+    "MAX_STORED",
     "Account",
+    "Chunk",
+    "ChunkRequest",
     "Command",
     "Envelope",
+    "Fragments",
     "FromClient",
     "Hostile",
     "Inquire",
@@ -36,12 +40,18 @@ __all__ = [
     "Rendered",
     "Reply",
     "SessionEnded",
+    "Stored",
+    "pack_fragments",
+    "unpack_fragments",
 ]
 
 log = logging.getLogger(__name__)
 
-MAX_ENVELOPE = 64 * 1024 * 1024
-"""Bytes. Three of the largest websocket messages, or a pull of a very large document."""
+MAX_ENVELOPE = 4 * 1024 * 1024
+"""Bytes of one publication: what is larger is stored or fetched in parts, of a megabyte at most."""
+
+MAX_STORED = 256 * 1024 * 1024
+"""Bytes of patches that are read from a stream in parts; as large as a document that may cross workers."""
 
 MAX_NUMBER = 2**63
 """Exclusive bound of every number here; none is negative."""
@@ -60,13 +70,17 @@ class Envelope:
         return packed
 
     @staticmethod
-    def unpack(payload: bytes) -> Envelope:
+    def unpack(payload: bytes, limit: int | None = None) -> Envelope:
         """The envelope in these bytes, all of its fields checked.
+
+        Args:
+            payload: the bytes.
+            limit: of them; by default that of one publication.
 
         Raises:
             ValueError: it is none of ours, and nothing else is ever raised. The text quotes nothing of it.
         """
-        if len(payload) > MAX_ENVELOPE:
+        if len(payload) > (MAX_ENVELOPE if limit is None else limit):
             raise ValueError("too large")
         try:
             unpacked = msgpack.unpackb(payload, use_list=False, raw=False)
@@ -113,6 +127,14 @@ class Probe(Envelope):
 
 
 @dataclass(frozen=True, slots=True)
+class Stored(Envelope):
+    """On a session's channel: patches up to this number are in the stream, and too large to be published."""
+
+    epoch: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class SessionEnded(Envelope):
     """On a session's channel: close its connections with this code."""
 
@@ -151,6 +173,9 @@ class FromClient(Envelope):
     Args:
         number: counts the messages of the connection.
         seen: the sequence number of the last patch that the edge had written when the message came in.
+        fragments: none if they are too large and have to be fetched, packed by `pack_fragments`.
+        transfer: the name to fetch them by, or nothing.
+        size: of what is to be fetched.
         trace: the trace that it belongs to, where somebody traces.
     """
 
@@ -160,6 +185,8 @@ class FromClient(Envelope):
     number: int
     seen: int
     fragments: tuple[bytes | str, ...]
+    transfer: str = ""
+    size: int = 0
     trace: str = ""
 
 
@@ -182,7 +209,10 @@ class Reply(Envelope):
     Args:
         number: of the message that is answered.
         after: the sequence number of the last patch that must be written before it.
+        frames: of the answer; none if they are too large and have to be fetched.
         live: whether the connection gets patches from then on.
+        transfer: the name to fetch the frames by, or nothing.
+        size: of what is to be fetched.
     """
 
     session_id: str
@@ -192,6 +222,8 @@ class Reply(Envelope):
     after: int
     frames: bytes
     live: bool
+    transfer: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,11 +248,21 @@ class Joined(Envelope):
 
 @dataclass(frozen=True, slots=True)
 class Rendered(Envelope):
-    """Owner to edge: the answer to a `Render`. If not `ok`, the body says why."""
+    """Owner to edge: the answer to a `Render`. If not `ok`, the body says why.
+
+    Args:
+        call: that is answered.
+        ok: whether it was rendered.
+        body: nothing if it is too large and has to be fetched.
+        transfer: the name to fetch it by, or nothing.
+        size: of what is to be fetched.
+    """
 
     call: int
     ok: bool
     body: bytes
+    transfer: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,6 +324,30 @@ class Outcome(Envelope):
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class ChunkRequest(Envelope):
+    """Worker to worker: send a chunk of what you offer, or, from its end on, know that all of it has come.
+
+    Args:
+        asker: who wants it.
+        transfer: the name of the offer.
+        start: of the chunk, in bytes.
+    """
+
+    asker: str
+    transfer: str
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk(Envelope):
+    """The answer to a `ChunkRequest`; empty if nothing of that name is offered."""
+
+    transfer: str
+    start: int
+    data: bytes
+
+
 _TYPES: tuple[type[Envelope], ...] = (
     Patches,
     Probe,
@@ -298,8 +364,36 @@ _TYPES: tuple[type[Envelope], ...] = (
     Account,
     Command,
     Outcome,
+    Stored,
+    ChunkRequest,
+    Chunk,
 )
 _CODES = {cls: code for code, cls in enumerate(_TYPES)}
+
+
+Fragments = tuple[bytes | str, ...]
+"""A browser's message as it came over its websocket."""
+
+
+def pack_fragments(fragments: Fragments) -> bytes:
+    """A browser's message as bytes, to be fetched in chunks."""
+    packed: bytes = msgpack.packb(fragments, use_bin_type=True)
+    return packed
+
+
+def unpack_fragments(packed: bytes) -> Fragments:
+    """The message in these bytes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        fragments = msgpack.unpackb(packed, use_list=False, raw=False)
+    except Exception:  # as in `Envelope.unpack`
+        raise ValueError("not msgpack") from None
+    if type(fragments) is not tuple or not all(type(part) in (bytes, str) for part in fragments):
+        raise ValueError("not the fragments of a message")
+    return fragments
 
 
 class Hostile:

@@ -68,6 +68,32 @@ def test_what_was_missed_is_read_from_the_stream(url: str) -> None:
     run(scenario())
 
 
+def test_what_is_too_large_for_an_entry_is_kept_in_parts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notice is published for all of it; a repetition is kept once, and what is not whole is not read."""
+
+    async def scenario() -> None:
+        async with bus_on(url, fresh_namespace()) as bus:
+            registry, epoch = await owner(bus)
+            monkeypatch.setattr(module, "ENTRY_BYTES", 1000)
+            got: list[bytes] = []
+            await bus.subscribe(bus.names.channel("s"), got.append)
+            large = b"".join(b"%07d " % number for number in range(1601))
+            for first, last, content in ((1, 1, b"one"), (2, 3, large), (2, 3, large), (4, 4, b"four")):
+                await registry.append("s", epoch, first, last, content, b"notice")
+            await eventually(lambda: len(got) == 4)
+            assert got == [b"one", b"notice", b"notice", b"four"]
+            assert await registry.read("s", 0) == [b"one", large, b"four"]
+            assert await registry.read("s", 2) == [large, b"four"]
+            assert await registry.read("s", 3) == [b"four"]
+            await registry.append("s", epoch, 5, 5, large, b"notice")
+            await bus.command("XDEL", bus.names.stream("s"), "5-12")
+            assert await registry.read("s", 3) == [b"four"]
+            await registry.append("s", epoch, 6, 6, b"six")
+            assert await registry.read("s", 4) is None
+
+    run(scenario())
+
+
 def test_a_hole_is_never_read_over(url: str) -> None:
     """All of it or nothing: at the beginning, in the middle, at the end, and where nothing is left at all."""
 

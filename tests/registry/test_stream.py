@@ -32,6 +32,14 @@ def test_one_large_entry_pushes_out_only_what_has_no_room() -> None:
     assert 50 < ledger.floor <= 71
 
 
+def test_large_payloads_do_not_drive_each_other_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Edges have them from nowhere else; up to a bound of their own."""
+    monkeypatch.setattr(module, "ENTRY_BYTES", 50_000)
+    monkeypatch.setattr(module, "LARGE_BYTES", 200_000)
+    assert filled(dict.fromkeys(range(1, 4), 80_000)).floor == 0
+    assert filled(dict.fromkeys(range(1, 9), 80_000)).floor == 6
+
+
 def test_the_number_of_entries_is_bounded() -> None:
     """A block at a time, so not many fewer than may be kept are."""
     ledger = filled(dict.fromkeys(range(1, 5001), 1))

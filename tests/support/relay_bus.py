@@ -41,7 +41,7 @@ class FakeRedis:
         self.channels: dict[str, list[FakeBus]] = {}
         self.workers: dict[str, float] = {}
         self.sessions: dict[str, tuple[str, int]] = {}
-        self.streams: dict[str, list[tuple[int, list[bytes]]]] = {}
+        self.streams: dict[str, list[tuple[tuple[int, int], list[bytes]]]] = {}
         self._values: dict[str, int] = {}
         self._scripts: dict[str, Callable[[list[str], list[Any]], Any]] = {
             scripts.CLAIM.sha: self._claim,
@@ -101,10 +101,13 @@ class FakeRedis:
             case "PUBSUB":
                 return [args[1].encode(), len(self.channels.get(args[1], ()))]
             case "XRANGE":
-                after = int(args[1].removesuffix("-0"))
-                return [(b"%d-0" % number, entry) for number, entry in self.streams.get(args[0], ()) if number >= after]
+                start, count = args[1], args[4]
+                entries = self.streams.get(args[0], ())
+                after, exclusive = _entry_id(start.removeprefix("(")), start.startswith("(")
+                found = [entry for entry in entries if entry[0] > after or (entry[0] == after and not exclusive)]
+                return [(b"%d-%d" % number, entry) for number, entry in found[:count]]
             case "XREVRANGE":
-                return [(b"%d-0" % number, entry) for number, entry in self.streams.get(args[0], ())[-1:]]
+                return [(b"%d-%d" % number, entry) for number, entry in self.streams.get(args[0], ())[-1:]]
         raise AssertionError(f"no {name} here")
 
     # Scripts, as in aperture.registry.scripts
@@ -161,17 +164,23 @@ class FakeRedis:
         return [worker.encode() for worker in args if self._lives(worker)]
 
     def _append(self, keys: list[str], args: list[Any]) -> Any:
-        me, epoch, channel, first, last, payload, floor, *_ = args
+        me, epoch, channel, first, last, part, parts, payload, published, floor, _ = args
         if self.sessions.setdefault(keys[0], (me, epoch)) != (me, epoch):
             return -1
         stream = self.streams.setdefault(keys[1], [])
-        if not stream or stream[-1][0] < last:
-            stream.append((last, [b"first", b"%d" % first, b"last", b"%d" % last, b"payload", payload]))
-            stream[:] = [entry for entry in stream if entry[0] >= floor]
-        return self.publish(channel, payload)
+        if not stream or stream[-1][0] < (last, part):
+            fields = {b"first": b"%d" % first, b"last": b"%d" % last, b"parts": b"%d" % parts, b"payload": payload}
+            stream.append(((last, part), [word for field in fields.items() for word in field]))
+            stream[:] = [entry for entry in stream if entry[0] >= (floor, 0)]
+        return self.publish(channel, published) if part + 1 == parts else 0
 
     def _lives(self, worker: str) -> bool:
         return self.workers.get(worker, 0) > self.now
+
+
+def _entry_id(text: str) -> tuple[int, int]:
+    number, _, part = text.partition("-")
+    return int(number), int(part)
 
 
 class _Lane:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from aperture.errors import BusDown, Fenced
 from aperture.protocol import messages
 from aperture.protocol.frames import FrameRun
-from aperture.wire.envelopes import Envelope, Joined, Patches, Relayed, Reply
+from aperture.wire.envelopes import MAX_STORED, Envelope, Joined, Patches, Relayed, Reply, Stored
 from aperture.wire.session_key import place_of
 
 __all__ = ["ME", "OWNER", "PLACE", "EdgePostbox", "Outbox", "OwnerPostbox", "joined", "patches", "reply", "run_of"]
@@ -40,6 +41,21 @@ class OwnerPostbox:
         self.down = False
         self.fenced = False
         self.problem: Exception | None = None
+        self.offers: dict[str, tuple[bytes, Callable[[], None]]] = {}
+        self._offered = count(1)
+
+    def offer(self, content: bytes, ended: Callable[[], None]) -> str:
+        name = f"offer-{next(self._offered)}"
+        self.offers[name] = (content, ended)
+        return name
+
+    def withdraw_offer(self, transfer: str) -> None:
+        self.offers.pop(transfer, None)
+
+    def end_offer(self, transfer: str) -> None:
+        """It was fetched, or has expired."""
+        _, ended = self.offers.pop(transfer)
+        ended()
 
     async def _take(self, kind: str) -> None:
         if self.down:
@@ -49,13 +65,14 @@ class OwnerPostbox:
         await self.open.wait()
         self.order.append(kind)
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
         assert place == PLACE
         if self.fenced:
             raise Fenced("another's")
         await self._take(f"patches {first}-{last}")
-        envelope = Envelope.unpack(payload)
+        envelope = Envelope.unpack(payload, MAX_STORED)
         assert isinstance(envelope, Patches)
+        assert Envelope.unpack(notice) == Stored(epoch, last)
         assert (envelope.epoch, envelope.first, envelope.last) == (epoch, first, last)
         self.appended.append(envelope)
 
@@ -85,6 +102,22 @@ class EdgePostbox:
         self.problem: Exception | None = None
         self.readable = asyncio.Event()
         self.readable.set()
+        self.offers: dict[str, bytes] = {}
+        self.content: dict[str, asyncio.Future[bytes]] = {}
+        """What the owner offers, when the test lets it come."""
+        self._offered = count(1)
+
+    def offer(self, content: bytes) -> str:
+        name = f"offer-{next(self._offered)}"
+        self.offers[name] = content
+        return name
+
+    def withdraw_offer(self, transfer: str) -> None:
+        self.offers.pop(transfer, None)
+
+    async def fetch(self, worker: str, transfer: str, size: int) -> bytes:
+        assert worker == OWNER
+        return await self.content[transfer]
 
     async def send(self, worker: str, envelope: Envelope) -> int:
         if self.down:

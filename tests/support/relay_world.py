@@ -57,7 +57,7 @@ class Worker:
         self.bus = FakeBus(world.redis)
         self.registry = Registry(self.bus, WorkerName(node, index, "life"))
         self.cluster = Cluster(self.bus, self.registry, self)
-        self.cluster._inbox = Inbox(self._receive)
+        self.cluster._inbox = Inbox(self._receive, self.cluster.fetch)
         self.host = AppHost(
             APP,
             world.application,
@@ -83,7 +83,7 @@ class Worker:
         """Whether nothing of any session elsewhere, and nothing under way, is left here."""
         cluster = self.cluster
         left = (cluster._edges, cluster._entering, cluster._calls, cluster._tasks, cluster._inbox._tasks)
-        return not any(left) and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+        return not any(left) and cluster.transfers.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:
         self._world.handled[message.msgid] += 1

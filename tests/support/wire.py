@@ -26,6 +26,10 @@ from tornado.websocket import WebSocketClientConnection, websocket_connect
 __all__ = ["ConnectionEnded", "Viewer", "WireMessage", "page_token", "token_of"]
 
 
+MAX_FRAME = 1024 * 1024 * 1024
+"""Bytes; Tornado's own bound is smaller than documents may be, and a browser has none."""
+
+
 class ConnectionEnded(Exception):
     """The server closed the connection while a message was awaited; `code` is its close code, if it gave one."""
 
@@ -105,7 +109,7 @@ class Viewer:
         """
         offered = list(subprotocols) if subprotocols is not None else ["bokeh", *([token] if token else [])]
         request = HTTPRequest(url, headers=dict(headers or {}), connect_timeout=seconds(20), ssl_options=trust)
-        connection = await websocket_connect(request, subprotocols=offered or None)
+        connection = await websocket_connect(request, subprotocols=offered or None, max_message_size=MAX_FRAME)
         viewer = cls(connection)
         try:
             if ack:

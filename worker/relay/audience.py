@@ -5,7 +5,9 @@ and while Redis is asked to append some patches, the next ones gather and share 
 up to a bound; beyond it the connections are given up, and their browsers come back for a fresh document.
 
 Documents do not count for that bound: a crowd that comes at once would be given up, come back and be given up again.
-They are made one after the other instead, each when there is room for it, and whoever asks waits for its turn.
+They are made one after the other instead, each when there is room for it, and whoever asks waits for its turn. Those
+that are too large for one message do not wait in the queue either: what says that they are there does, and their edge
+fetches them beside it (`aperture.worker.relay.transfers`).
 """
 
 from __future__ import annotations
@@ -18,16 +20,30 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from aperture.errors import BusDown, Fenced
+from aperture.errors import BusDown, BusFull, Fenced
 from aperture.log import short_id
 from aperture.metrics import Distribution
-from aperture.protocol.closing import SERVICE_RESTART
+from aperture.protocol.closing import INTERNAL_ERROR, SERVICE_RESTART
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
-from aperture.wire.envelopes import Envelope, Joined, Patches, Probe, Refused, Relayed, Reply, SessionEnded
+from aperture.registry.stream import ENTRY_BYTES
+from aperture.wire.envelopes import (
+    MAX_STORED,
+    Envelope,
+    FromClient,
+    Joined,
+    Patches,
+    Probe,
+    Refused,
+    Relayed,
+    Reply,
+    SessionEnded,
+    Stored,
+)
 from aperture.worker.patch.viewer import Viewer
+from aperture.worker.relay.transfers import CHUNK_BYTES, MAX_TRANSFER
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
 
@@ -38,11 +54,19 @@ log = logging.getLogger(__name__)
 QUEUE_LIMIT = 8 * 1024 * 1024
 """Bytes that wait for Redis per session: seconds of a busy dashboard, which is how long a restart of Redis takes."""
 
+LARGE_PATCHES_LIMIT = 64 * 1024 * 1024
+"""Bytes of patches too large to be published that may wait beside those when another one comes: a few pictures in one
+turn of the loop must close nobody. Redis takes them in less than a second."""
+
 PULL_MARK = 1024 * 1024
 """Bytes that wait for Redis above which no further document is made. So there are never more than these and one."""
 
-APPEND_LIMIT = 1024 * 1024
-"""Bytes of patches in one call; a single larger patch goes by itself."""
+APPEND_LIMIT = ENTRY_BYTES
+"""Bytes of patches in one call; a single larger patch goes by itself, in parts."""
+
+OFFERED_BYTES = 64 * 1024 * 1024
+"""Of documents that edges are fetching, per session, above which no further one is made. An edge fetches one at a time,
+so that one that is slow, or dead, does not hold up the others."""
 
 ITEM_COST = 200
 """Bytes that anything queued costs beside its frames: without it, patches for nobody would count as nothing."""
@@ -63,8 +87,11 @@ class Post(Protocol):
         """This worker's name."""
         ...
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
-        """Publish patches to a session's edges; raises Fenced if the session is another worker's by now."""
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
+        """Publish patches to a session's edges, or, where they are too large for that, store them and publish a notice.
+
+        Raises Fenced if the session is another worker's by now.
+        """
         ...
 
     async def tell(self, worker: str, envelope: Envelope) -> None:
@@ -73,6 +100,14 @@ class Post(Protocol):
 
     async def announce(self, place: str, envelope: Envelope) -> None:
         """Send something to a session's edges that they may miss."""
+        ...
+
+    def offer(self, content: bytes, ended: Callable[[], None]) -> str:
+        """Keep this for another worker to fetch; returns its name. `ended` says that it is not kept any more."""
+        ...
+
+    def withdraw_offer(self, transfer: str) -> None:
+        """Keep it no longer; `ended` is not called. Idempotent."""
         ...
 
 
@@ -94,7 +129,10 @@ class RemoteViewer(Viewer):
         "busy",
         "connection",
         "edge",
+        "fetching",
         "last_answer",
+        "letters",
+        "max_message_size",
         "pending",
         "received",
         "seen",
@@ -112,12 +150,16 @@ class RemoteViewer(Viewer):
         self.edge = edge
         self.connection = connection
         self.assembler = Assembler(max_message_size)
+        self.max_message_size = max_message_size
         self.received = 0
         """The number of its last message that came."""
         self.answered = 0
         self.asked = 0
         """The number of the message that its edge was last asked to send again."""
         self.last_answer: Reply | None = None
+        self.letters: deque[FromClient] = deque()
+        """What has come of it and is not assembled yet, because the first has to be fetched."""
+        self.fetching = False
         self.pending: deque[tuple[Message, int, str]] = deque()
         """With the sequence number of the last patch that it can have had when it sent each, and the trace."""
         self.seen: int | None = None
@@ -168,6 +210,15 @@ class _Note:
 
 
 @dataclass(frozen=True, slots=True)
+class _Offered:
+    """A document that an edge is fetching."""
+
+    edge: str
+    transfer: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Append:
     """Patches packed for one call; it stays as it is until Redis has it, so that what is said twice is kept once."""
 
@@ -175,6 +226,7 @@ class _Append:
     last: int
     count: int
     payload: bytes
+    notice: bytes
     at: float
 
 
@@ -207,9 +259,13 @@ class SessionAudience:
         self._live = 0
         self._queue: deque[_Patch | _Note] = deque()
         self._queued = 0
-        """Bytes in the queue, but for documents."""
+        """Bytes in the queue, but for documents and large patches."""
         self._documents = 0
         """Bytes of the documents there."""
+        self._large = 0
+        """Bytes of the patches there that are too large to be published."""
+        self._offered: dict[RemoteViewer, _Offered] = {}
+        """Documents that are not in the queue, because edges fetch them."""
         self._packed: _Append | None = None
         """The patches at the head of the queue, once they have been tried."""
         self._pulling: RemoteViewer | None = None
@@ -255,6 +311,9 @@ class SessionAudience:
                 viewer.last_answer = None  # whoever misses the patch gets it from the stream, and the answer with it
                 answers[viewer.connection] = viewer.answered
         size = len(frames) + sum(map(len, instead.values()))
+        if size > MAX_STORED:
+            self._give_up(f"a patch of {size} bytes is too large for viewers of other workers")
+            return
         self._enqueue(_Patch(sequence, Relayed(frames, instead, answers), size, time.perf_counter()))
 
     def close(self, code: int, reason: str) -> None:
@@ -266,7 +325,7 @@ class SessionAudience:
         """The session is another worker's by now: forget all viewers, and say nothing more."""
         self._cleared += 1
         self._queue.clear()
-        self._queued = self._documents = 0
+        self._queued = self._documents = self._large = 0
         self._packed = None
         self._forget_all()
 
@@ -289,6 +348,10 @@ class SessionAudience:
             del self._edges[viewer.edge]
         viewer.live = False
         self._held.pop(viewer, None)
+        offered = self._offered.get(viewer)
+        if offered is not None:
+            self._post.withdraw_offer(offered.transfer)
+            self._end_offer(viewer)
         self._end_pull(viewer)
         self._session.viewer_left(lost=True)
 
@@ -339,11 +402,12 @@ class SessionAudience:
     def admits(self, viewer: RemoteViewer, message: Message, again: Callable[[], None]) -> bool:
         """Whether a message may be acted on now. If not, `again` is called when it had better be asked once more.
 
-        A document may not be made while another is, or while so much waits for Redis that it would only wait, too.
+        A document may not be made while another is, or while so much waits for Redis, or for edges to fetch it, that it
+        would only wait, too.
         """
         if message.msgtype != MessageType.PULL_DOC_REQ:
             return True
-        if not self._has_room():
+        if not self._has_room(viewer):
             self._held[viewer] = again
             return False
         self._pulling = viewer
@@ -358,6 +422,19 @@ class SessionAudience:
         frames = run.plain
         viewer.answered += 1
         after = session.fanout.sequence if after is None else after
+        if len(frames) > MAX_TRANSFER:
+            log.error(
+                "session %s of %s: a document of %d bytes is too large for viewers in other workers; %d is the most",
+                short_id(session.id),
+                session.app,
+                len(frames),
+                MAX_TRANSFER,
+            )
+            self.refuse(viewer, INTERNAL_ERROR, "the document is too large for this worker")
+            return
+        if len(frames) > CHUNK_BYTES:
+            self._offer(viewer, frames, after)
+            return
         reply = Reply(self._place, session.fanout.epoch, viewer.connection, viewer.answered, after, frames, viewer.live)
         # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
         viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
@@ -376,6 +453,7 @@ class SessionAudience:
     def refuse(self, viewer: RemoteViewer, code: int, reason: str) -> None:
         """Close one viewer's connection; nothing more of it is acted on."""
         self.leave(viewer)
+        viewer.letters.clear()
         viewer.pending.clear()
         self._note(viewer.edge, Refused(self._place, viewer.connection, code, reason[:120]))
 
@@ -386,9 +464,36 @@ class SessionAudience:
 
     # Inside
 
-    def _has_room(self) -> bool:
-        """Whether a document may be made."""
-        return self._pulling is None and self._queued + self._documents < PULL_MARK
+    def _has_room(self, viewer: RemoteViewer) -> bool:
+        """Whether a document may be made for this viewer."""
+        if self._pulling is not None or self._queued + self._large + self._documents >= PULL_MARK:
+            return False
+        offered = self._offered.values()
+        return sum(other.size for other in offered) < OFFERED_BYTES and all(o.edge != viewer.edge for o in offered)
+
+    def _offer(self, viewer: RemoteViewer, frames: bytes, after: int) -> None:
+        """Have the viewer's edge fetch its answer; what says so keeps its place among the patches."""
+        session = self._session
+        transfer = self._post.offer(frames, lambda: self._end_offer(viewer))
+        self._offered[viewer] = _Offered(viewer.edge, transfer, len(frames))
+        reply = Reply(
+            self._place,
+            session.fanout.epoch,
+            viewer.connection,
+            viewer.answered,
+            after,
+            b"",
+            viewer.live,
+            transfer,
+            len(frames),
+        )
+        viewer.last_answer = replace(reply, transfer="", size=0)  # it is not offered twice: see `KEPT_ANSWER`
+        self._note(viewer.edge, reply)
+
+    def _end_offer(self, viewer: RemoteViewer) -> None:
+        """The viewer's edge has its document, or does not want it."""
+        if self._offered.pop(viewer, None) is not None:
+            self._admit_soon()
 
     def _end_pull(self, viewer: RemoteViewer) -> None:
         """The viewer has been answered, or wants no answer any more."""
@@ -401,8 +506,9 @@ class SessionAudience:
             asyncio.get_running_loop().call_soon(self._admit_next)
 
     def _admit_next(self) -> None:
-        if self._held and self._has_room():
-            self._held.pop(next(iter(self._held)))()
+        viewer = next((viewer for viewer in self._held if self._has_room(viewer)), None)
+        if viewer is not None:
+            self._held.pop(viewer)()
             self._admit_soon()
 
     def _note(self, worker: str | None, envelope: Envelope, size: int = 0) -> None:
@@ -412,20 +518,26 @@ class SessionAudience:
         item.size += ITEM_COST
         if isinstance(item, _Note) and item.is_document:
             self._documents += item.size
-        elif self._queued + item.size > QUEUE_LIMIT and self._queue:
-            self._give_up()
-            return
-        else:
+        elif item.size > ENTRY_BYTES and self._large <= LARGE_PATCHES_LIMIT:
+            self._large += item.size
+        elif item.size <= ENTRY_BYTES and self._queued + item.size <= QUEUE_LIMIT:
             self._queued += item.size
+        else:
+            self._give_up("the bus takes nothing")
+            return
         self._queue.append(item)
+        self._begin_work()
+
+    def _begin_work(self) -> None:
         if self._task is None:
             self._task = asyncio.ensure_future(self._work())
 
-    def _give_up(self) -> None:
-        log.warning("session %s: the bus takes nothing; viewers elsewhere must reconnect", short_id(self._session.id))
+    def _give_up(self, reason: str) -> None:
+        log.warning("session %s: %s; viewers elsewhere pull the document afresh", short_id(self._session.id), reason)
         self.abandon()
         ended = SessionEnded(self._session.fanout.epoch, SERVICE_RESTART, "out of step")
         self._queue.append(_Note(None, ended, 0))
+        self._begin_work()
 
     def _forget_all(self) -> None:
         for edge in list(self._edges):
@@ -436,6 +548,8 @@ class SessionAudience:
             while self._queue:
                 try:
                     await self._send_first()
+                except BusFull as problem:
+                    self._give_up(f"a patch has to be stored to be published, and {problem}")
                 except BusDown:
                     await asyncio.sleep(RETRY)
         except Fenced:
@@ -460,6 +574,8 @@ class SessionAudience:
     def _take_out(self, item: _Patch | _Note) -> None:
         if isinstance(item, _Note) and item.is_document:
             self._documents -= item.size
+        elif item.size > ENTRY_BYTES:
+            self._large -= item.size
         else:
             self._queued -= item.size
 
@@ -472,7 +588,9 @@ class SessionAudience:
                 await self._post.tell(first.worker, first.envelope)
             return 1
         packed = self._packed = self._packed or self._pack_first()
-        await self._post.append(self._place, self._session.fanout.epoch, packed.first, packed.last, packed.payload)
+        await self._post.append(
+            self._place, self._session.fanout.epoch, packed.first, packed.last, packed.payload, packed.notice
+        )
         if self._lag is not None:
             self._lag.observe(time.perf_counter() - packed.at)
         return packed.count
@@ -481,8 +599,9 @@ class SessionAudience:
         patches = self._first_patches()
         first, last = patches[0], patches[-1]
         payload = Patches(self._session.fanout.epoch, first.sequence, tuple(patch.relayed for patch in patches)).pack()
+        notice = Stored(self._session.fanout.epoch, last.sequence).pack()
         # Of those in one call the first has waited longest.
-        return _Append(first.sequence, last.sequence, len(patches), payload, first.at)
+        return _Append(first.sequence, last.sequence, len(patches), payload, notice, first.at)
 
     def _first_patches(self) -> list[_Patch]:
         """The patches at the head of the queue that fit one call; their sequence numbers follow one another."""

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Protocol
 
 from aperture import tracing
 from aperture.bus.bus import Bus
-from aperture.errors import BusDown, OwnedElsewhere, OwnerGone
+from aperture.errors import BusDown, OwnedElsewhere, OwnerGone, TransferFailed
 from aperture.log import short_id
 from aperture.metrics import RelayTally, Tallies
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.registry.lease import LeaseKeeper
 from aperture.registry.registry import Registry, WorkerName
 from aperture.wire.envelopes import (
+    Chunk,
+    ChunkRequest,
     Envelope,
     FromClient,
     Hostile,
@@ -39,6 +41,7 @@ from aperture.worker.patch.viewer import Outbox
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.edge import EdgeSession, EdgeViewer
 from aperture.worker.relay.remote_messages import Inbox
+from aperture.worker.relay.transfers import CHUNK_BYTES, MAX_TRANSFER, Transfers
 from aperture.worker.session.session import Session
 
 __all__ = ["Cluster", "Neighbourhood"]
@@ -122,7 +125,8 @@ class Cluster:
         self._kept = kept
         self._withdrawn = False
         self.hostile = Hostile()
-        self._inbox = Inbox(receive)
+        self.transfers = Transfers(registry.me, self.tell)
+        self._inbox = Inbox(receive, self.fetch)
         self._edges: dict[str, EdgeSession] = {}
         self._entering: dict[str, asyncio.Lock] = {}
         self._calls: dict[int, asyncio.Future[Rendered]] = {}
@@ -260,7 +264,8 @@ class Cluster:
                     self._entering.pop(place, None)
                     raise
                 first = True
-            viewer = EdgeViewer(edge, outbox, token, inline=inline)
+            size = self._worker.max_message_size
+            viewer = EdgeViewer(edge, outbox, token, inline=inline, max_message_size=size)
             edge.enter(viewer)
         try:
             if first:
@@ -296,14 +301,30 @@ class Cluster:
             self._calls.pop(number, None)
         if not rendered.ok:
             raise OwnerGone(rendered.body.decode("utf-8", "replace"))
-        body: bytes = rendered.body
-        return body
+        if not rendered.transfer:
+            body: bytes = rendered.body
+            return body
+        try:
+            if not 0 < rendered.size <= MAX_TRANSFER:
+                raise TransferFailed(f"{rendered.size} bytes are too many")
+            return await self.fetch(owner, rendered.transfer, rendered.size)
+        except TransferFailed as problem:
+            raise OwnerGone(f"the page could not be fetched from the session's worker: {problem}") from problem
 
     # Post, for audiences and edges
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes) -> None:
+    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
         self._relay_tally.sent += 1
-        await self._registry.append(place, epoch, first, last, payload)
+        await self._registry.append(place, epoch, first, last, payload, notice)
+
+    def offer(self, content: bytes, ended: Callable[[], None] | None = None) -> str:
+        return self.transfers.offer(content, ended)
+
+    def withdraw_offer(self, transfer: str) -> None:
+        self.transfers.withdraw(transfer)
+
+    async def fetch(self, worker: str, transfer: str, size: int) -> bytes:
+        return await self.transfers.fetch(worker, transfer, size)
 
     async def tell(self, worker: str, envelope: Envelope) -> None:
         self._relay_tally.sent += 1
@@ -348,6 +369,10 @@ class Cluster:
                 self._on_leave(envelope)
             case Render():
                 self._on_render(envelope)
+            case ChunkRequest():
+                self._track(self.transfers.answer(envelope))
+            case Chunk():
+                self.transfers.take(envelope)
             case Rendered(call=call):
                 waiting = self._calls.get(call)
                 if waiting is not None and not waiting.done():
@@ -398,11 +423,16 @@ class Cluster:
                 session.touch()
                 with tracing.relayed("render for another worker", call.trace):
                     page = self._worker.render(session, call.kind, call.arguments)
-                rendered = Rendered(call.call, True, page.encode())
+                rendered = self._rendered(call.call, page.encode())
             except Exception:
                 log.exception("rendering session %s for another worker failed", short_id(session.id))
                 rendered = Rendered(call.call, False, b"rendering failed")
         self._track(self._tell(call.edge, rendered))
+
+    def _rendered(self, call: int, page: bytes) -> Rendered:
+        if len(page) <= CHUNK_BYTES:
+            return Rendered(call, True, page)
+        return Rendered(call, True, b"", self.offer(page, lambda: None), len(page))
 
     def _on_owners_word(self, word: Reply | Joined | Refused) -> None:
         edge = self._edges.get(word.session_id)

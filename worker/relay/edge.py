@@ -3,7 +3,9 @@
 An edge has no document. It carries bytes: its browsers' messages to the owner, numbered, kept until they are answered
 and sent again when the owner has not had them; the owner's patches to its browsers, in the order of their sequence
 numbers and each exactly once. A hole in the sequence is filled from the session's stream, all of it or nothing: what
-cannot be filled closes the connections, whose browsers come back at once and pull afresh.
+cannot be filled closes the connections, whose browsers come back at once and pull afresh. Patches too large to be
+published are read from there in the same way. A document that is too large is fetched from the owner, and what follows
+it to its connection waits behind it; the other connections do not.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from aperture import tracing
-from aperture.errors import BusDown, ProtocolError
+from aperture.errors import BusDown, ProtocolError, TransferFailed
 from aperture.log import short_id
 from aperture.metrics import AppTally, RelayTally
 from aperture.protocol.closing import SERVICE_RESTART, TRY_AGAIN_LATER
@@ -26,6 +28,7 @@ from aperture.protocol.frames import FrameRun
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.wire.envelopes import (
+    MAX_STORED,
     Envelope,
     FromClient,
     Hostile,
@@ -37,9 +40,12 @@ from aperture.wire.envelopes import (
     Relayed,
     Reply,
     SessionEnded,
+    Stored,
+    pack_fragments,
 )
 from aperture.wire.session_key import place_parts
 from aperture.worker.patch.viewer import Outbox
+from aperture.worker.relay.transfers import CHUNK_BYTES, MAX_TRANSFER
 
 __all__ = ["EdgePost", "EdgeSession", "EdgeViewer"]
 
@@ -47,12 +53,12 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-UNANSWERED_BYTES = 24 * 1024 * 1024
+UNANSWERED_BYTES = 4 * 1024 * 1024
 UNANSWERED_MESSAGES = 10_000
-"""Of one connection. The largest message must fit, and a page may send a while without waiting for answers."""
+"""Of one connection, beside one message of the largest size: a page may send a while without waiting for answers."""
 
 HELD_BYTES = 16 * 1024 * 1024
-"""Patches that may come in while a hole is being filled."""
+"""Patches that may come in while a hole is being filled; and, per connection, while its document is being fetched."""
 
 REPAIR_TIME = 15.0
 """Seconds that the bus may be away while browsers wait for a hole to be filled; then they are sent to pull afresh."""
@@ -80,6 +86,18 @@ class EdgePost(Protocol):
         """Send to one worker; returns how many received it, 0 or 1. Raises BusDown. Keeps the order of its calls."""
         ...
 
+    def offer(self, content: bytes) -> str:
+        """Keep this for another worker to fetch, until it is withdrawn; returns its name."""
+        ...
+
+    def withdraw_offer(self, transfer: str) -> None:
+        """Keep it no longer. Idempotent."""
+        ...
+
+    async def fetch(self, worker: str, transfer: str, size: int) -> bytes:
+        """All of what another worker offers. Raises TransferFailed."""
+        ...
+
     async def read(self, place: str, after: int) -> list[bytes] | None:
         """What was published for a session after a sequence number, or None if some of it is gone.
 
@@ -99,6 +117,8 @@ class _Unanswered:
     """Whether the client waits for the answer; to a patch, which tells it nothing, nobody does."""
     at: float
     trace: str
+    transfer: str
+    """The name for the owner to fetch the fragments by, which are empty then; or nothing."""
 
 
 class EdgeViewer:
@@ -109,9 +129,10 @@ class EdgeViewer:
         outbox: its own.
         token: what it connected with.
         inline: whether its pulls must be answered without binary buffers, as far as is known here.
+        max_message_size: in bytes, of what it may send.
     """
 
-    def __init__(self, edge: EdgeSession, outbox: Outbox, token: str, *, inline: bool) -> None:
+    def __init__(self, edge: EdgeSession, outbox: Outbox, token: str, *, inline: bool, max_message_size: int) -> None:
         self.edge = edge
         self.connection = uuid.uuid4().hex
         self.outbox = outbox
@@ -122,24 +143,34 @@ class EdgeViewer:
         self.unanswered: deque[_Unanswered] = deque()
         self.answered = 0
         self._sent = 0
+        self._unanswered_limit = max_message_size + UNANSWERED_BYTES
         self._unanswered_bytes = 0
+        self._behind: deque[FrameRun | Reply] = deque()
+        """What is to be written when the document that is being fetched is here."""
+        self._behind_bytes = 0
+        self._fetching: asyncio.Task[None] | None = None
 
     def receive(self, message: Message, fragments: tuple[str | bytes, ...]) -> Awaitable[None] | None:
         """Pass a message on to the owner."""
         if self.connection not in self.edge.viewers:
             return None  # it is being closed
         size = sum(map(len, fragments))
-        if self._unanswered_bytes + size > UNANSWERED_BYTES or len(self.unanswered) >= UNANSWERED_MESSAGES:
+        if self._unanswered_bytes + size > self._unanswered_limit or len(self.unanswered) >= UNANSWERED_MESSAGES:
             raise ProtocolError("too much waits for the owner of the session", TRY_AGAIN_LATER)
         self._sent += 1
-        self._unanswered_bytes += size
         awaited = message.msgtype != MessageType.PATCH_DOC
         if self.edge.tally is not None and not awaited:
             self.edge.tally.patches_in += 1
             self.edge.tally.patch_bytes_in += size
         now = asyncio.get_running_loop().time()
         trace = tracing.hop(message.msgtype) if tracing.on else ""
-        self.unanswered.append(_Unanswered(self._sent, fragments, size, self.edge.sequence, awaited, now, trace))
+        transfer = ""
+        if size > CHUNK_BYTES:
+            packed = pack_fragments(fragments)
+            transfer, fragments, size = self.edge.offer(packed), (), len(packed)
+        self._unanswered_bytes += size
+        sequence = self.edge.sequence
+        self.unanswered.append(_Unanswered(self._sent, fragments, size, sequence, awaited, now, trace, transfer))
         self.edge.forward(self, self.unanswered[-1])
         return None
 
@@ -153,9 +184,46 @@ class EdgeViewer:
         while self.unanswered and self.unanswered[0].number <= number:
             first = self.unanswered.popleft()
             self._unanswered_bytes -= first.size
+            self.edge.withdraw_offer(first.transfer)
             complete = complete and (first.number == number or not first.awaited)
         self.answered = number
         return complete
+
+    def send(self, item: FrameRun | Reply) -> None:
+        """Write frames to the connection, or the answer whose frames have to be fetched; in the order of the calls."""
+        if self._fetching is None and isinstance(item, FrameRun):
+            self.outbox.send(item)
+            return
+        if self._behind_bytes > HELD_BYTES:
+            log.warning("viewer is closed: too much came while its document was being fetched; it may come back")
+            self.edge.drop(self)
+            return
+        self._behind.append(item)
+        self._behind_bytes += len(item) if isinstance(item, FrameRun) else 0
+        if self._fetching is None:
+            self._fetching = asyncio.ensure_future(self._write_behind())
+
+    def stop(self) -> None:
+        """The connection has ended, or is about to: offer, fetch and write nothing more."""
+        for message in self.unanswered:
+            self.edge.withdraw_offer(message.transfer)
+        self._behind.clear()
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _write_behind(self) -> None:
+        while self._behind:
+            item = self._behind.popleft()
+            if isinstance(item, FrameRun):
+                self._behind_bytes -= len(item)
+                self.outbox.send(item)
+                continue
+            frames = await self.edge.fetch(item)
+            if frames is None:
+                self.edge.drop(self)
+                return
+            self.outbox.send(FrameRun(frames))
+        self._fetching = None
 
 
 class EdgeSession:
@@ -198,6 +266,8 @@ class EdgeSession:
         self._held: deque[Patches] = deque()
         self._held_bytes = 0
         self._waiting: deque[Reply] = deque()
+        self._missed = False
+        """Whether patches were lost on the way: else those that are read from the stream were never on it."""
         self._repair: asyncio.Task[None] | None = None
         self._resending: asyncio.Task[None] | None = None
         self._sends: set[asyncio.Future[Any]] = set()
@@ -214,6 +284,7 @@ class EdgeSession:
         """Count a connection out; harmless twice."""
         if self.viewers.pop(viewer.connection, None) is None:
             return
+        viewer.stop()
         if not viewer.joined.done():
             viewer.joined.cancel()
         self.say_left(self.owner, viewer.connection)
@@ -234,9 +305,35 @@ class EdgeSession:
                 message.number,
                 message.seen,
                 message.fragments,
+                message.transfer,
+                message.size if message.transfer else 0,
                 message.trace,
             )
         )
+
+    def offer(self, content: bytes) -> str:
+        """Keep this for the owner to fetch; returns its name."""
+        return self._post.offer(content)
+
+    def withdraw_offer(self, transfer: str) -> None:
+        """The owner needs not fetch this any more."""
+        if transfer:
+            self._post.withdraw_offer(transfer)
+
+    async def fetch(self, reply: Reply) -> bytes | None:
+        """The frames of an answer that are with the owner; None if they cannot be had."""
+        try:
+            if not 0 < reply.size <= MAX_TRANSFER:
+                raise TransferFailed(f"{reply.size} bytes are too many")
+            return await self._post.fetch(self.owner, reply.transfer, reply.size)
+        except TransferFailed as problem:
+            log.warning("session %s: a document could not be fetched: %s", self._short(), problem)
+            return None
+
+    def drop(self, viewer: EdgeViewer) -> None:
+        """Close a connection that is out of step with the owner; its browser comes back and pulls afresh."""
+        self.leave(viewer)
+        self._shut(viewer, SERVICE_RESTART, "out of step")
 
     def close_all(self, code: int = SERVICE_RESTART, reason: str = "out of step") -> None:
         """Close every connection; their browsers come back and pull afresh."""
@@ -275,7 +372,7 @@ class EdgeSession:
         if not viewer.joined.done():
             viewer.joined.set_result(None)
         if joined.received < viewer.answered:
-            self._drop(viewer)  # the owner took this worker for dead, and now knows nothing of what it has had
+            self.drop(viewer)  # the owner took this worker for dead, and now knows nothing of what it has had
             return
         for message in viewer.unanswered:
             if message.number > joined.received or message.number == joined.answered:
@@ -327,12 +424,8 @@ class EdgeSession:
     def _heard(self) -> None:
         self.heard_at = asyncio.get_running_loop().time()
 
-    def _drop(self, viewer: EdgeViewer) -> None:
-        """Close a connection that is out of step with the owner; its browser comes back and pulls afresh."""
-        self.leave(viewer)
-        self._shut(viewer, SERVICE_RESTART, "out of step")
-
     def _shut(self, viewer: EdgeViewer, code: int, reason: str) -> None:
+        viewer.stop()
         if viewer.joined.done():
             viewer.outbox.close(code, reason)
         else:
@@ -345,6 +438,11 @@ class EdgeSession:
         match envelope:
             case Patches():
                 self._take_patches(envelope)
+            case Stored(epoch=epoch, last=last):
+                if epoch > self.epoch:
+                    self.close_all()
+                elif epoch == self.epoch and last > self.sequence:
+                    self._read_up_to(last)
             case Probe(epoch=epoch, sequence=sequence):
                 if epoch > self.epoch:
                     self.close_all()
@@ -384,7 +482,7 @@ class EdgeSession:
             if connection in relayed.variants:
                 self._write_variant(viewer, relayed)
             elif run is not None and viewer.live:
-                viewer.outbox.send(run)
+                viewer.send(run)
                 written += 1
         if self.tally is not None:
             self.tally.patches_out += written
@@ -394,9 +492,9 @@ class EdgeSession:
         frames = relayed.variants[viewer.connection]
         number = relayed.answers.get(viewer.connection)
         if number is not None and not viewer.note_answer(number):
-            self._drop(viewer)
+            self.drop(viewer)
         elif frames and viewer.live:
-            viewer.outbox.send(FrameRun(frames))
+            viewer.send(FrameRun(frames))
 
     def _answer(self, viewer: EdgeViewer, reply: Reply) -> None:
         if reply.number <= viewer.answered:
@@ -404,10 +502,10 @@ class EdgeSession:
         begins = reply.live and not viewer.live
         if not viewer.note_answer(reply.number) or (begins and reply.after < self.sequence):
             # An answer is lost; or this document came late, and of the patches since it has had none.
-            self._drop(viewer)
+            self.drop(viewer)
             return
         viewer.live = viewer.live or reply.live
-        viewer.outbox.send(FrameRun(reply.frames))
+        viewer.send(reply if reply.transfer else FrameRun(reply.frames))
 
     def _answer_due(self) -> None:
         """Give the waiting answers whose turn it is: behind the patches before them, ahead of those after them."""
@@ -435,6 +533,11 @@ class EdgeSession:
             self.close_all()
 
     def _miss(self, latest: int) -> None:
+        """There are patches up to this one, and some that are not here were lost on the way."""
+        self._missed = True
+        self._read_up_to(latest)
+
+    def _read_up_to(self, latest: int) -> None:
         """There are patches up to this one, and not all of them are here."""
         self._latest = max(self._latest, latest)
         self._start_repair()
@@ -446,10 +549,11 @@ class EdgeSession:
     async def _fill_hole(self) -> None:
         known = self.sequence
         problem = await self._try_to_catch_up()
+        missed, self._missed = self._missed, False
         self._repair = None
         if self._relay_tally is not None and not self._over:
             self._relay_tally.lost += problem is not None
-            self._relay_tally.repaired += problem is None and self.sequence > known
+            self._relay_tally.repaired += missed and problem is None and self.sequence > known
         if problem is None:
             self._answer_due()
         elif not self._over:
@@ -487,16 +591,19 @@ class EdgeSession:
                 return "patches are lost"
 
     async def _read(self) -> list[bytes] | None:
-        async with asyncio.timeout(REPAIR_TIME):
-            while True:
-                try:
-                    return await self._post.read(self.place, self.sequence)
-                except BusDown:
-                    await asyncio.sleep(SEND_AGAIN)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + REPAIR_TIME
+        while True:
+            try:
+                return await self._post.read(self.place, self.sequence)  # which may itself take long: it is in parts
+            except BusDown:
+                if loop.time() > deadline:
+                    raise TimeoutError from None
+                await asyncio.sleep(SEND_AGAIN)
 
     def _apply_from_stream(self, payload: bytes) -> None:
         try:
-            envelope = Envelope.unpack(payload)
+            envelope = Envelope.unpack(payload, MAX_STORED)
         except ValueError as problem:
             self._hostile.count("a session's stream", problem)
             return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
-from aperture.errors import ProtocolError, SessionGone
+from aperture.errors import ProtocolError, SessionGone, TransferFailed
 from aperture.log import short_id
-from aperture.protocol.closing import INTERNAL_ERROR, SERVICE_RESTART
+from aperture.protocol.closing import INTERNAL_ERROR, MESSAGE_TOO_BIG, SERVICE_RESTART
 from aperture.protocol.messages import Message
-from aperture.wire.envelopes import FromClient
+from aperture.wire.envelopes import Fragments, FromClient, unpack_fragments
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.session.session import Session
@@ -20,15 +21,24 @@ __all__ = ["Inbox"]
 log = logging.getLogger(__name__)
 
 
+PACKED_OVERHEAD = 1024 * 1024
+"""Bytes by which the fragments of a message may be longer when they are packed: five for each buffer and each id."""
+
+Fetch = Callable[[str, str, int], Awaitable[bytes]]
+"""As `aperture.worker.relay.transfers.Transfers.fetch`."""
+
+
 class Inbox:
     """Takes the messages of viewers elsewhere, each viewer's in its order, and has the session act on them.
 
     Args:
         receive: acts on one message, as `aperture.worker.patch.inbound.receive`.
+        fetch: gets what is too large to be sent.
     """
 
-    def __init__(self, receive: Callable[[Session, Viewer, Message], Awaitable[None] | None]) -> None:
+    def __init__(self, receive: Callable[[Session, Viewer, Message], Awaitable[None] | None], fetch: Fetch) -> None:
         self._receive = receive
+        self._fetch = fetch
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, letter: FromClient) -> None:
@@ -42,15 +52,51 @@ class Inbox:
             audience.ask_again(viewer)
             return
         viewer.received = number
+        viewer.letters.append(letter)
+        self._open_letters(session, audience, viewer)
+
+    def _open_letters(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
+        """Assemble what has come, up to a message that has to be fetched first."""
         try:
-            for fragment in letter.fragments:
-                message = viewer.assembler.feed(fragment)
-                if message is not None:
-                    viewer.pending.append((message, letter.seen, letter.trace))
+            while viewer.letters and not viewer.fetching:
+                letter = viewer.letters[0]
+                if letter.transfer:
+                    viewer.fetching = True
+                    self._track(self._fetch_first(session, audience, viewer))
+                else:
+                    viewer.letters.popleft()
+                    self._assemble(viewer, letter, letter.fragments)
         except ProtocolError as problem:
             audience.refuse(viewer, problem.close_code, str(problem))
             return
         self._pump(session, audience, viewer)
+
+    def _assemble(self, viewer: RemoteViewer, letter: FromClient, fragments: Fragments) -> None:
+        for fragment in fragments:
+            message = viewer.assembler.feed(fragment)
+            if message is not None:
+                viewer.pending.append((message, letter.seen, letter.trace))
+
+    async def _fetch_first(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
+        letter = viewer.letters[0]
+        try:
+            if not 0 < letter.size <= viewer.max_message_size + PACKED_OVERHEAD:
+                raise ProtocolError(f"message is larger than {viewer.max_message_size} bytes", MESSAGE_TOO_BIG)
+            fragments = unpack_fragments(await self._fetch(letter.edge, letter.transfer, letter.size))
+            if not audience.has(viewer):
+                return
+            self._assemble(viewer, letter, fragments)
+        except ProtocolError as problem:
+            audience.refuse(viewer, problem.close_code, str(problem))
+            return
+        except (TransferFailed, ValueError) as problem:
+            if audience.has(viewer):  # else its edge keeps the message no longer
+                log.warning("session %s: a viewer's message could not be fetched: %s", short_id(session.id), problem)
+                audience.refuse(viewer, SERVICE_RESTART, "a message is lost")
+            return
+        viewer.fetching = False
+        viewer.letters.popleft()
+        self._open_letters(session, audience, viewer)
 
     def _pump(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         try:
@@ -63,14 +109,17 @@ class Inbox:
                 give_way = viewer.slice.end()
                 if work is not None:
                     viewer.busy = True
-                    task = asyncio.ensure_future(self._finish(work, session, audience, viewer))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
+                    self._track(self._finish(work, session, audience, viewer))
                 elif give_way:
                     viewer.busy = True  # what comes meanwhile waits behind what is pending
                     asyncio.get_running_loop().call_soon(self._resume, session, audience, viewer)
         except Exception as problem:
             self._refuse(session, audience, viewer, problem)
+
+    def _track(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _resume(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         viewer.busy = False

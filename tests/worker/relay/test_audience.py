@@ -14,6 +14,7 @@ from support.clock import in_fake_time
 from support.peers import Peer, make_session
 from support.relay_posts import PLACE, OwnerPostbox, run_of
 
+from aperture.errors import BusFull
 from aperture.wire.envelopes import Joined, Probe, Refused, Reply, SessionEnded
 from aperture.worker.patch.batch import Patch
 from aperture.worker.relay import audience as module
@@ -411,3 +412,81 @@ async def test_edges_hear_where_the_owner_is() -> None:
     stage.audience.welcome_all()
     await turn()
     assert stage.post.told == [(EDGE, Joined(PLACE, "node/0/owner", viewer.connection, 1, 0, 5, 4))]
+
+
+@in_fake_time
+async def test_large_patches_close_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have a bound of their own, which a few of them in one turn do not reach."""
+    monkeypatch.setattr(module, "QUEUE_LIMIT", 20_000)
+    monkeypatch.setattr(module, "ENTRY_BYTES", 15_000)
+    monkeypatch.setattr(module, "LARGE_PATCHES_LIMIT", 60_000)
+    stage = Stage()
+    stage.join()
+    for number in range(4):
+        await stage.session.with_document_locked(lambda number=number: stage.shown.update(text=f"{number}" * 16_000))
+        await stage.slide(number + 2)
+    await turn()
+    assert stage.audience.connections == 1
+    assert [patches.last for patches in stage.post.appended] == list(range(1, 9))
+    stage.post.down = True
+    for number in range(9):
+        await stage.session.with_document_locked(lambda number=number: stage.shown.update(text=f"{number}" * 16_000))
+    assert stage.audience.connections == 0
+
+
+@in_fake_time
+async def test_a_patch_that_a_full_redis_cannot_store_sends_viewers_to_pull() -> None:
+    """Documents need none of its memory; waiting for it would hold up all that comes behind."""
+    stage = Stage()
+    stage.join()
+    stage.post.problem = BusFull("Redis is full")
+    await stage.slide(2)
+    await turn()
+    stage.post.problem = None
+    await asyncio.sleep(1)
+    assert stage.audience.connections == 0
+    assert stage.post.order == ["SessionEnded"]
+
+
+@in_fake_time
+async def test_what_is_too_large_for_other_workers_says_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the log and to the viewer; and nothing waits for it."""
+    monkeypatch.setattr(module, "MAX_TRANSFER", 1000)
+    monkeypatch.setattr(module, "MAX_STORED", 1000)
+    stage = Stage()
+    viewer = stage.join()
+    viewer.send(run_of("x" * 2000))
+    await turn()
+    [refused] = stage.post.told_of(Refused)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.reason) == (1011, "the document is too large for this worker")
+    stage.join()
+    await stage.session.with_document_locked(lambda: stage.shown.update(text="x" * 2000))
+    await turn()
+    assert stage.post.order == ["Refused", "SessionEnded"]
+    assert "is too large for viewers in other workers; 1000 is the most" in caplog.text
+    assert "a patch of" in caplog.text
+
+
+@in_fake_time
+async def test_a_large_document_is_offered_to_its_edge() -> None:
+    """Patches do not wait until it is there, and another edge's document does not either."""
+    stage = Stage()
+    viewer, other = stage.join(), stage.join(edge="node/2/edge")
+    run = run_of("x" * 500_000)
+    viewer.send(run)
+    await stage.slide(2)
+    other.send(run)
+    await turn()
+    assert stage.post.order == ["Reply", "patches 1-1", "Reply"]
+    first, second = stage.post.told_of(Reply)
+    assert isinstance(first, Reply)
+    assert isinstance(second, Reply)
+    assert (first.frames, first.size, first.after, second.after) == (b"", len(run.plain), 0, 1)
+    assert stage.post.offers[first.transfer][0] == run.plain
+    stage.audience.leave(viewer)
+    stage.post.end_offer(second.transfer)
+    assert stage.post.offers == {}
+    assert stage.audience._offered == {}

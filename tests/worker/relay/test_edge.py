@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from support.clock import in_fake_time
 from support.relay_posts import ME, OWNER, PLACE, EdgePostbox, Outbox, joined, patches, reply
 
-from aperture.errors import ProtocolError
+from aperture.errors import ProtocolError, TransferFailed
+from aperture.metrics import RelayTally
 from aperture.protocol.messages import Message
-from aperture.wire.envelopes import FromClient, Hostile, Join, Leave, Probe, SessionEnded
+from aperture.wire.envelopes import FromClient, Hostile, Join, Leave, Probe, SessionEnded, Stored, unpack_fragments
 from aperture.worker.relay import edge as module
 from aperture.worker.relay.edge import EdgeSession, EdgeViewer
+from aperture.worker.relay.transfers import MAX_TRANSFER
 
 RESTART = 1012
+LARGEST = 1_000_000
+"""Bytes that a viewer may send in one message."""
 
 
 class Edge:
@@ -25,14 +30,17 @@ class Edge:
         self.post = EdgePostbox()
         self.hostile = Hostile()
         self.ended = 0
-        self.session = EdgeSession(PLACE, OWNER, self.post, hostile=self.hostile, ended=self._on_ended)
+        self.tally = RelayTally()
+        self.session = EdgeSession(
+            PLACE, OWNER, self.post, hostile=self.hostile, ended=self._on_ended, relay_tally=self.tally
+        )
 
     def _on_ended(self, session: EdgeSession) -> None:
         self.ended += 1
 
     def enter(self) -> tuple[EdgeViewer, Outbox]:
         outbox = Outbox()
-        viewer = EdgeViewer(self.session, outbox, "token", inline=False)
+        viewer = EdgeViewer(self.session, outbox, "token", inline=False, max_message_size=LARGEST)
         self.session.enter(viewer)
         return viewer, outbox
 
@@ -404,8 +412,97 @@ async def test_too_much_that_is_unanswered_closes(monkeypatch: pytest.MonkeyPatc
     assert problem.value.close_code == 1013
     monkeypatch.setattr(module, "UNANSWERED_BYTES", 100)
     other, _ = edge.live()
+    say(other, fragment="x" * LARGEST)  # one of the largest always fits
     with pytest.raises(ProtocolError):
-        say(other, fragment="x" * 101)
+        say(other, fragment="x" * 201)
+
+
+@in_fake_time
+async def test_a_large_document_is_fetched_and_what_follows_it_waits_behind() -> None:
+    """For its own connection only: the others get what comes meanwhile at once."""
+    edge = Edge()
+    _, other = edge.live()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    say(viewer, "PULL-DOC-REQ")
+    arrives = edge.post.content["large"] = asyncio.get_running_loop().create_future()
+    edge.session.take_reply(replace(reply(viewer.connection, 1, b""), transfer="large", size=8))
+    edge.session.deliver(patches(1, b"one", b"two"))
+    await turn()
+    assert (outbox.runs, other.runs) == ([], [b"document", b"one", b"two"])
+    arrives.set_result(b"all of it")
+    await turn()
+    edge.session.deliver(patches(3, b"three"))
+    assert outbox.runs == [b"all of it", b"one", b"two", b"three"]
+
+
+@in_fake_time
+@pytest.mark.parametrize("size", [0, MAX_TRANSFER + 1, 100], ids=["nothing", "too large", "gone"])
+async def test_a_document_that_cannot_be_fetched_closes_its_connection(size: int) -> None:
+    """Only that one, which comes back and pulls afresh."""
+    edge = Edge()
+    _, other = edge.live()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    say(viewer, "PULL-DOC-REQ")
+    edge.post.content["large"] = asyncio.get_running_loop().create_future()
+    edge.post.content["large"].set_exception(TransferFailed("gone"))
+    edge.session.take_reply(replace(reply(viewer.connection, 1, b""), transfer="large", size=size))
+    await turn()
+    assert outbox.closed == (RESTART, "out of step")
+    assert other.closed is None
+    assert edge.post.content["large"].exception() is not None
+
+
+@in_fake_time
+async def test_too_much_behind_a_document_that_is_being_fetched_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded, however long the owner takes."""
+    monkeypatch.setattr(module, "HELD_BYTES", 10)
+    edge = Edge()
+    viewer, outbox = edge.enter()
+    edge.session.take_joined(joined(viewer.connection))
+    say(viewer, "PULL-DOC-REQ")
+    edge.post.content["large"] = asyncio.get_running_loop().create_future()
+    edge.session.take_reply(replace(reply(viewer.connection, 1, b""), transfer="large", size=8))
+    for number in range(1, 5):
+        edge.session.deliver(patches(number, b"x" * 6))
+    await turn()
+    assert outbox.closed == (RESTART, "out of step")
+    assert edge.post.content["large"].cancelled()
+
+
+@in_fake_time
+async def test_patches_too_large_to_be_published_are_read_from_the_stream() -> None:
+    """In their place among the others, and without being taken for lost."""
+    edge = Edge()
+    _, outbox = edge.live()
+    edge.post.stream = [patches(1, b"large")]
+    edge.session.deliver(Stored(7, 1).pack())
+    edge.session.deliver(patches(2, b"two"))
+    await turn()
+    assert outbox.runs == [b"document", b"large", b"two"]
+    assert edge.tally.repaired == 0
+
+
+@in_fake_time
+async def test_a_large_message_is_offered_until_it_is_answered() -> None:
+    """Its place among the others is told, and the owner fetches it."""
+    edge = Edge()
+    viewer, _ = edge.live()
+    say(viewer, fragment="x" * 500_000)
+    say(viewer)
+    await turn()
+    large, small = edge.post.sent_of(FromClient)[1:]
+    assert isinstance(large, FromClient)
+    assert isinstance(small, FromClient)
+    assert (large.fragments, large.number, small.number) == ((), 2, 3)
+    assert unpack_fragments(edge.post.offers[large.transfer]) == ("x" * 500_000,)
+    assert large.size == len(edge.post.offers[large.transfer])
+    edge.session.take_reply(reply(viewer.connection, 2, b"OK"))
+    assert edge.post.offers == {}
+    say(viewer, fragment="x" * 500_000)
+    viewer.leave()
+    assert edge.post.offers == {}
 
 
 @in_fake_time

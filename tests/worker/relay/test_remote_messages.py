@@ -12,9 +12,9 @@ from support.clock import in_fake_time
 from support.peers import make_session
 from support.relay_posts import PLACE, OwnerPostbox, run_of
 
-from aperture.errors import ProtocolError, SessionGone
+from aperture.errors import ProtocolError, SessionGone, TransferFailed
 from aperture.protocol.messages import Message
-from aperture.wire.envelopes import FromClient, Joined, Refused, Reply
+from aperture.wire.envelopes import FromClient, Joined, Refused, Reply, pack_fragments
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay import audience as module
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
@@ -34,7 +34,9 @@ class Desk:
         self.audience = SessionAudience(self.session, PLACE, self.post, fenced=self._never)
         self.viewer = RemoteViewer(self.audience, EDGE, "c", "token", inline=False, max_message_size=1000)
         self.audience.join(self.viewer)
-        self.inbox = Inbox(self._receive)
+        self.inbox = Inbox(self._receive, self._fetch)
+        self.offers: dict[str, asyncio.Future[bytes]] = {}
+        """What the edge offers, when the test lets it come."""
         self.handled: list[tuple[str, int | None]] = []
         self.problem: Exception | None = None
         self.busy: asyncio.Event | None = None
@@ -42,6 +44,10 @@ class Desk:
         """Seconds that acting on a message takes."""
         self._spent = 0.0
         self.viewer.slice = Slice(lambda: self._spent)
+
+    async def _fetch(self, worker: str, transfer: str, size: int) -> bytes:
+        assert worker == EDGE
+        return await self.offers[transfer]
 
     async def _never(self, session: Session) -> None:
         raise AssertionError("not fenced")
@@ -271,8 +277,44 @@ async def test_a_document_larger_than_all_that_may_wait_is_sent(monkeypatch: pyt
         crowd.pull(crowd.made)
     crowd.post.open.set()
     await turn()
+    assert crowd.answered == ["c0"]  # an edge fetches one at a time
+    crowd.post.end_offer("offer-1")
+    await turn()
     assert crowd.answered == ["c0", "c1"]
     assert crowd.audience.connections == 2
+
+
+@in_fake_time
+async def test_a_message_that_is_fetched_keeps_its_place() -> None:
+    """What comes behind it waits for it, and is not asked for again."""
+    desk = Desk()
+    arrives = desk.offers["large"] = asyncio.get_running_loop().create_future()
+    letter = FromClient(PLACE, EDGE, desk.viewer.connection, 1, 11, (), "large", 100)
+    desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
+    desk.take(2)
+    await turn()
+    assert desk.handled == []
+    arrives.set_result(pack_fragments(('{"msgid": "m1", "msgtype": "PATCH-DOC"}', "{}", "{}")))
+    await turn()
+    assert desk.handled == [("m1", 11), ("m2", 12)]
+    assert desk.told(Joined) == []
+
+
+@in_fake_time
+@pytest.mark.parametrize(("size", "code"), [(100, 1012), (10_000_000, 1009)], ids=["gone", "too large"])
+async def test_a_message_that_cannot_be_fetched_ends_its_connection(size: int, code: int) -> None:
+    """It would be waited for for ever, and nothing behind it may overtake it."""
+    desk = Desk()
+    gone = desk.offers["large"] = asyncio.get_running_loop().create_future()
+    gone.set_exception(TransferFailed("gone"))
+    letter = FromClient(PLACE, EDGE, desk.viewer.connection, 1, 11, (), "large", size)
+    desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
+    desk.take(2)
+    await turn()
+    assert desk.handled == []
+    [refused] = desk.told(Refused)
+    assert refused.code == code
+    assert gone.exception() is not None
 
 
 @in_fake_time
