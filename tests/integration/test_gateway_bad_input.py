@@ -92,9 +92,9 @@ def test_a_connection_that_ends_before_its_request_is_nobodys_trouble(node: Echo
 
 def test_the_largest_session_id_and_head_still_fit_a_hand_over(node: EchoNode) -> None:
     """Limits are such that nothing acceptable is too large for one datagram."""
-    name = "%C3%A9" * 1024
+    name = "%C3%A9" * 512
     told = node.ask(f"/?bokeh-session-id={name}", "Cookie: " + "c" * 90_000)
-    assert told["session"] == "é" * 1024
+    assert told["session"] == "é" * 512
 
 
 def silent(port: int, count: int) -> list[socket.socket]:

@@ -261,12 +261,12 @@ def test_a_program_reads_the_address_from_either_stream(tmp_path: Path) -> None:
     pattern = r"Bokeh app running at: (http://localhost:\d+/\w+)"
     for form in ("json", "human"):
         command = [sys.executable, "-m", "aperture", "serve", *map(app_path, ("talking.py", "rows.py")), "--port", "0"]
-        with subprocess.Popen(
-            [*command, "--admin-port", "none", "--log-format", form],
-            stdout=subprocess.PIPE,
-            stderr=(tmp_path / form).open("w"),
-            text=True,
-        ) as process:
+        with (
+            (tmp_path / form).open("w") as log,
+            subprocess.Popen(
+                [*command, "--admin-port", "none", "--log-format", form], stdout=subprocess.PIPE, stderr=log, text=True
+            ) as process,
+        ):
             try:
                 assert process.stdout is not None
                 found = [re.fullmatch(pattern + "\n", process.stdout.readline()) for _ in range(2)]

@@ -548,10 +548,12 @@ class SessionAudience:
             while self._queue:
                 try:
                     await self._send_first()
-                except BusFull as problem:
-                    self._give_up(f"a patch has to be stored to be published, and {problem}")
-                except BusDown:
-                    await asyncio.sleep(RETRY)
+                except BusDown as problem:
+                    if isinstance(problem, BusFull) and self._queue and isinstance(self._queue[0], _Patch):
+                        # Waiting for memory would hold up all that comes behind; a pull needs none of Redis's.
+                        self._give_up(f"a patch has to be stored to be published, and {problem}")
+                    else:
+                        await asyncio.sleep(RETRY)
         except Fenced:
             self.abandon()
             await self._fenced(self._session)

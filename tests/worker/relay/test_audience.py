@@ -419,6 +419,7 @@ async def test_large_patches_close_nobody(monkeypatch: pytest.MonkeyPatch) -> No
     """They have a bound of their own, which a few of them in one turn do not reach."""
     monkeypatch.setattr(module, "QUEUE_LIMIT", 20_000)
     monkeypatch.setattr(module, "ENTRY_BYTES", 15_000)
+    monkeypatch.setattr(module, "APPEND_LIMIT", 15_000)
     monkeypatch.setattr(module, "LARGE_PATCHES_LIMIT", 60_000)
     stage = Stage()
     stage.join()

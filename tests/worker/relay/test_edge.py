@@ -464,6 +464,7 @@ async def test_too_much_behind_a_document_that_is_being_fetched_closes(monkeypat
     say(viewer, "PULL-DOC-REQ")
     edge.post.content["large"] = asyncio.get_running_loop().create_future()
     edge.session.take_reply(replace(reply(viewer.connection, 1, b""), transfer="large", size=8))
+    await turn()
     for number in range(1, 5):
         edge.session.deliver(patches(number, b"x" * 6))
     await turn()
