@@ -39,7 +39,8 @@ html_theme_options = {
     "navigation_with_keys": False,
     "show_prev_next": True,
     "show_nav_level": 1,
-    "secondary_sidebar_items": ["page-toc"],
+    # A wide table needs the room more than a list of three headings does.
+    "secondary_sidebar_items": {"**": ["page-toc"], "differences": []},
     "article_header_start": [],
     "footer_start": ["copyright"],
     "footer_end": [],
