@@ -75,7 +75,7 @@ def _frame(height: int, shown: Sequence[Row]) -> Iterator[str]:
     )
     yield f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>'
     yield _text(24, 42, "How many times better than stock bokeh serve", size=21, weight=700)
-    # What most rows have in common; there is no room for the names of others, which the README's caption has.
+    # What most rows have in common; there is no room for the names of others, which docs/benchmarks.md has.
     about = caption(shown).partition(" Measured ")[0]
     yield _text(24, 64, f"Aperture beside Bokeh, by turns. {about}", size=12.5, fill=SOFT)
     y = height - 22

@@ -1,4 +1,4 @@
-"""From results to something to look at: lines on the terminal, JSON, a picture, the tables of README and guide.
+"""From results to something to look at: lines on the terminal, JSON, a picture, the tables of the pages.
 
 python bench/report.py      renews the picture and these tables from bench/results/latest.json
 """
@@ -21,10 +21,14 @@ __all__ = ["draw", "heading", "line", "verdict", "write_json"]
 HERE = Path(__file__).parent
 LATEST = HERE / "results" / "latest.json"
 README = HERE.parent / "README.md"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
 GUIDE = HERE.parent / "docs" / "operators-guide.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
-README_ROWS = (
+FIVE = ("deliver-100", "change-slider-5000", "trip-200-p99", "trips", "stall-page")
+"""What the README shows: a fan-out, a large document, a tail, a throughput, and what others wait for."""
+
+STOCK_ROWS = (
     "encode-slider-50",
     "encode-slider-5000",
     "encode-stream-lists-50",
@@ -205,14 +209,21 @@ def _short(value: float | None) -> float | None:
     return None if value is None else float(f"{value:.4g}")
 
 
-# README
+# README and docs/benchmarks.md
+
+
+def five(path: Path) -> str:
+    """The README's rows, in Markdown."""
+    rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
+    lines = [_markdown(rows[name]).rsplit(" | ", 1)[0] + " |" for name in FIVE if name in rows]
+    return "\n".join(["| | stock | Aperture | ratio |", "|---|---|---|---|", *lines])
 
 
 def table(path: Path) -> str:
-    """The README's rows, in Markdown."""
+    """All rows, in Markdown."""
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
-    shown = [rows[name] for name in (*README_ROWS, *CLUSTER_ROWS) if name in rows]
-    lines = [_markdown(rows[name]) for name in README_ROWS if name in rows]
+    shown = [rows[name] for name in (*STOCK_ROWS, *CLUSTER_ROWS) if name in rows]
+    lines = [_markdown(rows[name]) for name in STOCK_ROWS if name in rows]
     own = [_markdown_own(rows[name]) for name in CLUSTER_ROWS if name in rows]
     return "\n".join(
         [
@@ -250,12 +261,13 @@ def _markdown(row: dict[str, Any]) -> str:
     return f"| {row['title']} | {stock} | {ours} | {times(row['ratio'])} | {target}{missed} |"
 
 
-def renew_readme() -> None:
-    """Put the table into the README, where it has a place for it."""
-    before, begin, rest = README.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if begin and end:
-        README.write_text(f"{before}{BEGIN}\n{table(LATEST)}\n{END}{after}")
+def renew_tables() -> None:
+    """Put five rows into the README and all of them into `docs/benchmarks.md`, where they have a place for them."""
+    for page, rows in ((README, five(LATEST)), (PAGE, table(LATEST))):
+        before, begin, rest = page.read_text().partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if begin and end:
+            page.write_text(f"{before}{BEGIN}\n{rows}\n{END}{after}")
 
 
 # The operator's guide
@@ -282,5 +294,5 @@ def renew_guide() -> None:
 
 if __name__ == "__main__":
     LATEST.with_suffix(".svg").write_text(draw(LATEST))
-    renew_readme()
+    renew_tables()
     renew_guide()

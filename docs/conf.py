@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -25,6 +26,26 @@ project_copyright = "The Aperture authors"
 html_title = f"Aperture {release}"
 html_copy_source = False
 html_show_sphinx = False
+html_show_sourcelink = False
+html_theme = "pydata_sphinx_theme"
+html_static_path = ["_static"]
+html_css_files = ["aperture.css"]
+html_theme_options = {
+    "logo": {"text": "Aperture"},
+    "header_links_before_dropdown": 7,
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "navbar_persistent": ["search-button-field"],
+    "navigation_with_keys": False,
+    "show_prev_next": True,
+    "show_nav_level": 1,
+    # A wide table needs the room more than a list of three headings does.
+    "secondary_sidebar_items": {"**": ["page-toc"], "differences": []},
+    "article_header_start": [],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "getting-started": []}
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "index"
@@ -121,10 +142,16 @@ def keep_colons(app: Sphinx, what: str, name: str, thing: Any, options: Any, lin
 
 def link_out_of_docs(app: Sphinx, page: str, source: list[str]) -> None:
     """Files of the repository that are no pages here are copied beside those that link to them."""
-    source[0] = _OUTSIDE.sub(r"](path:\1)", source[0])
+    folder = Path(app.env.doc2path(page)).parent
+
+    def linked(match: re.Match[str]) -> str:
+        inside = (folder / match[1]).resolve().is_relative_to(Path(app.srcdir).resolve())
+        return match[0] if inside else f"](path:{match[1]})"
+
+    source[0] = _OUTSIDE.sub(linked, source[0])
 
 
-_OUTSIDE = re.compile(r"\]\((\.\./[^)#]+\.md)(#[^)]*)?\)")
+_OUTSIDE = re.compile(r"\]\(((?:\.\./)+[^)#]+\.md)(#[^)]*)?\)")
 
 
 def setup(app: Sphinx) -> None:

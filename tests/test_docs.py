@@ -21,7 +21,7 @@ from aperture.metrics.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
-    ROOT / "README.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
     *(page for folder in ("docs", "deploy", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
 ]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
@@ -139,7 +139,7 @@ def test_the_files_of_deployment_are_found() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
 def test_every_option_has_a_place_in_the_operators_guide(option: Option) -> None:
-    """By what it is for; the README's table, which another test holds, lists them in the command's order."""
+    """By what it is for; `docs/options.md`, which another test holds, lists them in the command's order."""
     table = text_of(GUIDE).split("\n## Every option")[1].split("\n## ")[0]
     assert option.flag in _OPTION.findall(table)
 
@@ -215,6 +215,7 @@ def test_the_reference_is_built_without_a_warning(tmp_path: Path) -> None:
 def test_a_broken_reference_is_an_error(tmp_path: Path, text: str, complaint: str) -> None:
     """Whether it stands in backticks, in a role, in a directive or in a signature."""
     shutil.copy(ROOT / "docs" / "conf.py", tmp_path)
+    shutil.copytree(ROOT / "docs" / "_static", tmp_path / "_static")
     (tmp_path / "index.md").write_text(f"# A page\n\n```{{eval-rst}}\n{text}\n```\n", encoding="utf-8")
     built = build(tmp_path, tmp_path / "built")
     assert built.returncode != 0

@@ -1,4 +1,4 @@
-"""The table of options against Bokeh's own, and against the README."""
+"""The table of options against Bokeh's own, and against its page, `docs/options.md`."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def test_names_are_unique() -> None:
     assert len(BY_NAME) == len(OPTIONS)
 
 
-def readme_rows() -> list[list[str]]:
-    """The cells of the README's table of options."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def documented_rows() -> list[list[str]]:
+    """The cells of the page's table of options."""
+    text = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
     table = text.split("<!-- options -->")[1].split("<!-- end of options -->")[0]
     rows = [line.strip().strip("|").split(" | ") for line in table.splitlines() if line.startswith("| `--")]
     return [[cell.strip() for cell in row] for row in rows]
@@ -79,6 +79,6 @@ def expected_row(option: Option) -> list[str]:
     return [name, ", ".join(variables), shown, option.help]
 
 
-def test_the_readme_lists_every_option() -> None:
-    """The README's table is this table."""
-    assert readme_rows() == [expected_row(option) for option in OPTIONS]
+def test_the_page_lists_every_option() -> None:
+    """The page's table is this table."""
+    assert documented_rows() == [expected_row(option) for option in OPTIONS]

@@ -1,4 +1,4 @@
-"""The table of options: one row each, from which come the command line, the environment, the checks and the README.
+"""The table of options: one row each, source of the command line, the environment, the checks and `docs/options.md`.
 
 Every option of `bokeh serve` 3.9 is here with its name, default and meaning, so that a user replaces `bokeh` by
 `aperture` and nothing else; a test compares the two tables. What is ours is marked `added`. How the sources of a value

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.cluster import NAMESPACE, Cluster, places_of, session_of, steady_viewer
-from support.patience import run
+from support.patience import run, wait_until
 from support.redis import RedisServer
 from support.wire import Viewer, page_token
 
@@ -64,6 +64,8 @@ def test_a_large_document_loads_through_another_worker(cluster: Cluster, megabyt
     async def scenario() -> None:
         token = page_token(f"{cluster.app_url(APP)}?megabytes={megabytes}")
         neighbour = page_token(cluster.app_url(NEIGHBOUR))
+        # A worker that writes 200 MB down for the first time answers nobody in that second.
+        wait_until(lambda: cluster.owners(session_of(token)), 30)
         owner = cluster.owner(session_of(token)).node
         other = cluster.other(owner)
         async with (
