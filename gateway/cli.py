@@ -26,6 +26,7 @@ from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.admin.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.supervise.browse import open_pages
+from aperture.log_sink import StreamSink
 from aperture.paths import checked_route, quoted
 from aperture.version import __version__
 
@@ -256,8 +257,10 @@ def _bind_complaint(settings: Settings, problem: OSError) -> str:
 def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_port: int | None) -> None:
     """Called by the supervisor once every worker serves."""
     urls = app_urls(settings, routes)
-    for url in urls:
-        log.info("Aperture app running at: %s", url)
+    lines = [f"Bokeh app running at: {url}" for url in urls]
+    _print_for_programs(lines)
+    for url, line in zip(urls, lines, strict=True):
+        log.info("%s", line, extra={"url": url})
     if settings.unix_socket is not None:
         log.info("Aperture apps %s running at unix socket: %s", ", ".join(routes), settings.unix_socket)
     if admin_port is not None:
@@ -268,6 +271,20 @@ def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_
     log.info("Supervisor is process %d", os.getpid())
     if plan.show:
         _show(urls)
+
+
+def _print_for_programs(lines: Sequence[str]) -> None:
+    """Write stock Bokeh's lines to standard output, where programs look for the port that `--port 0` has got.
+
+    They start a server with its output in a pipe, where our log is JSON. A terminal has the lines in its log already.
+    """
+    try:
+        descriptor = sys.stdout.fileno()
+        if not os.isatty(descriptor):
+            # As the log is written: whoever does not read must not keep the supervisor waiting.
+            StreamSink(descriptor).write("".join(f"{line}\n" for line in lines).encode())
+    except (AttributeError, OSError, ValueError):
+        pass  # None, closed, or no file at all: nobody is there to read
 
 
 def _show(urls: Sequence[str]) -> None:

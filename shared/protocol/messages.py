@@ -127,9 +127,9 @@ def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: in
     return _run(b'"PATCH-DOC"', content=content, buffers=buffers, metadata=_place(epoch, sequence))
 
 
-def server_info_reply(reqid: str, bokeh_version: str, server_version: str) -> FrameRun:
-    """The versions of Bokeh and of the server, in the form that Bokeh's client reads."""
-    content = _dumps({"version_info": {"bokeh": bokeh_version, "server": server_version}})
+def server_info_reply(reqid: str, version: str) -> FrameRun:
+    """The version of Bokeh, twice: a client may compare either with its own, and Bokeh's server has no other."""
+    content = _dumps({"version_info": {"bokeh": version, "server": version}})
     return _run(b'"SERVER-INFO-REPLY"', reqid, content=content)
 
 

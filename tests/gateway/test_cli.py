@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import logging
+import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -147,10 +151,28 @@ class TestAddresses:
         caplog.set_level(logging.INFO, "aperture")
         cli._announce(parse([], {}), Settings(port=5007), ["/a", "/b"], 9007)
         assert caplog.messages[:3] == [
-            "Aperture app running at: http://localhost:5007/a",
-            "Aperture app running at: http://localhost:5007/b",
+            "Bokeh app running at: http://localhost:5007/a",
+            "Bokeh app running at: http://localhost:5007/b",
             "Admin endpoints at: http://127.0.0.1:9007",
         ]
+
+    def test_a_standard_output_that_is_none_stops_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Closed by who started this, never there, or something that is no file."""
+        for stream in (None, io.StringIO(), _closed_file()):
+            monkeypatch.setattr(sys, "stdout", stream)
+            cli._announce(parse([], {}), Settings(), ["/a"], None)
+
+    def test_a_full_pipe_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its reader has other things to do; the log has the addresses, too."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writing, b"x" * 65536)
+        os.set_blocking(writing, True)
+        with open(writing, "w") as pipe, open(reading, "rb"):
+            monkeypatch.setattr(sys, "stdout", pipe)
+            cli._announce(parse([], {}), Settings(), ["/a"], None)
 
     def test_a_taken_admin_port_comes_with_the_way_out(self) -> None:
         """Two servers may be told the same, and the option is not one of Bokeh's."""
@@ -158,3 +180,8 @@ class TestAddresses:
         assert "--admin-port" in cli._bind_complaint(Settings(), taken)
         taken = OSError(errno.EADDRINUSE, "Address already in use (*:5006)")
         assert "--admin-port" not in cli._bind_complaint(Settings(), taken)
+
+
+def _closed_file() -> TextIO:
+    with open(os.devnull, "w") as file:
+        return file

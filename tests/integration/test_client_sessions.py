@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import bokeh
 import pytest
 from bokeh.document import Document
 from bokeh.models import Div, Slider
@@ -23,6 +24,7 @@ from aperture.errors import RequestFailed, ServerGone, SessionClosed
 CLIENTS = 100
 CHANGES = 100
 AT_ONCE = 10
+VERSIONS = {"bokeh": bokeh.__version__, "server": bokeh.__version__}
 """Sessions that are opened at a time: each runs the app's code."""
 
 
@@ -117,7 +119,7 @@ def test_both_faces_have_the_members_of_bokehs_class(served: StockNode) -> None:
         document = session.document
         session.pull()
         assert session.document is document
-        assert session.request_server_info()["version_info"]["bokeh"]
+        assert session.request_server_info()["version_info"] == VERSIONS
         session.check_connection_errors()
     assert not session.connected
     with pytest.raises(SessionClosed):

@@ -142,7 +142,8 @@ def test_dev_serves_the_app_as_it_is_after_a_change(tmp_path: Path) -> None:
     with Node(app, options=["--dev"]) as node:
         assert title(node) == "one"
         write(app, TITLE.format("two"))
-        node.url = node.wait_for_log(r"app running at: (\S+)/app", count=2)[1].group(1)
+        # Each start says it twice: on standard output, and in the log.
+        node.url = node.wait_for_log(r"app running at: (\S+)/app", count=3)[2].group(1)
         assert title(node) == "two"
         assert node.process.poll() is None
 

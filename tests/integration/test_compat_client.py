@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import bokeh
 import pytest
 from bokeh.client import pull_session, push_session
 from bokeh.document import Document
@@ -28,6 +29,7 @@ KINDS: tuple[type[StockNode | Cluster], ...] = (StockNode, Node, Cluster)
 TIMES = {"stock": 5, "aperture": 100, "cluster": 100}
 """Stock Bokeh is here to show that the test is right; it has one process and nothing to get wrong."""
 AT_ONCE = 4
+VERSIONS = {"bokeh": bokeh.__version__, "server": bokeh.__version__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def test_a_client_sees_what_a_browser_changes(served: Served) -> None:
         assert run_aside(lambda: run(move(7))) == 3
         session.pull()  # bokeh.client throws away a patch that comes while it waits for a reply
         assert session.document.select_one({"type": Slider}).value == 7
-        assert session.request_server_info()["version_info"]["bokeh"]
+        assert session.request_server_info()["version_info"] == VERSIONS
 
 
 def test_a_client_gives_its_arguments_to_the_app(served: Served) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -49,9 +50,13 @@ def signing() -> Iterator[Node]:
         yield running
 
 
+ADDRESS = re.compile(r"Bokeh app running at: http://localhost:\d+/talking\n")
+
+
 def lines(node: Node) -> list[Line]:
-    """The log so far; every line of it has to be an object. The last may still be on its way."""
-    return [json.loads(line) for line in node.log().splitlines(keepends=True) if line.endswith("\n")]
+    """The log so far; every line but the address on standard output has to be an object. The last may be on its way."""
+    written = node.log().splitlines(keepends=True)
+    return [json.loads(line) for line in written if line.endswith("\n") and not ADDRESS.fullmatch(line)]
 
 
 def wait_for_line(node: Node, fits: Callable[[Line], bool]) -> Line:
@@ -73,8 +78,9 @@ def test_every_process_says_who_it_is(node: Node) -> None:
     assert (serving["process"], serving["level"], serving["logger"]) == ("worker 1", "info", "aperture.worker.main")
     assert {line["process"] for line in known} >= {"supervisor", "worker 0", "worker 1"}
     assert len({line["node"] for line in known if "node" in line}) == 1
-    url = next(line["message"] for line in known if "app running at" in line["message"])
-    assert url.endswith("/talking")
+    (line,) = [line for line in known if "app running at" in line["message"]]
+    assert line["url"] == node.app_url("/talking")
+    assert line["message"] == f"Bokeh app running at: {line['url']}"
 
 
 def test_an_apps_own_lines_say_whose_they_are(node: Node) -> None:
@@ -244,10 +250,33 @@ def test_a_file_that_several_processes_write_to_holds_whole_lines(tmp_path: Path
         for _ in range(20):
             assert fetch(url).status == 200
         wait_until(lambda: file.exists() and file.read_text().count("200 GET /talking") == 20, 20, "lines are missing")
-        assert node.log() == ""
+        assert ADDRESS.fullmatch(node.log())
     old, new = ((tmp_path / name).read_text().splitlines() for name in ("node.log.1", "node.log"))
     assert all(isinstance(json.loads(line), dict) for line in (*old, *new))
     assert "stopping" in [json.loads(line)["message"] for line in new]
+
+
+def test_a_program_reads_the_address_from_either_stream(tmp_path: Path) -> None:
+    """Stock's line alone is on standard output, whatever form the log has; the log's own is stock's, too."""
+    pattern = r"Bokeh app running at: (http://localhost:\d+/\w+)"
+    for form in ("json", "human"):
+        command = [sys.executable, "-m", "aperture", "serve", *map(app_path, ("talking.py", "rows.py")), "--port", "0"]
+        command += ["--admin-port", "none", "--log-format", form]
+        with (
+            (tmp_path / form).open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        ):
+            try:
+                assert process.stdout is not None
+                found = [re.fullmatch(pattern + "\n", process.stdout.readline()) for _ in range(2)]
+                urls = [match.group(1) for match in found if match is not None]
+                assert [url.rpartition("/")[2] for url in urls] == ["rows", "talking"]
+                assert all(fetch(url).status == 200 for url in urls)
+            finally:
+                process.terminate()
+                process.wait(seconds(20))
+            assert process.stdout.read() == ""
+        assert re.findall(pattern, (tmp_path / form).read_text())[:2] == urls
 
 
 def test_a_terminal_gets_lines_for_people(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from aperture.protocol.messages import FramedDocument, Message, Request
 
 BUFFERS = [Buffer("b1", b"\0\1"), Buffer("b2", b""), Buffer("b3", memoryview(b"three"))]
 BYTES = {"b1": b"\0\1", "b2": b"", "b3": b"three"}
-VERSIONS = {"version_info": {"bokeh": "3.9.2", "server": "1.0"}}
+VERSIONS = {"version_info": {"bokeh": "3.9.2", "server": "3.9.2"}}
 
 RUNS: dict[str, tuple[FrameRun, Message]] = {
     run_name: (run, Message("", msgtype, reqid, content, buffers, metadata))
@@ -27,7 +27,7 @@ RUNS: dict[str, tuple[FrameRun, Message]] = {
         ("odd-reqid", messages.ok('a"\\é\n'), "OK", 'a"\\é\n', {}, {}, {}),
         ("error", messages.error("r1", "bad"), "ERROR", "r1", {"text": "bad", "traceback": None}, {}, {}),
         ("traceback", messages.error("r1", "é", "T"), "ERROR", "r1", {"text": "é", "traceback": "T"}, {}, {}),
-        ("info", messages.server_info_reply("r1", "3.9.2", "1.0"), "SERVER-INFO-REPLY", "r1", VERSIONS, {}, {}),
+        ("info", messages.server_info_reply("r1", "3.9.2"), "SERVER-INFO-REPLY", "r1", VERSIONS, {}, {}),
         ("pull", messages.pull_reply("r1", b'{"doc":{}}', []), "PULL-DOC-REPLY", "r1", {"doc": {}}, {}, {}),
         (
             "shared-pull",

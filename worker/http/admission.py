@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +99,25 @@ def origin_of(
     arguments = dict(request.arguments) if "arguments" not in carried else dict(carried["arguments"])
     if cookies and "Cookie" not in headers and _wants_cookie_header(settings):
         headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-    payload: dict[str, Any] = {**carried, "headers": headers, "cookies": cookies, "arguments": arguments}
+    payload: dict[str, Any] = {
+        "session_expiry": _expiry(token, settings),
+        **carried,
+        "headers": headers,
+        "cookies": cookies,
+        "arguments": arguments,
+    }
     if "headers" not in carried:
         payload.update(application.process_request(request))
     seen = {name: values for name, values in arguments.items() if name != SESSION_ID_ARGUMENT}
     proxy = SessionRequest(_detached(request), arguments=seen, cookies=cookies, headers=headers)
     return Origin(proxy, payload, user=user)
+
+
+def _expiry(token: Token | None, settings: Settings) -> float:
+    """Until when the token opens the session, in seconds since the epoch: of this one, or of that in the new page."""
+    if token is not None and token.expiry is not None:
+        return token.expiry
+    return int(time.time()) + settings.session_token_expiration
 
 
 def _only(request: HTTPServerRequest, name: str) -> str | None:

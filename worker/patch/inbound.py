@@ -26,7 +26,6 @@ from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
-from aperture.version import __version__
 from aperture.worker.patch.hold import Hold
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
@@ -56,7 +55,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
         SessionGone: the session was discarded.
     """
     if message.msgtype == MessageType.SERVER_INFO_REQ:
-        viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version, __version__))
+        viewer.outbox.send(messages.server_info_reply(message.msgid, bokeh_version))
         return None
     act = _ACTIONS.get(message.msgtype)
     if act is None:

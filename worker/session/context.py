@@ -98,7 +98,7 @@ class AppSessionContext(SessionContext):
 
     @property
     def token_payload(self) -> dict[str, Any]:
-        """Headers, cookies and arguments of the request, and what the app's `process_request` hook added."""
+        """Headers, cookies and arguments of the request, the token's expiry, and what `process_request` has added."""
         return self._token_payload
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import zlib
 from typing import Any
 from urllib.parse import quote
@@ -19,7 +20,7 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 from tornado.web import HTTPError
 
 from aperture.config.settings import Settings
-from aperture.protocol.tokens import Tokens
+from aperture.protocol.tokens import Tokens, read_expiry
 from aperture.worker.http.admission import admit_page, origin_of, verify
 from aperture.worker.session.context import SessionRequest
 
@@ -221,7 +222,15 @@ class TestOrigin:
         page, payload = seen(request("/app/ws?b=2", Cookie="d=2"), token=UNSIGNED.issue("s"))
         assert page.arguments == {"b": [b"2"]}
         assert page.cookies == {"d": "2"}
-        assert set(payload) == {"headers", "cookies", "arguments"}
+        assert set(payload) == {"session_expiry", "headers", "cookies", "arguments"}
+
+    def test_an_app_sees_until_when_its_token_is_good(self) -> None:
+        """That which came with the request, in a websocket or from an app of another's; else that of the new page."""
+        token = UNSIGNED.issue("s", now=1000.0)
+        assert seen(request("/app/ws"), token=token)[1]["session_expiry"] == read_expiry(token) == 1000 + 300
+        before = int(time.time())
+        _, payload = seen(request(), session_token_expiration=60)
+        assert before + 60 <= payload["session_expiry"] <= time.time() + 60
 
     def test_an_apps_own_payload_is_added(self) -> None:
         """What its `process_request` hook returns; not where the token has been through it already."""
