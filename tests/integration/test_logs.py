@@ -261,11 +261,10 @@ def test_a_program_reads_the_address_from_either_stream(tmp_path: Path) -> None:
     pattern = r"Bokeh app running at: (http://localhost:\d+/\w+)"
     for form in ("json", "human"):
         command = [sys.executable, "-m", "aperture", "serve", *map(app_path, ("talking.py", "rows.py")), "--port", "0"]
+        command += ["--admin-port", "none", "--log-format", form]
         with (
-            (tmp_path / form).open("w") as log,
-            subprocess.Popen(
-                [*command, "--admin-port", "none", "--log-format", form], stdout=subprocess.PIPE, stderr=log, text=True
-            ) as process,
+            (tmp_path / form).open("w") as errors,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
         ):
             try:
                 assert process.stdout is not None

@@ -152,12 +152,15 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     # The connection
 
     async def open(self, *args: str, **kwargs: str) -> None:
+        stream = self._stream()
+        if stream is None:
+            return  # closed by either side while the handshake was answered; its end has been told already
         self._opened_at = time.monotonic()
         self.set_nodelay(True)
         self.services.sockets.add(self)
         self.services.collector.activity()
         self.outbox = StreamOutbox(
-            self._stream(),
+            stream,
             limit=self.services.settings.outbox_limit,
             close=self._close_slow,
             frames_of=self._deflated_frames(),
@@ -198,10 +201,9 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             raise AssertionError("prepare has verified the token or refused the request")
         return self._token
 
-    def _stream(self) -> IOStream:
-        if self.ws_connection is None or self.ws_connection.stream is None:
-            raise AssertionError("only called while the websocket is open")
-        return self.ws_connection.stream
+    def _stream(self) -> IOStream | None:
+        """The connection, or None from the moment on at which this side closes it or learns that it is gone."""
+        return None if self.ws_connection is None else self.ws_connection.stream
 
     def _deflated_frames(self) -> Any:
         """How to pick the compressed form of a run, or None if the peer did not offer permessage-deflate."""
@@ -246,7 +248,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         It holds the next fragment back until this one is acknowledged, and the kernel, having nothing to send, delays
         that. Linux forgets the option with every acknowledgement, so it is set for each.
         """
-        connected = self._stream().socket
+        stream = self._stream()
+        connected = None if stream is None else stream.socket  # a late fragment may come after a close
         if _QUICKACK is not None and connected is not None:
             with suppress(OSError):  # a unix socket has no such option
                 connected.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
