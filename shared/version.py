@@ -1,5 +1,9 @@
-"""The version, where every module may import it from without importing what imports that module."""
+"""The versions, where every module may import them from without importing what imports that module."""
 
-__all__ = ["__version__"]
+__all__ = ["WIRE_VERSION", "__version__"]
 
 __version__ = "0.1.0"
+
+WIRE_VERSION = 1
+"""Of what our processes say to each other and store in Redis. Add one whenever a message, an envelope, a key or a
+stored value changes its form or its meaning; `tests/wire` pins the bytes of each."""

@@ -1,9 +1,9 @@
 """What the processes of a node say to each other, and how a socket travels with it.
 
 The supervisor makes one datagram-keeping socket pair per worker and one to the gateway before it forks. Every message
-is one frozen dataclass, sent as one msgpack datagram; `Adopt` and `HandBack` carry the browser's socket beside it
-(SCM_RIGHTS). The supervisor keeps both ends of every pair open, so what is queued in one outlives the process that
-would have read it.
+is one frozen dataclass, sent as one msgpack datagram that begins with the wire's version; `Adopt` and `HandBack` carry
+the browser's socket beside it (SCM_RIGHTS). The supervisor keeps both ends of every pair open, so what is queued in one
+outlives the process that would have read it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 import msgpack
+
+from aperture.version import WIRE_VERSION
 
 __all__ = [
     "MAX_DATAGRAM",
@@ -94,7 +96,9 @@ class Message:
     def pack(self) -> bytes:
         """This message as one datagram."""
         values = [getattr(self, name) for name in _FIELDS[type(self)]]
-        packed: bytes = msgpack.packb([_CODES[type(self)], *values], use_bin_type=True, unicode_errors="surrogatepass")
+        packed: bytes = msgpack.packb(
+            [WIRE_VERSION, _CODES[type(self)], *values], use_bin_type=True, unicode_errors="surrogatepass"
+        )
         return packed
 
     @staticmethod
@@ -102,10 +106,15 @@ class Message:
         """The message in one datagram.
 
         Raises:
-            ValueError: it is not one of ours.
+            ValueError: it is not one of ours, or of another wire version.
         """
         try:
-            code, *values = msgpack.unpackb(datagram, use_list=False, raw=False, unicode_errors="surrogatepass")
+            version, *rest = msgpack.unpackb(datagram, use_list=False, raw=False, unicode_errors="surrogatepass")
+            # First: what follows may have any form in another version. It happens where the package was upgraded
+            # under a running node, and a replaced worker loads the new code.
+            if type(version) is not int or version != WIRE_VERSION:
+                raise ValueError(f"of wire version {version!r:.20}, where this process speaks {WIRE_VERSION}")
+            code, *values = rest
             message: Message = _TYPES[code](*values)
             return message
         except (msgpack.UnpackException, ValueError, TypeError, IndexError, KeyError) as problem:

@@ -14,6 +14,8 @@ from support.node import Node
 from support.patience import run, seconds
 from support.wire import ConnectionEnded, Viewer, page_token
 
+from aperture.bus.names import Names
+
 APP = "/relayed"
 MEANT = {"X-Aperture": "1"}
 
@@ -153,16 +155,16 @@ def test_a_stuck_node_is_missing_and_keeps_nobody_waiting(cluster: Cluster) -> N
 def test_what_a_stranger_publishes_is_dropped(cluster: Cluster) -> None:
     """Garbage and answers that nobody asked for on every worker's channel, and names of workers that are none."""
     with cluster.redis() as client:
-        channels = client.pubsub_channels(f"aperture:{NAMESPACE}:orders:*")
+        channels = client.pubsub_channels(Names(NAMESPACE).orders("*"))
         assert len(channels) == 4
         for channel in channels:
             for payload in (b"", b"\xff" * 50, msgpack.packb([99]), msgpack.packb([12, 1, "x", b"junk", True])):
                 client.publish(channel, payload)
-        client.zadd(f"aperture:{NAMESPACE}:workers", {"no name": 2**50, "a/b/c": 2**50, "ghost/3/xyz": 2**50})
+        client.zadd(Names(NAMESPACE).workers, {"no name": 2**50, "a/b/c": 2**50, "ghost/3/xyz": 2**50})
         try:
             told = cluster.nodes[0].admin("/workers?cluster=1")
         finally:
-            client.zrem(f"aperture:{NAMESPACE}:workers", "no name", "a/b/c", "ghost/3/xyz")
+            client.zrem(Names(NAMESPACE).workers, "no name", "a/b/c", "ghost/3/xyz")
     assert len(told["workers"]) == 4
     assert told["missing_workers"] == [{"node": "ghost", "worker": 3}]
 

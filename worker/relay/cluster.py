@@ -148,6 +148,12 @@ class Cluster:
             BusUnavailable: Redis cannot be reached, and `wait` is false.
         """
         await self._bus.start(wait=wait)
+        # What a rolling upgrade across two versions of the wire means, where its operator looks.
+        log.info(
+            "bus: wire version %d, namespace %s; nodes of another wire version share no sessions with this one",
+            self._bus.names.version,
+            self._bus.names.namespace,
+        )
         self._bus.on_resubscribed(self._on_resubscribed)
         self._bus.watch(self._on_bus_changed)
         if self._bus.up:
