@@ -199,23 +199,31 @@ def test_a_damaged_state_is_a_mismatch_and_nothing_else(garbage: bytes, cut: int
         assert damaged == state
 
 
-class Typed(DataModel):
-    """Properties that take less than JSON makes of what they hold."""
+Typed: type[DataModel]
 
-    anything = Any_()
-    number = Nullable(Int())
-    numbers = List(Int())
-    counts = Dict(Int(), Any_())
-    some = Set(Int())
-    pair = Nullable(Tuple(Int(), String()))
-    text = Nullable(String())
-    pause = Nullable(TimeDelta())
-    data = ColumnData(String(), Seq(Any_()))
+
+def typed() -> type[DataModel]:
+    """A class whose properties take less than JSON makes of what they hold."""
+
+    class Typed(DataModel):
+        anything = Any_()
+        number = Nullable(Int())
+        numbers = List(Int())
+        counts = Dict(Int(), Any_())
+        some = Set(Int())
+        pair = Nullable(Tuple(Int(), String()))
+        text = Nullable(String())
+        pause = Nullable(TimeDelta())
+        data = ColumnData(String(), Seq(Any_()))
+
+    return Typed
 
 
 @pytest.fixture(scope="module", autouse=True)
-def typed_is_nobody_elses() -> Iterator[None]:
-    """Pages would look for its module."""
+def typed_is_of_this_module_alone() -> Iterator[None]:
+    """Bokeh's table of classes is the process's: pages of other tests would look for this class's module."""
+    global Typed
+    Typed = typed()
     yield
     forget_classes(__name__)
 
