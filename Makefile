@@ -5,6 +5,9 @@ PORT ?= 5006
 PROCS ?= 4
 PYTEST_ARGS ?=
 TEST_JOBS ?= 4
+UNIT_TESTS := --ignore tests/integration --ignore tests/browser
+# Percent, of lines and branches, that unit tests alone run; what only processes reach is covered by the others.
+COVERAGE_FLOOR := 70
 BENCH_ARGS ?=
 
 EXAMPLES ?= $(wildcard examples/apps/*.py) $(patsubst %/main.py,%,$(wildcard examples/apps/*/main.py))
@@ -19,15 +22,18 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format types docs bench structure clean system-packages
+.PHONY: help serve test check unit lint format types docs coverage dist bench structure clean system-packages
 
 help:
 	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
 	@echo "make test     run every test: unit, integration, browser (PYTEST_ARGS= goes to pytest, TEST_JOBS=0 runs one at a time)"
 	@echo "make lint     ruff, ruff format --check, mypy --strict"
+	@echo "make check    lint, types and unit tests: before every commit"
 	@echo "make format   format the code and apply ruff's fixes"
 	@echo "make types    build the view of the package that type checkers read"
 	@echo "make docs     build the pages of docs/ and the API reference into build/docs"
+	@echo "make coverage  run the unit tests and print what they leave out; fails below $(COVERAGE_FLOOR) percent"
+	@echo "make dist     build the source archive and the wheel into dist"
 	@echo "make bench    run the benchmarks (BENCH_ARGS= goes to bench/run.py)"
 	@echo "make structure  count files, classes, circles and the like of the product's code"
 	@echo "make clean    remove the virtual environment and everything built"
@@ -37,6 +43,12 @@ serve: $(VENV)/runtime
 
 test: system-packages $(VENV)/development
 	@exec $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+check: lint unit
+
+# No process, Redis or browser of their own: these are for every commit, `make test` is for every push.
+unit: $(VENV)/development
+	@exec $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist loadfile $(UNIT_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/development types
 	@$(BIN)/ruff check .
@@ -58,6 +70,19 @@ types:
 docs: $(VENV)/development
 	@$(BIN)/python -m sphinx -q -W --keep-going docs build/docs
 	@echo "build/docs/index.html"
+
+coverage: $(VENV)/development
+	@$(BIN)/python -m coverage erase
+	@$(BIN)/python -m coverage run -m pytest -q --numprocesses $(TEST_JOBS) --dist loadfile $(UNIT_TESTS) $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report --skip-covered --fail-under $(COVERAGE_FLOOR)
+
+# The wheel is built from the archive: build/ may still hold modules that are gone from the tree.
+dist: $(VENV)/development
+	@rm -rf dist && mkdir dist
+	@$(BIN)/python -c "from setuptools import build_meta; build_meta.build_sdist('dist')" > /dev/null
+	@$(PIP) wheel --no-deps --no-build-isolation --no-index --wheel-dir dist dist/*.tar.gz
+	@ls dist
 
 bench: $(VENV)/development
 	@$(BIN)/python bench/run.py $(BENCH_ARGS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,3 +154,10 @@ def test_a_full_socket_gets_all_of_it_when_it_has_room_and_holds_up_nobody() -> 
     assert set(got) == {payload * (due // len(payload))}
     for end in (*far, *near):
         end.close()
+
+
+@pytest.mark.parametrize(("page", "rows"), [(report.README, report.five), (report.PAGE, report.table)])
+def test_pages_have_the_figures_that_were_measured(page: Path, rows: Callable[[Path], str]) -> None:
+    """`python bench/report.py` puts in what is new; figures of long ago would be claims."""
+    shown = page.read_text(encoding="utf-8").split(report.BEGIN)[1].split(report.END)[0]
+    assert shown.strip() == rows(report.LATEST).strip()

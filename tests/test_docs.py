@@ -26,6 +26,7 @@ PAGES = [
 ]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 GUIDE = ROOT / "docs" / "operators-guide.md"
+DECISIONS = sorted(set((ROOT / "docs" / "decisions").glob("*.md")) - {ROOT / "docs" / "decisions" / "index.md"})
 RULES = ROOT / "deploy" / "prometheus" / "rules.yml"
 FIGURES = ROOT / "bench" / "results" / "latest.json"
 
@@ -182,6 +183,17 @@ def test_every_relative_link_resolves(page: Path) -> None:
         assert target.exists(), link
         if anchor:
             assert anchor in anchors(target), link
+
+
+def test_the_readme_is_one_reading() -> None:
+    """What is looked up, such as options and differences, has pages of its own."""
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", DECISIONS, ids=lambda page: page.stem)
+def test_every_decision_says_why_what_and_what_follows(page: Path) -> None:
+    """In that order; a page without the consequences is a rule."""
+    assert _HEADING.findall(text_of(page))[1:] == ["Context", "Decision", "Consequences"]
 
 
 # -- the API reference
