@@ -50,11 +50,11 @@ BUS: list[tuple[Envelope, str]] = [
     (envelopes.Leave("/app\tid", "edge", "c"), "9404a72f617070096964a465646765a163"),
     (
         envelopes.FromClient("/app\tid", "edge", "c", 1, 2, ("text", b"bytes")),
-        "9705a72f617070096964a465646765a163010292a474657874c4056279746573",
+        "9905a72f617070096964a465646765a163010292a474657874c4056279746573a000",
     ),
     (
-        envelopes.FromClient("/app\tid", "edge", "c", 1, 2, (), "trace"),
-        "9805a72f617070096964a465646765a163010290a57472616365",
+        envelopes.FromClient("/app\tid", "edge", "c", 1, 2, (), transfer="t", size=9, trace="trace"),
+        "9a05a72f617070096964a465646765a163010290a17409a57472616365",
     ),
     (
         envelopes.Render("/app\tid", "edge", 4, "page", {"k": "v"}),
@@ -64,14 +64,22 @@ BUS: list[tuple[Envelope, str]] = [
         envelopes.Render("/app\tid", "edge", 4, "page", {}, "trace"),
         "9706a72f617070096964a46564676504a47061676580a57472616365",
     ),
-    (envelopes.Reply("/app\tid", 5, "c", 1, 2, b"f", live=True), "9807a72f61707009696405a1630102c40166c3"),
+    (envelopes.Reply("/app\tid", 5, "c", 1, 2, b"f", live=True), "9a07a72f61707009696405a1630102c40166c3a000"),
     (envelopes.Joined("/app\tid", "owner", "c", 5, 6, 7, 8), "9808a72f617070096964a56f776e6572a16305060708"),
-    (envelopes.Rendered(4, ok=True, body=b"page"), "940904c3c40470616765"),
+    (envelopes.Rendered(4, ok=True, body=b"page"), "960904c3c40470616765a000"),
     (envelopes.Refused("/app\tid", "c", 4000, "why"), "950aa72f617070096964a163cd0fa0a3776879"),
     (envelopes.Inquire("asker", 1, "ab"), "940ba561736b657201a26162"),
     (envelopes.Account(1, "worker", b"part", last=True), "950c01a6776f726b6572c40470617274c3"),
     (envelopes.Command("asker", 1, "end", "ab", "/app", "2"), "970da561736b657201a3656e64a26162a42f617070a132"),
     (envelopes.Outcome(1, 200, "ended"), "940e01ccc8a5656e646564"),
+    (
+        envelopes.Reply("/app\tid", 5, "c", 1, 2, b"", live=True, transfer="t", size=9),
+        "9a07a72f61707009696405a1630102c400c3a17409",
+    ),
+    (envelopes.Rendered(4, ok=True, body=b"", transfer="t", size=9), "960904c3c400a17409"),
+    (envelopes.Stored(5, 6), "930f0506"),
+    (envelopes.ChunkRequest("asker", "t", 3), "9410a561736b6572a17403"),
+    (envelopes.Chunk("t", 3, b"data"), "9411a17403c40464617461"),
 ]
 
 
