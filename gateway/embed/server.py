@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from tornado.ioloop import IOLoop
 
-from aperture.config.keywords import ServerPlan, plan_of
+from aperture.config.keywords import ServerPlan, plan_of, with_bokehs_settings
 from aperture.gateway.embed.applications import Apps, applications_of
 from aperture.gateway.embed.loops import AnyLoop, in_loop_thread, tornado_loop
 from aperture.gateway.embed.loops import asyncio_loop as asyncio_loop_of
@@ -69,6 +69,30 @@ class Server:
             self._form = ServerOutside(plan, apps)
         else:
             self._form = ServerInside(plan, apps, tornado_loop(io_loop))
+
+    @classmethod
+    def from_settings(
+        cls,
+        applications: Apps,
+        io_loop: AnyLoop | None = None,
+        http_server_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """A server to which `bokeh.settings` says what its keywords do not: as `bokeh serve` and Bokeh 3.10 have it.
+
+        That is the auth module, the secrets of cookies and of session ids, whether ids are signed, the certificate, the
+        icon, and whether forms are protected.
+
+        Args:
+            applications: as the constructor takes them, like all that follow.
+            io_loop: to run on.
+            http_server_kwargs: for `tornado.httpserver.HTTPServer`.
+            **kwargs: what is given here counts.
+
+        Raises:
+            ConfigurationError: as the constructor; a ValueError.
+        """
+        return cls(applications, io_loop, http_server_kwargs, **with_bokehs_settings(kwargs))
 
     # What it is
 

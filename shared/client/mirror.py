@@ -24,7 +24,7 @@ from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 from bokeh.model import Model
 
 from aperture.client.timers import Agenda
-from aperture.document.applying import apply_event
+from aperture.document.applying import NamedModels, apply_event
 from aperture.errors import ServerGarbled
 from aperture.protocol.allowance import Allowance
 from aperture.protocol.codec import Buffer, EncodedEvent, EventEncoder, decode_patch, encode_document
@@ -154,7 +154,7 @@ class Mirror:
         created: list[Model] = []
         events = decode_patch(
             message,
-            find=models.get_by_id,
+            find=NamedModels(document).find,
             seen=models.seen,
             setter=self,
             created=created.append,

@@ -22,7 +22,7 @@ from aperture.config.settings import Durability, SessionIds, Settings
 from aperture.config.sources import Sources
 from aperture.errors import ConfigurationError
 
-__all__ = ["LogChoice", "ServerPlan", "plan_of"]
+__all__ = ["LogChoice", "ServerPlan", "plan_of", "with_bokehs_settings"]
 
 BOKEH_NAMES = {
     "keep_alive_milliseconds": "keep_alive",
@@ -41,6 +41,12 @@ REVERSED = {"use_index": "disable_index", "redirect_root": "disable_index_redire
 
 BOKEHS_OWN = frozenset({"default_server_port", "secret_key", "sign_sessions", "ico_path"})
 """The settings of Bokeh that its Server reads where no keyword is given."""
+
+IN_SETTINGS = (
+    *("auth_module", "cookie_secret", "ico_path", "secret_key", "sign_sessions"),
+    *("ssl_certfile", "ssl_keyfile", "ssl_password", "xsrf_cookies"),
+)
+"""Keywords that `Server.from_settings` of Bokeh takes from `bokeh.settings`, where they have these names, too."""
 
 NOT_OPTIONS = frozenset(
     {
@@ -126,6 +132,17 @@ class _Given(Sources):
         if name in self._said:
             return self._said[name]
         return super().bokeh(name) if name in BOKEHS_OWN else None
+
+
+def with_bokehs_settings(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """The keywords, with what `bokeh.settings` says about those not given: in files, variables or code."""
+    from bokeh.settings import settings as bokeh_settings
+
+    given = {name: value for name, value in keywords.items() if value is not None}
+    settled = {name: getattr(bokeh_settings, name)() for name in IN_SETTINGS}
+    if "auth_provider" in given:
+        del settled["auth_module"]
+    return {**settled, **given}
 
 
 def plan_of(keywords: Mapping[str, Any], http_server_kwargs: Mapping[str, Any] | None, *, on_loop: bool) -> ServerPlan:

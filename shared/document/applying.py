@@ -1,13 +1,40 @@
-"""One decoded event, applied to a document."""
+"""One decoded event, applied to a document, and the models that it may name."""
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, cast
 
+from bokeh.core.types import ID
 from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent
+from bokeh.model import Model
 
-__all__ = ["apply_event"]
+__all__ = ["NamedModels", "apply_event", "configures"]
+
+
+class NamedModels:
+    """The models that one message may name: those of the document, and its configuration with what belongs to it.
+
+    Bokeh has the configuration in no table. BokehJS has it among the models, and from 3.10 on lets its users change it.
+    """
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+
+    def find(self, name: ID) -> Model | None:
+        """The model of that id, if there is one."""
+        found = self._document.models.get_by_id(name)
+        return self._of_configuration.get(name) if found is None else found
+
+    @cached_property
+    def _of_configuration(self) -> dict[ID, Model]:
+        return {model.id: model for model in self._document.config.references()}
+
+
+def configures(document: Document, model: Model) -> bool:
+    """Whether the model is a part of the document's configuration, and so of no use to Bokeh's change notifications."""
+    return model.document is None and model in document.config.references()
 
 
 def apply_event(document: Document, event: dict[str, Any], setter: object | None) -> None:

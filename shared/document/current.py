@@ -10,12 +10,15 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, TypeAlias
 
 import bokeh.application.handlers.code
 import bokeh.io.doc
 
 __all__ = ["install", "patch_curdoc"]
+
+_Entry: TypeAlias = "weakref.ReferenceType[Any]"
 
 
 def install() -> None:
@@ -27,12 +30,29 @@ def install() -> None:
 @contextmanager
 def patch_curdoc(doc: Any) -> Iterator[None]:
     """Stands in for `bokeh.io.doc.patch_curdoc`."""
-    patched = bokeh.io.doc._PATCHED_CURDOCS
+    patched: list[_Entry] | ContextVar[tuple[_Entry, ...]] = bokeh.io.doc._PATCHED_CURDOCS
     entry = weakref.ref(doc)
-    patched.append(entry)
     del doc  # what is current may go away; Bokeh then says so
+    with _pushed(patched, entry) if isinstance(patched, list) else _set(patched, entry):
+        yield
+
+
+@contextmanager
+def _pushed(patched: list[_Entry], entry: _Entry) -> Iterator[None]:
+    """A list, as of Bokeh 3.9: the process's."""
+    patched.append(entry)
     try:
         yield
     finally:
         # The last of its own: another thread may have added one since.
         del patched[len(patched) - 1 - next(i for i, other in enumerate(reversed(patched)) if other is entry)]
+
+
+@contextmanager
+def _set(patched: ContextVar[tuple[_Entry, ...]], entry: _Entry) -> Iterator[None]:
+    """A context variable, as of what comes after it: each task's and each thread's own."""
+    before = patched.set((*patched.get(()), entry))
+    try:
+        yield
+    finally:
+        patched.reset(before)

@@ -745,3 +745,20 @@ async def test_a_model_that_is_brought_back_is_the_same_on_both_sides() -> None:
         assert client.exchange.failure is None
         assert session.document.roots[0].children[0].text == "done"
         assert state_of(client.mirror.document) == state_of(session.document)
+
+
+@in_loop
+async def test_a_change_of_the_configuration_is_taken_over() -> None:
+    """A server may tell of one, as BokehJS does from 3.10 on; the names are those of the document that was pulled."""
+    client = Client(make_session(Div(text="text"))).pulled()
+    config = client.mirror.document.config
+    assert config.notifications is not None
+    for sequence, (model, attr, value) in enumerate(
+        [(config, "notify_connection_status", b"false"), (config.notifications, "name", b'"mine"')], start=1
+    ):
+        event = b'{"kind":"ModelChanged","model":{"id":"%b"},"attr":"%b","new":%b}'
+        content = b'{"events":[%b]}' % (event % (model.id.encode(), attr.encode(), value))
+        client.exchange.receive(parsed(messages.patch(content, [], epoch=1, sequence=sequence))[0])
+    assert config.notify_connection_status is False
+    assert config.notifications.name == "mine"
+    assert client.mirror.document.config is config

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bokeh.server.auth_provider import NullAuth
 from bokeh.server.server import _ServerOpts
 from bokeh.server.tornado import BokehTornado
+from bokeh.settings import settings as bokeh_settings
 
 from aperture.config import keywords
-from aperture.config.keywords import OF_FILES, OF_THE_NODE, ServerPlan, plan_of
+from aperture.config.keywords import OF_FILES, OF_THE_NODE, ServerPlan, plan_of, with_bokehs_settings
 from aperture.config.options import OPTIONS
 from aperture.config.settings import Durability, SessionIds, Settings, Tls
 from aperture.errors import ConfigurationError
@@ -128,6 +130,29 @@ class TestValues:
         assert settings(port=5018).port == 5018
         assert settings(unix_socket="/socket").unix_socket == "/socket"
         assert settings(sign_sessions=False).session_ids is SessionIds.UNSIGNED
+
+    def test_bokehs_settings_say_what_no_keyword_does(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """For `Server.from_settings`: from variables, and from what the program itself has set."""
+        for name in ("auth.py", "cert.pem"):
+            (tmp_path / name).write_text("")
+        monkeypatch.setenv("BOKEH_SSL_CERTFILE", str(tmp_path / "cert.pem"))
+        monkeypatch.setenv("BOKEH_AUTH_MODULE", str(tmp_path / "auth.py"))
+        monkeypatch.setenv("BOKEH_XSRF_COOKIES", "yes")
+        by_the_program = {"secret_key": "of the program", "cookie_secret": "of cookies", "sign_sessions": True}
+        try:
+            for name, value in by_the_program.items():
+                setattr(bokeh_settings, name, value)
+            given = settings(**with_bokehs_settings({"port": 5018, "cookie_secret": "mine", "ssl_password": None}))
+        finally:
+            for name in by_the_program:
+                getattr(bokeh_settings, name).unset_value()
+        assert (given.port, given.cookie_secret, given.xsrf_cookies) == (5018, "mine", True)
+        assert (given.secret_key, given.session_ids) == (b"of the program", SessionIds.SIGNED)
+        assert given.auth_module == str(tmp_path / "auth.py")
+        assert given.tls is not None
+        assert given.tls.certfile == str(tmp_path / "cert.pem")
+        assert "auth_module" not in with_bokehs_settings({"auth_provider": NullAuth()})
+        assert settings().tls is None, "the constructor alone does not look there"
 
     def test_origins_under_both_names_are_added_up(self) -> None:
         """The second is what Bokeh's inner class calls them. A single one may be bare."""

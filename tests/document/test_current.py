@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextvars import Context, ContextVar
+from typing import Any
+
 import pytest
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
@@ -46,3 +49,21 @@ def test_who_ends_first_takes_only_its_own_away() -> None:
     assert curdoc() is other
     second.__exit__(None, None, None)
     assert doc._PATCHED_CURDOCS == []
+
+
+def test_a_context_variable_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after Bokeh 3.10 keeps the current documents in one, as a tuple: each thread has its own."""
+    variable: ContextVar[tuple[Any, ...]] = ContextVar("patched")
+    monkeypatch.setattr(doc, "_PATCHED_CURDOCS", variable)
+    one, other = Document(), Document()
+
+    def current_documents() -> list[Document]:
+        return [reference() for reference in variable.get(())]
+
+    with doc.patch_curdoc(one):
+        with pytest.raises(ZeroDivisionError), doc.patch_curdoc(other):
+            assert current_documents() == [one, other]
+            assert Context().run(current_documents) == []
+            raise ZeroDivisionError
+        assert current_documents() == [one]
+    assert current_documents() == []

@@ -27,7 +27,7 @@ from bokeh.document import Document
 from bokeh.model import Model
 
 from aperture.app_state import session_state, unpack_value
-from aperture.document.applying import apply_event
+from aperture.document.applying import NamedModels, apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
 from aperture.protocol.decode import ValueDecoder
@@ -176,7 +176,7 @@ class _PatchDecoder(_StateDecoder):
     """
 
     def __init__(self, document: Document, buffers: dict[str, bytes], made: Mapping[str, Model]) -> None:
-        super().__init__(document.models.get_by_id, buffers, None)
+        super().__init__(NamedModels(document).find, buffers, None)
         self._made = made
 
     def _decode_object_ref(self, obj: Any) -> Model:
@@ -249,7 +249,7 @@ def _model_reps(part: Any) -> Iterator[dict[str, Any]]:
 def _models_for(reps: dict[str, dict[str, Any]], document: Document, made: Mapping[str, Model]) -> dict[ID, Model]:
     """The models that are there, their types checked, those that the app's code has made, and new ones for the rest."""
     known: dict[ID, Model] = {model.id: model for model in document.models}
-    known[document.config.id] = document.config
+    known.update({model.id: model for model in document.config.references()})
     maker = ValueDecoder(known.get, {}, None)
     for model_id, rep in reps.items():
         existing = known.get(ID(model_id))

@@ -10,14 +10,16 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from bokeh import __version__ as bokeh_version
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
+from bokeh.document.events import ModelChangedEvent
+from bokeh.model import Model
 
 from aperture import tracing
-from aperture.document.applying import apply_event
+from aperture.document.applying import NamedModels, apply_event, configures
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
 from aperture.protocol import messages
@@ -26,12 +28,10 @@ from aperture.protocol.codec import decode_document, decode_patch
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
+from aperture.worker.patch.batch import Reach
 from aperture.worker.patch.hold import Hold
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
-
-if TYPE_CHECKING:
-    from bokeh.model import Model
 
 __all__ = ["receive"]
 
@@ -98,9 +98,7 @@ async def _pull_in_turn(session: Session, viewer: Viewer, message: Message) -> N
 
 def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document = session.document
-    models = document.models
-    find = cast("Callable[[str], Model | None]", models.get_by_id)
-    seen = cast("Callable[[str], bool]", models.seen)
+    find, seen = NamedModels(document).find, document.models.seen
     reps = decode_patch(message, find=find, seen=seen, setter=viewer, allowance=viewer.allowance)
     if reps is None:
         log.debug("session %s: dropped a patch of a model that has left the document", short_id(session.id))
@@ -108,7 +106,10 @@ def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fr
 
     def apply() -> None:
         for rep in reps:
+            is_configuration = rep["kind"] == "ModelChanged" and configures(document, rep["model"])
             apply_event(document, rep, viewer)
+            if is_configuration:
+                _write_down(session, rep["model"], rep["attr"], viewer)
 
     started = time.perf_counter()
     try:
@@ -116,6 +117,15 @@ def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fr
     finally:
         session.fanout.tally.callback.observe(time.perf_counter() - started)
     return _done(hold, message)
+
+
+def _write_down(session: Session, model: Model, attr: str, viewer: Viewer) -> None:
+    """Have a change of the document's configuration written down. Bokeh tells nobody of one, nor any other viewer."""
+    prop = model.lookup(attr, raises=False)
+    if prop is not None:
+        value = prop.get_value(model)
+        changed = ModelChangedEvent(session.document, model, attr, value, cast("Any", viewer))
+        session.held.record(changed, Reach.JOURNAL)
 
 
 def _pull(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:

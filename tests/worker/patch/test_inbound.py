@@ -367,3 +367,21 @@ async def test_a_client_that_replaces_one_column_leaves_the_others() -> None:
     assert dict(source.data) == {"x": [8, 9], "y": [3, 4]}
     other.read()
     assert dict(other.find(source).data) == {"x": [8, 9], "y": [3, 4]}
+
+
+@in_loop
+async def test_a_viewer_may_change_the_documents_configuration() -> None:
+    """As from BokehJS 3.10 on; later pulls have it, and viewers that are there are not told, as in Bokeh."""
+    session = make_session(slider())
+    peer, other = Peer.pulled(session), Peer.pulled(session)
+    config = session.document.config
+    assert config.notify_connection_status is True
+    peer.send_events(change_of(config, "notify_connection_status", False))
+    peer.send_events(change_of(config.notifications, "name", "mine"))
+    peer.send_events(change_of(config, "of_a_newer_version", 1))
+    assert peer.read() == ["OK", "OK", "OK"]
+    assert other.read() == []
+    assert config.notify_connection_status is False
+    late = Peer.pulled(session)
+    assert late.document.config.notify_connection_status is False
+    assert late.document.config.notifications.name == "mine"

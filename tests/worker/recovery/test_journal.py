@@ -109,6 +109,35 @@ async def test_changes_that_come_together_go_to_redis_in_one_call() -> None:
 
 
 @in_loop
+async def test_a_change_of_the_configuration_is_kept() -> None:
+    """Bokeh tells nobody of it, but it was acknowledged. In the journal, and in a snapshot with what belongs to it."""
+    store = MemoryStore()
+    session, journal = journalled(store)
+    await settled()
+    peer = Peer.pulled(session)
+    config = session.document.config
+    notifications: Any = config.notifications
+    for model, attr, value in ((config, "notify_connection_status", False), (notifications, "name", "mine")):
+        peer.send_events({"kind": "ModelChanged", "model": {"id": model.id}, "attr": attr, "new": value})
+    assert peer.read() == ["OK", "OK"]
+    await settled()
+    assert len(store.places[PLACE].entries) == 2
+    for _ in range(2):
+        kept = await store.load(PLACE)
+        assert kept is not None
+        rebuilt = made()
+        lay_over(rebuilt, kept.snapshot)
+        for entry in kept.entries:
+            replay(rebuilt, entry)
+        assert rebuilt.config.notify_connection_status is False
+        assert rebuilt.config.notifications is not None
+        assert rebuilt.config.notifications.name == "mine"
+        journal.start_over()
+        await settled()
+    assert store.places[PLACE].entries == []
+
+
+@in_loop
 async def test_changes_made_while_a_call_is_under_way_are_in_the_next() -> None:
     """The beginning too takes its time, and what happens meanwhile is not lost."""
     store = MemoryStore()
