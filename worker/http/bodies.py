@@ -56,14 +56,12 @@ class Bodies:
     def bound(self, delegate: HTTPMessageDelegate, connection: HTTP1Connection, handler: type[RequestHandler]) -> Any:
         """The delegate, within the bounds of its handler's route; called when the head is read and the body is not.
 
-        A handler may still set others in `prepare`, if it takes its body in pieces.
+        Nothing is bound before the delegate gets the head: a program with several applications asks each of them for
+        one, and may take another's.
         """
-        if not takes_bodies(handler):
-            connection.set_max_body_size(OWN_BODY)
-            connection.set_body_timeout(OWN_BODY_TIME)
         if getattr(delegate, "stream_request_body", False):
-            return delegate  # nothing of it is kept here
-        return _Counted(delegate, connection, self)
+            return delegate  # nothing of it is kept here, and it may set bounds of its own in `prepare`
+        return _Counted(delegate, connection, self, own=not takes_bodies(handler))
 
     def add(self, connection: HTTP1Connection, size: int) -> None:
         """So many bytes have come."""
@@ -82,14 +80,24 @@ class Bodies:
 class _Counted(HTTPMessageDelegate):
     """Passes a request on, counting its body, and refuses one that says beforehand that it is too large."""
 
-    def __init__(self, delegate: HTTPMessageDelegate, connection: HTTP1Connection, bodies: Bodies) -> None:
+    def __init__(
+        self, delegate: HTTPMessageDelegate, connection: HTTP1Connection, bodies: Bodies, *, own: bool
+    ) -> None:
         self._delegate = delegate
         self._connection = connection
         self._bodies = bodies
+        self._own = own
+
+    def __getattr__(self, name: str) -> Any:
+        # Programs with several applications choose by what Tornado's delegate shows: Dask by its `handler_class`.
+        return getattr(self._delegate, name)
 
     def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> Awaitable[None] | None:
+        if self._own:
+            self._connection.set_max_body_size(OWN_BODY)
+            self._connection.set_body_timeout(OWN_BODY_TIME)
         if _declared(headers) > self._connection._max_body_size:
             answer = HTTPHeaders({"Content-Length": "0", "Connection": "close"})
             self._connection.write_headers(ResponseStartLine("HTTP/1.1", 413, "Content Too Large"), answer)

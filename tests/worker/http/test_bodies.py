@@ -47,6 +47,7 @@ class Delegate(HTTPMessageDelegate):
         self.heads = 0
         self.body = b""
         self.finished = False
+        self.handler_class: type[RequestHandler] | None = None
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> None:
         self.heads += 1
@@ -73,9 +74,18 @@ def arrive(bodies: Bodies, handler: type[RequestHandler]) -> tuple[Connection, D
 def test_our_own_routes_take_small_bodies_in_a_short_time(handler: type[RequestHandler]) -> None:
     """None of them reads more than a form."""
     connection, delegate, bounded = arrive(Bodies(), handler)
-    assert (connection._max_body_size, connection.body_time) == (OWN_BODY, OWN_BODY_TIME)
     bounded.headers_received(POST, HTTPHeaders({"Content-Length": str(OWN_BODY + 1)}))
+    assert (connection._max_body_size, connection.body_time) == (OWN_BODY, OWN_BODY_TIME)
     assert (connection.answered, delegate.heads) == (413, 0)
+
+
+def test_an_application_that_is_only_asked_binds_nothing() -> None:
+    """Dask asks one application after the other, looks at the handler's class, and takes the first that has one."""
+    connection, delegate, bounded = arrive(Bodies(), ErrorHandler)
+    delegate.handler_class = ErrorHandler
+    shown: Any = bounded
+    assert shown.handler_class is ErrorHandler
+    assert (connection._max_body_size, connection.body_time) == (MAX_BODY, None)
 
 
 def test_an_apps_own_route_takes_what_tornados_would() -> None:
