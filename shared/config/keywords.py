@@ -64,7 +64,7 @@ OF_FILES = {
 """Options of the command line that have no meaning here, and why."""
 
 OF_THE_NODE = (
-    *("drain_delay", "head_timeout", "max_pending_connections", "max_worker_age", "max_worker_memory"),
+    *("drain_delay", "max_worker_age", "max_worker_memory"),
     *("no_preload", "spread_viewers"),
 )
 """Without effect in one process, which has no gateway, and nobody to start it again."""

@@ -182,7 +182,7 @@ class TestValues:
 
     def test_what_has_no_effect_in_one_process_is_told(self) -> None:
         """A program may be run with one process here and with four there."""
-        assert plan(head_timeout=1, spread_viewers=5).idle == ("head_timeout", "spread_viewers")
+        assert plan(drain_delay=1, spread_viewers=5).idle == ("drain_delay", "spread_viewers")
         assert plan(head_timeout=1, num_procs=2).idle == ()
         assert set(OF_THE_NODE) <= {option.name for option in OPTIONS}
 

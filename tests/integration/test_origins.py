@@ -10,14 +10,10 @@ from support.node import BOTH, Node, StockNode, kind_name
 from support.patience import run
 from support.wire import Viewer, page_token
 from tornado.httpclient import HTTPClientError
-from tornado.web import RequestHandler
 
 from aperture.errors import ExitCode
 
 SETTING = "BOKEH_ALLOW_WS_ORIGIN"
-BELIEVES_BROWSERS = pytest.mark.skipif(
-    not hasattr(RequestHandler, "_check_cross_origin"), reason="Tornado asks about every origin before 6.6"
-)
 
 
 @pytest.fixture(scope="module", params=BOTH, ids=kind_name)
@@ -47,7 +43,6 @@ def status(node: StockNode, headers: Mapping[str, str]) -> int:
     return run(scenario())
 
 
-@BELIEVES_BROWSERS
 @pytest.mark.parametrize(
     ("site", "origin", "expected"),
     [

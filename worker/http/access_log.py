@@ -35,12 +35,15 @@ _ID, _SPAN = "_aperture_request_id", "_aperture_span"
 
 
 class LoggedApplication(Application):
-    """A Tornado application whose requests have ids, bounded bodies, and spans if traces are wanted."""
+    """A Tornado application whose requests have ids, bounded bodies, and spans if traces are wanted.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    See `tornado.web.Application` for the other arguments.
+    """
+
+    def __init__(self, *args: Any, bodies: Bodies, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.transforms.append(_Echo)
-        self._bodies = Bodies()
+        self.bodies = bodies
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Tornado's way from a request to its handler, whose task has the context that is current here."""
@@ -59,7 +62,7 @@ class LoggedApplication(Application):
         """Tornado's delegate for a handler, within the bounds of its route."""
         delegate = super().get_handler_delegate(request, target_class, *args, **kwargs)
         if isinstance(request.connection, HTTP1Connection):
-            return self._bodies.bound(delegate, request.connection, target_class)
+            return self.bodies.bound(delegate, request.connection, target_class)
         return delegate
 
 

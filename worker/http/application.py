@@ -16,6 +16,7 @@ from aperture.worker.handler_context import Services
 from aperture.worker.http.access_log import LoggedApplication, log_request
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
+from aperture.worker.http.bodies import MAX_BODIES, Bodies
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
 from aperture.worker.http.path_names import At, Below, Matching
@@ -52,7 +53,9 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
         root = {"routes": list(apps), "index": settings.index, "redirect": settings.redirect_root}
         routes.append((At(prefix, slash=True), IndexHandler, root))
     routes.append((Below(f"{prefix}/static"), BokehJsHandler))
-    return LoggedApplication(routes, auth_hooks=auth, **_tornado_settings(settings))
+    # A program that takes larger bodies is to get one whole.
+    bodies = Bodies(max(MAX_BODIES, settings.http_server_kwargs.get("max_body_size") or 0))
+    return LoggedApplication(routes, bodies=bodies, auth_hooks=auth, **_tornado_settings(settings))
 
 
 def session_paths(routes: Sequence[str], prefix: str) -> frozenset[str]:

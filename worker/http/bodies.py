@@ -41,10 +41,14 @@ _BODILESS = (ErrorHandler, RedirectHandler, StaticFileHandler)
 
 
 class Bodies:
-    """The bodies on their way to this worker, the one that last got on being the last."""
+    """The bodies on their way to this worker, in the order in which something last came of each.
+
+    Args:
+        most: bytes of all of them together.
+    """
 
     def __init__(self, most: int = MAX_BODIES) -> None:
-        self._most = most
+        self.most = most
         self._sizes: dict[HTTP1Connection, int] = {}
         self._total = 0
 
@@ -67,7 +71,7 @@ class Bodies:
         """So many bytes have come."""
         self._sizes[connection] = self._sizes.pop(connection, 0) + size
         self._total += size
-        while self._total > self._most:
+        while self._total > self.most:
             stalest = next(iter(self._sizes))
             self.release(stalest)
             stalest.close()

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
@@ -115,20 +115,13 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     def _is_from_allowed_origin(self) -> bool:
         """Judge as Tornado will after the handshake's other checks: here a refusal can say why.
 
-        From 6.6 on it believes a browser's `Sec-Fetch-Site: same-origin`, which also holds behind a proxy that changes
-        the Host header, and asks `check_origin` about the others; before, it asks about every origin.
+        It believes a browser's `Sec-Fetch-Site: same-origin`, which also holds behind a proxy that changes the Host
+        header, and asks `check_origin` about the others.
         """
         # A header that is no URL, such as `http://[here`, makes Tornado's own comparison raise.
         with suppress(ValueError):
-            return self._judged_as_tornado_does()
+            return self._check_cross_origin(self.check_origin) is None
         return self.check_origin(self.request.headers.get("Origin", ""))
-
-    def _judged_as_tornado_does(self) -> bool:
-        judge: Callable[[Callable[[str], bool]], str | None] | None = getattr(self, "_check_cross_origin", None)
-        if judge is not None:
-            return judge(self.check_origin) is None
-        origin = self.request.headers.get("Origin")
-        return origin is None or self.check_origin(origin)
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
         return SUBPROTOCOL

@@ -19,10 +19,12 @@ from aperture.paths import quoted
 from aperture.protocol.tokens import Tokens
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.handler_context import Services
+from aperture.worker.http.access_log import LoggedApplication
 from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
+from aperture.worker.http.bodies import MAX_BODIES
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
 from aperture.worker.http.path_names import Below
@@ -194,3 +196,13 @@ def test_paths_that_make_sessions() -> None:
     assert session_paths(["/"], "") == {"/", "/autoload.js"}
     assert session_paths(["/"], "/p") == {"/p", "/p/", "/p/autoload.js"}
     assert "/q r/my app/" in session_paths(["/my app"], "/q%20r")
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "most"), [({}, MAX_BODIES), ({"max_body_size": 1000}, MAX_BODIES), ({"max_body_size": 1 << 30}, 1 << 30)]
+)
+def test_a_program_that_takes_larger_bodies_gets_one_whole(kwargs: dict[str, int], most: int) -> None:
+    """The bound on all bodies together is never below the bound that a program sets on one."""
+    application = application_of("/app", http_server_kwargs=kwargs)
+    assert isinstance(application, LoggedApplication)
+    assert application.bodies.most == most
