@@ -235,7 +235,7 @@ local added = redis.pcall(
 redis.call('PEXPIRE', KEYS[2], ARGV[11])
 if ARGV[7] ~= '1' then
     -- A Redis that is full still passes on what is published; but what is read from the stream has to be there.
-    if type(added) == 'table' and added.err and string.find(added.err, 'OOM') then return added end
+    if type(added) == 'table' and added.err and string.find(tostring(added.err), 'OOM') then return added end
     if tonumber(ARGV[6]) + 1 < tonumber(ARGV[7]) then return 0 end
 end
 return redis.call('PUBLISH', ARGV[3], ARGV[9])

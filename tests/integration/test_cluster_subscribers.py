@@ -109,7 +109,7 @@ def test_a_subscriber_that_missed_more_than_is_kept_starts_again(cluster: Cluste
         following = asyncio.create_task(follower.follow(lambda viewer: viewer.value("seen", "text") == "last"))
         async with steady_viewer(owner.node.ws_url(APP), token) as mover:
             await asyncio.to_thread(wait_until, lambda: cluster.owner(session_of(token)).row["edges"] == 1)
-            await freeze_until_cut_off(cluster, edge, mover, [1_500_000] * 20)
+            await freeze_until_cut_off(cluster, edge, mover, [900_000] * 45)
             assert (await mover.set("seen", "text", "last")).msgtype == "OK"
             await following
         assert follower.closes == [SERVICE_RESTART]

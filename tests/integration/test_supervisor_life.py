@@ -160,13 +160,17 @@ def test_a_hundred_worker_restarts_leak_neither_process_nor_descriptor() -> None
     with echo_node(2) as node:
         node.ask()
         supervisor = f"/proc/{node.process.pid}/fd"
-        first, first_worker = len(os.listdir(supervisor)), node.ask()["descriptors"]
-        for _ in range(50):
+        first = first_worker = 0
+        for restart in range(50):
             before = node.workers()
             node.process.send_signal(signal.SIGHUP)
             wait_until(
                 lambda before=before: len(now := node.workers()) == 2 and not set(now.values()) & set(before.values())
             )
+            if restart == 0:
+                # An endpoint has a spare descriptor from the first message that it receives.
+                wait_until(lambda: len(node.descendants()) == 4)
+                first, first_worker = len(os.listdir(supervisor)), node.ask()["descriptors"]
         wait_until(lambda: len(node.descendants()) == 4)
         wait_until(lambda: len(os.listdir(supervisor)) == first)
         assert node.ask()["generation"] == 50
