@@ -7,6 +7,8 @@ fails once that one is gone, and the list of them grows with every failure.
 
 from __future__ import annotations
 
+import os
+import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,19 @@ import bokeh.application.handlers.code
 import bokeh.io.doc
 
 __all__ = ["install", "patch_curdoc"]
+
+_changing = threading.Lock()
+"""Held for each change of the process's list."""
+
+
+def _begin_anew() -> None:
+    """A thread that is not there any more may have held the lock when this child was forked."""
+    global _changing
+    _changing = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_begin_anew)
 
 _Entry: TypeAlias = "weakref.ReferenceType[Any]"
 
@@ -40,12 +55,15 @@ def patch_curdoc(doc: Any) -> Iterator[None]:
 @contextmanager
 def _pushed(patched: list[_Entry], entry: _Entry) -> Iterator[None]:
     """A list, as of Bokeh 3.9: the process's."""
-    patched.append(entry)
+    with _changing:
+        patched.append(entry)
     try:
         yield
     finally:
-        # The last of its own: another thread may have added one since.
-        del patched[len(patched) - 1 - next(i for i, other in enumerate(reversed(patched)) if other is entry)]
+        # The last of its own: another thread may have added one since. Two threads that look for theirs at once would
+        # delete what is not theirs, or run past the end, and the callback that ends would fail.
+        with _changing:
+            del patched[len(patched) - 1 - next(i for i, other in enumerate(reversed(patched)) if other is entry)]
 
 
 @contextmanager

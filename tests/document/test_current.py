@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -48,6 +50,33 @@ def test_who_ends_first_takes_only_its_own_away() -> None:
     first.__exit__(None, None, None)
     assert curdoc() is other
     second.__exit__(None, None, None)
+    assert doc._PATCHED_CURDOCS == []
+
+
+def test_threads_at_the_same_time_take_only_their_own_away() -> None:
+    """Next-tick callbacks are added by threads while others run: none of them may fail for it."""
+    failures: list[BaseException] = []
+
+    def act() -> None:
+        document = Document()
+        try:
+            for _ in range(3000):
+                with doc.patch_curdoc(document):
+                    pass
+        except BaseException as problem:
+            failures.append(problem)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=act) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failures == []
     assert doc._PATCHED_CURDOCS == []
 
 
