@@ -34,7 +34,8 @@
     │   └── SessionClosed        the session has been closed by this side
     ├── BusError                 what needed Redis was not done
     │   ├── BusDown              the connection is down or was lost meanwhile; ask again later
-    │   │   └── BusFull              Redis has no memory left for what is written
+    │   │   ├── BusFull              Redis has no memory left for what is written
+    │   │   └── OwnerUnknown         Redis was emptied a moment ago, and owners put their claims back
     │   ├── BusUnavailable       no connection could be made; the text says why
     │   ├── Fenced               another worker owns the session now
     │   ├── TransferFailed       what another worker offered, too large for one message, could not be fetched
@@ -74,6 +75,7 @@ __all__ = [
     "Overloaded",
     "OwnedElsewhere",
     "OwnerGone",
+    "OwnerUnknown",
     "PeerError",
     "ProtocolError",
     "Refused",
@@ -297,6 +299,10 @@ class BusDown(BusError):
 
 class BusFull(BusDown):
     """Redis has no memory for what was to be written; the connection is there, and what needs no memory goes on."""
+
+
+class OwnerUnknown(BusDown):
+    """Redis was emptied a moment ago and does not know yet which sessions live: ask again within seconds."""
 
 
 class BusUnavailable(BusError):

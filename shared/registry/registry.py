@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from aperture.bus.bus import Bus
-from aperture.errors import Fenced
+from aperture.errors import Fenced, OwnerUnknown
 from aperture.log import short_id
 from aperture.registry import scripts
 from aperture.registry import stream as bounds
@@ -245,10 +245,18 @@ class Registry:
                 await self._bus.command("ZREM", self._names.workers, name)
 
     async def owner_of(self, session_id: str) -> Claim | None:
-        """Who owns the session; None if nobody does, or a worker that is dead."""
-        reply = await self._bus.run(scripts.OWNER, [self._names.session(session_id), self._names.workers], [])
+        """Who owns the session; None if it has no owner, or one that is dead.
+
+        Raises:
+            OwnerUnknown: Redis was emptied a moment ago, and the owner may not have put its claim back yet.
+        """
+        names = self._names
+        keys = [names.session(session_id), names.workers, names.born, names.seasoned]
+        reply = await self._bus.run(scripts.OWNER, keys, [self._grace_ms, self._first_born])
         if not reply:
             return None
+        if reply[0] == b"unknown":
+            raise OwnerUnknown("Redis was emptied a moment ago; whose the session is will be known within seconds")
         owner = reply[0].decode()
         return Claim(owner, int(reply[1]), owner == self.me)
 
@@ -385,7 +393,10 @@ class Registry:
     async def _settle_doubts(self) -> None:
         """Give up what Redis may take for mine, because an answer was lost, and what nobody here knows about."""
         for session_id in list(self._doubtful):
-            claim = await self.owner_of(session_id)
+            try:
+                claim = await self.owner_of(session_id)
+            except OwnerUnknown:
+                continue  # the next heartbeat asks again
             if session_id in self._claiming:
                 continue
             self._doubtful.discard(session_id)

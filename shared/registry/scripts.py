@@ -89,9 +89,9 @@ CLAIM = Script(
 -- -> {'owned', owner, epoch} or {'wait', milliseconds}
 believe(KEYS[3], ARGV[1], ARGV[2], ARGV[5])
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
-local owner, old = held[1], tonumber(held[2] or '0')
+local owner, old, ends = held[1], tonumber(held[2] or '0'), nil
 if owner and owner ~= '' then
-    local ends = redis.call('ZSCORE', KEYS[3], owner)
+    ends = redis.call('ZSCORE', KEYS[3], owner)
     if owner == ARGV[1] or (ends and tonumber(ends) > now) then
         return {'owned', owner, whole(old)}
     end
@@ -101,7 +101,9 @@ local born = redis.call('GET', KEYS[5])
 if ARGV[6] ~= '' and ARGV[6] ~= born then
     redis.call('SET', KEYS[6], born, 'PX', ARGV[3])
 end
-if not owner and ARGV[4] == '0' then
+-- A patch puts its session's claim back before the heartbeat puts back the lease: until then such an owner may live as
+-- well as one whose claim is not there yet.
+if (not owner or owner ~= '' and not ends) and ARGV[4] == '0' then
     local left = tonumber(born) + ARGV[5] - now
     if left > 0 and redis.call('EXISTS', KEYS[6]) == 1 then
         return {'wait', left}
@@ -186,13 +188,17 @@ return lost
 OWNER = Script(
     _NOW
     + """
--- KEYS session workers
--- -> {owner, epoch} or nothing
+-- KEYS session workers born seasoned
+-- ARGV grace_ms first_born
+-- -> {owner, epoch}, nothing, or {'unknown'} while the claim or the lease may yet be put back
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
-if not held[1] or held[1] == '' then return {} end
-local ends = redis.call('ZSCORE', KEYS[2], held[1])
-if not ends or tonumber(ends) <= now then return {} end
-return held
+if held[1] == '' then return {} end
+local ends = held[1] and redis.call('ZSCORE', KEYS[2], held[1])
+if ends then return tonumber(ends) > now and held or {} end
+local born = redis.call('GET', KEYS[3])
+local emptied = ARGV[2] ~= '' and ARGV[2] ~= born or redis.call('EXISTS', KEYS[4]) == 1
+if emptied and (not born or tonumber(born) + ARGV[1] > now) then return {'unknown'} end
+return {}
 """
 )
 

@@ -11,7 +11,7 @@ from support.patience import run
 from support.redis import KINDS, RedisServer, bus_on, eventually, fresh_namespace, node_server
 
 from aperture.bus.redis import RedisBus
-from aperture.errors import BusDown, Fenced
+from aperture.errors import BusDown, Fenced, OwnerUnknown
 from aperture.registry import registry as module
 from aperture.registry.registry import Claim, Registry, WorkerName
 
@@ -317,6 +317,44 @@ def test_an_emptied_redis_gives_away_nothing_that_may_have_an_owner(server: Redi
             assert (await two.claim("new", fresh=True)).mine
             await one.renew({"s": mine.epoch})
             assert await claiming == Claim(one.me, mine.epoch, False)
+
+    run(scenario())
+
+
+def test_a_patch_before_the_heartbeat_gives_nothing_away(server: RedisServer) -> None:
+    """It puts the claim back, but not the lease: its owner is not taken for dead."""
+
+    async def scenario() -> None:
+        async with workers(server.url, 2) as made:
+            one, two = made
+            mine = await one.claim("s", fresh=True)
+            await emptied(server, made)
+            await one.append("s", mine.epoch, 1, 1, b"x")
+            claiming = asyncio.create_task(two.claim("s", fresh=False))
+            with pytest.raises(OwnerUnknown):
+                await two.owner_of("s")
+            assert not claiming.done()
+            assert await one.renew({"s": mine.epoch}) == set()
+            assert await claiming == Claim(one.me, mine.epoch, False)
+            assert await two.owner_of("s") == Claim(one.me, mine.epoch, False)
+
+    run(scenario())
+
+
+def test_an_emptied_redis_does_not_say_that_a_session_has_no_owner(server: RedisServer) -> None:
+    """Not before all owners have had the time to put their claims back."""
+
+    async def scenario() -> None:
+        async with workers(server.url, 2, grace=1.0) as made:
+            one, two = made
+            await emptied(server, made)
+            with pytest.raises(OwnerUnknown):
+                await two.owner_of("s")
+            await one.renew({})
+            with pytest.raises(OwnerUnknown):
+                await two.owner_of("s")
+            assert (await two.claim("s", fresh=False)).mine  # takes as long as the grace
+            assert await one.owner_of("another") is None
 
     run(scenario())
 

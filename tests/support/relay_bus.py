@@ -122,7 +122,8 @@ class FakeRedis:
         if first_born not in ("", str(born)):
             self._values[seasoned_key] = born
         left = born + grace_ms - self.now
-        if held is None and not fresh and left > 0 and seasoned_key in self._values:
+        unknown = held is None or (held[0] and held[0] not in self.workers)
+        if unknown and not fresh and left > 0 and seasoned_key in self._values:
             return [b"wait", left]
         epoch = max(held[1] if held else 0, self._values.get(epoch_key, 0)) + 1
         epoch = self._values[epoch_key] = max(epoch, int(self.now))
@@ -157,8 +158,12 @@ class FakeRedis:
         return lost
 
     def _owner(self, keys: list[str], args: list[Any]) -> Any:
-        owner, epoch = self.sessions.get(keys[0], ("", 0))
-        return [owner.encode(), b"%d" % epoch] if owner and self._lives(owner) else []
+        held = self.sessions.get(keys[0])
+        if held and (not held[0] or held[0] in self.workers):
+            return [held[0].encode(), b"%d" % held[1]] if self._lives(held[0]) else []
+        (grace_ms, first_born), born = args, self._values.get(keys[2])
+        emptied = first_born not in ("", str(born)) or keys[3] in self._values
+        return [b"unknown"] if emptied and (born is None or born + grace_ms > self.now) else []
 
     def _living(self, keys: list[str], args: list[Any]) -> Any:
         return [worker.encode() for worker in args if self._lives(worker)]

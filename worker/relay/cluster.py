@@ -15,7 +15,7 @@ from typing import Protocol
 
 from aperture import tracing
 from aperture.bus.bus import Bus
-from aperture.errors import BusDown, OwnedElsewhere, OwnerGone, TransferFailed
+from aperture.errors import BusDown, OwnedElsewhere, OwnerGone, OwnerUnknown, TransferFailed
 from aperture.log import short_id
 from aperture.metrics import RelayTally, Tallies
 from aperture.protocol.closing import SERVICE_RESTART
@@ -527,7 +527,10 @@ class Cluster:
             edge.ask_about_unanswered()
             if now - edge.heard_at < SILENCE:
                 continue
-            claim = await self._registry.owner_of(edge.place)
+            try:
+                claim = await self._registry.owner_of(edge.place)
+            except OwnerUnknown:
+                continue
             if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
                 edge.close_all(SERVICE_RESTART, "the session has moved")
             else:
