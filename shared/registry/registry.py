@@ -24,13 +24,13 @@ from aperture.registry import scripts
 from aperture.registry import stream as bounds
 from aperture.registry.stream import StreamLedger
 
-__all__ = ["Appended", "Claim", "Registry", "WorkerName"]
+__all__ = ["LEAST_GRACE", "Appended", "Claim", "Registry", "WorkerName"]
 
 KEPT_LEASES = 10
 """After so many leases without a heartbeat, what a worker left in Redis goes away by itself; its claims, in a day."""
 
-LEAST_GRACE = 6.0
-"""Seconds. The bus tries to connect every five at least."""
+LEAST_GRACE = 10.0
+"""Seconds. The bus tries to connect every five at least, one attempt may take three, and then comes the heartbeat."""
 
 STREAM_SECONDS = 60.0
 """How long a session's stream is kept after its last patch. A gap is noticed, and repaired, within seconds."""

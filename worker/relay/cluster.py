@@ -20,7 +20,7 @@ from aperture.log import short_id
 from aperture.metrics import RelayTally, Tallies
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.registry.lease import LeaseKeeper
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.registry import LEAST_GRACE, Registry, WorkerName
 from aperture.wire.envelopes import (
     Chunk,
     ChunkRequest,
@@ -57,9 +57,6 @@ SILENCE = 6.0
 ROLL_CALL = 15
 """Heartbeats between two times that an owner goes through its viewers elsewhere, so that the end of a connection that
 it was not told of does not keep a session for ever. Half a minute: it takes a message for each of them."""
-
-FORGETFUL = 6.0
-"""Seconds for which a Redis that has come back may know of no lease: it may be empty until the next heartbeats."""
 
 
 class Neighbourhood(Protocol):
@@ -134,7 +131,7 @@ class Cluster:
         self._epochs: dict[str, int] = {}
         self._beats = count(1)
         self._trusted_at = 0.0
-        """When to believe again that a worker without a lease is dead."""
+        """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
         self._settling: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Future[None]] = set()
         self._beating: asyncio.Task[None] | None = None
@@ -595,7 +592,7 @@ class Cluster:
         return dead if asyncio.get_running_loop().time() >= self._trusted_at else set()
 
     def _on_resubscribed(self) -> None:
-        self._trusted_at = asyncio.get_running_loop().time() + FORGETFUL + self._registry.interval
+        self._trusted_at = asyncio.get_running_loop().time() + LEAST_GRACE + self._registry.interval
         for edge in list(self._edges.values()):
             edge.bus_is_back()
         for session in self._worker.sessions():
