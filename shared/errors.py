@@ -35,7 +35,7 @@
     ├── BusError                 what needed Redis was not done
     │   ├── BusDown              the connection is down or was lost meanwhile; ask again later
     │   │   ├── BusFull              Redis has no memory left for what is written
-    │   │   └── OwnerUnknown         Redis was emptied a moment ago, and owners put their claims back
+    │   │   └── OwnerUnknown         Redis was emptied or cut off a moment ago, and owners come back to it
     │   ├── BusUnavailable       no connection could be made; the text says why
     │   ├── Fenced               another worker owns the session now
     │   ├── TransferFailed       what another worker offered, too large for one message, could not be fetched
@@ -302,7 +302,7 @@ class BusFull(BusDown):
 
 
 class OwnerUnknown(BusDown):
-    """Redis was emptied a moment ago and does not know yet which sessions live: ask again within seconds."""
+    """Redis was emptied or cut off a moment ago and does not know yet which sessions live: ask again within seconds."""
 
 
 class BusUnavailable(BusError):

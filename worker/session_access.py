@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.protocol.allowance import USUAL_MESSAGE_SIZE
+from aperture.protocol.tokens import Token
 from aperture.worker.http.render import render
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch.viewer import Outbox, Viewer
@@ -68,11 +70,17 @@ class Door:
         self._arrived = arrived
         self._max_message_size = max_message_size
 
-    async def lives(self, host: AppHost, session_id: str) -> bool:
-        """Whether there is such a session, here or elsewhere."""
-        if self._store.find(host, session_id) is not None:
+    async def opens(self, token: Token, host: AppHost) -> bool:
+        """Whether a verified token opens its session: its time is not up, or the session lives, here or elsewhere.
+
+        A living session takes its own page back however old that is: Bokeh loses pages open for five minutes.
+
+        Raises:
+            BusDown: its time is up, and whether the session lives cannot be found out now.
+        """
+        if not token.expired(time.time()) or self._store.find(host, token.session_id) is not None:
             return True
-        return await self._placement.lives(host.url, session_id)
+        return await self._placement.lives(host.url, token.session_id)
 
     async def render(
         self,

@@ -248,15 +248,15 @@ class Registry:
         """Who owns the session; None if it has no owner, or one that is dead.
 
         Raises:
-            OwnerUnknown: Redis was emptied a moment ago, and the owner may not have put its claim back yet.
+            OwnerUnknown: Redis was emptied or paused a moment ago, and the owner may not have come back to it yet.
         """
         names = self._names
         keys = [names.session(session_id), names.workers, names.born, names.seasoned]
-        reply = await self._bus.run(scripts.OWNER, keys, [self._grace_ms, self._first_born])
+        reply = await self._bus.run(scripts.OWNER, keys, [self.me, self._lease_ms, self._grace_ms, self._first_born])
         if not reply:
             return None
         if reply[0] == b"unknown":
-            raise OwnerUnknown("Redis was emptied a moment ago; whose the session is will be known within seconds")
+            raise OwnerUnknown("Redis was emptied or cut off; whose the session is will be known within seconds")
         owner = reply[0].decode()
         return Claim(owner, int(reply[1]), owner == self.me)
 

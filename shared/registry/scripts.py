@@ -189,15 +189,22 @@ OWNER = Script(
     _NOW
     + """
 -- KEYS session workers born seasoned
--- ARGV grace_ms first_born
+-- ARGV me lease_ms grace_ms first_born
 -- -> {owner, epoch}, nothing, or {'unknown'} while the claim or the lease may yet be put back
+-- Writes nothing: a Redis that is full still answers.
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if held[1] == '' then return {} end
-local ends = held[1] and redis.call('ZSCORE', KEYS[2], held[1])
-if ends then return tonumber(ends) > now and held or {} end
+local ends = held[1] and tonumber(redis.call('ZSCORE', KEYS[2], held[1]) or '')
+if ends then
+    if ends > now then return held end
+    -- As in believe: where nobody was heard, a claim would not take this from its owner either.
+    local mine = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '')
+    local unheard = mine and mine - now <= ARGV[2] / 3 and tonumber(ARGV[3]) > 0
+    return unheard and ends >= mine - ARGV[2] and {'unknown'} or {}
+end
 local born = redis.call('GET', KEYS[3])
-local emptied = ARGV[2] ~= '' and ARGV[2] ~= born or redis.call('EXISTS', KEYS[4]) == 1
-if emptied and (not born or tonumber(born) + ARGV[1] > now) then return {'unknown'} end
+local emptied = ARGV[4] ~= '' and ARGV[4] ~= born or redis.call('EXISTS', KEYS[4]) == 1
+if emptied and tonumber(born or now) + ARGV[3] > now then return {'unknown'} end
 return {}
 """
 )

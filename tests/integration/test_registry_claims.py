@@ -375,6 +375,23 @@ def test_a_newcomer_waits_with_those_who_know_better(server: RedisServer) -> Non
     run(scenario())
 
 
+def test_a_redis_that_was_paused_does_not_say_that_an_owner_is_dead(url: str) -> None:
+    """When nobody has been heard for a lease, the first who asks is told that it is unknown."""
+
+    async def scenario() -> None:
+        async with workers(url, 2) as (one, two):
+            await one.claim("s", fresh=True)
+            bus = bus_of(two)
+            for worker in (one, two):
+                await bus.command("ZADD", bus.names.workers, 1000, worker.me)
+            with pytest.raises(OwnerUnknown):
+                await two.owner_of("s")
+            await two.renew({})
+            assert await two.owner_of("s") is not None
+
+    run(scenario())
+
+
 def test_after_the_grace_an_unknown_session_is_given_away(server: RedisServer) -> None:
     """Its owner, if there was one, is dead."""
 

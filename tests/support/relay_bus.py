@@ -161,9 +161,9 @@ class FakeRedis:
         held = self.sessions.get(keys[0])
         if held and (not held[0] or held[0] in self.workers):
             return [held[0].encode(), b"%d" % held[1]] if self._lives(held[0]) else []
-        (grace_ms, first_born), born = args, self._values.get(keys[2])
+        (_, _, grace_ms, first_born), born = args, self._values.get(keys[2])
         emptied = first_born not in ("", str(born)) or keys[3] in self._values
-        return [b"unknown"] if emptied and (born is None or born + grace_ms > self.now) else []
+        return [b"unknown"] if emptied and (self.now if born is None else born) + grace_ms > self.now else []
 
     def _living(self, keys: list[str], args: list[Any]) -> Any:
         return [worker.encode() for worker in args if self._lives(worker)]

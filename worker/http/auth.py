@@ -15,6 +15,7 @@ import traceback
 import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,9 @@ from aperture.errors import ConfigurationError
 __all__ = ["AuthHooks", "AuthenticatedHandler", "load_auth_module", "with_auth_loaded"]
 
 log = logging.getLogger(__name__)
+
+_RETRY_AFTER = 1
+"""Seconds, in a 503: a session that moves, and a worker or a Redis that is started again, are back by then or soon."""
 
 _EVERYBODY = "default_user"
 """The current user where no auth hooks are configured; the name is Bokeh's."""
@@ -162,6 +166,12 @@ class AuthenticatedHandler(RequestHandler):
                 )
             return
         log.error("%s failed", where, exc_info=value)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        if status_code == HTTPStatus.SERVICE_UNAVAILABLE:
+            # Here, because Tornado drops the headers that were set before an error.
+            self.set_header("Retry-After", str(_RETRY_AFTER))
+        super().write_error(status_code, **kwargs)
 
     def get_login_url(self) -> str:
         if self.auth.get_login_url is not None:

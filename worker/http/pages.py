@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,11 +50,10 @@ class AppHandler(AuthenticatedHandler):
         admission = admit_page(self.request, services.tokens, generate_ids=generate)
         SESSION.set(SessionScope(admission.session_id, self.host.url))  # for the rest of this request
         token = admission.token
-        expired = token is not None and token.expired(time.time())
-        if expired and not await services.door.lives(self.host, admission.session_id):
-            raise HTTPError(403, reason="Token is expired")
         application = self.host.application
         try:
+            if token is not None and not await services.door.opens(token, self.host):
+                raise HTTPError(403, reason="Token is expired")
             return await services.door.render(
                 self.host,
                 admission.session_id,
@@ -67,7 +65,6 @@ class AppHandler(AuthenticatedHandler):
         except NotTheirs as problem:
             raise HTTPError(403, str(problem), reason="The session was another user's") from problem
         except (SessionGone, OwnerGone, BusDown) as problem:
-            self.set_header("Retry-After", "1")
             raise HTTPError(503, str(problem), reason="The session cannot be reached now") from problem
 
     def compute_etag(self) -> str | None:

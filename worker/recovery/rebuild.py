@@ -146,10 +146,14 @@ class Survival:
             return None
 
     async def exists(self, app: str, session_id: str) -> bool:
-        """Whether a session could be built again."""
+        """Whether a session could be built again.
+
+        Raises:
+            BusDown: that cannot be found out now.
+        """
         try:
             return await self._store.load(place_of(app, session_id)) is not None
-        except BusDown:
+        except KeepingBroken:
             return False
 
     def restored(self, session: Session) -> None:

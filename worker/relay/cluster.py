@@ -89,7 +89,9 @@ class Neighbourhood(Protocol):
 class KeptSessions(Protocol):
     """Knows what is kept of sessions that nobody has."""
 
-    async def exists(self, app: str, session_id: str) -> bool: ...
+    async def exists(self, app: str, session_id: str) -> bool:
+        """Whether a session could be built again. Raises BusDown where that cannot be found out."""
+        ...
 
 
 class Cluster:
@@ -234,12 +236,8 @@ class Cluster:
         await asyncio.shield(self._settling)
 
     async def lives(self, app: str, session_id: str) -> bool:
-        """Whether any living worker has the session, or could build it again."""
-        try:
-            if await self._registry.owner_of(place_of(app, session_id)) is not None:
-                return True
-        except BusDown:
-            return False
+        if await self._registry.owner_of(place_of(app, session_id)) is not None:
+            return True
         return self._kept is not None and await self._kept.exists(app, session_id)
 
     # Edges
@@ -527,7 +525,7 @@ class Cluster:
             try:
                 claim = await self._registry.owner_of(edge.place)
             except OwnerUnknown:
-                continue
+                continue  # the owner may be about to come back to Redis
             if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
                 edge.close_all(SERVICE_RESTART, "the session has moved")
             else:

@@ -41,7 +41,11 @@ class Placement(Protocol):
         ...
 
     async def lives(self, app: str, session_id: str) -> bool:
-        """Whether some other worker has the session."""
+        """Whether some other worker has the session, or could build it again.
+
+        Raises:
+            BusDown: that cannot be found out now; it does not say that there is none.
+        """
         ...
 
 

@@ -75,6 +75,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self._protocol: ServerProtocol | None = None
         """Tornado forgets its own before it tells of the end."""
         self._token: Token | None = None
+        self._unknown: BusDown | None = None
+        """Why nobody can say whether the token still opens its session."""
         self._received = Traffic()
         self._opened_at = 0.0
 
@@ -97,10 +99,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self._offered = offered[1]
         self._token = verify(self.services.tokens, offered[1])
         SESSION.set(SessionScope(self._token.session_id, self.host.url))  # for as long as the websocket is open
-        expired = self._token.expired(time.time())
-        if expired and not await self.services.door.lives(self.host, self._token.session_id):
-            # A living session takes its own page back however old it is: Bokeh loses pages open for five minutes.
-            raise HTTPError(403, reason="Token is expired")
+        try:
+            if not await self.services.door.opens(self._token, self.host):
+                raise HTTPError(403, reason="Token is expired")
+        except BusDown as problem:
+            # Answered behind the handshake: a page that is refused sees no reason, one that is closed sees 1012.
+            self._unknown = problem
 
     def check_origin(self, origin: str) -> bool:
         if self.services.origins.admits(origin):
@@ -179,6 +183,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
 
     async def _enter(self, outbox: StreamOutbox) -> Attachment:
         token = self._verified()
+        if self._unknown is not None:
+            raise self._unknown
         application = self.host.application
         return await self.services.door.enter(
             self.host,
