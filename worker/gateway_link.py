@@ -116,11 +116,18 @@ class GatewayLink:
             self._open = False
 
     def report(
-        self, *, sessions: int, connections: int, lag_seconds: float, rss_bytes: int, bus_up: bool = True
+        self,
+        *,
+        sessions: int,
+        connections: int,
+        lag_seconds: float,
+        rss_bytes: int,
+        bus_up: bool = True,
+        bus_full: bool = False,
     ) -> None:
         """Tell the gateway how this worker is doing."""
         if self._endpoint.queued == 0:  # a report that would come late is worth nothing
-            load = Load(sessions, connections, lag_seconds, rss_bytes, self._adopted, bus_up, self._exhausted)
+            load = Load(sessions, connections, lag_seconds, rss_bytes, self._adopted, bus_up, self._exhausted, bus_full)
             self._endpoint.send(load)
             self._exhausted = False
 

@@ -177,4 +177,5 @@ async def _report(link: GatewayLink, service: WorkerService, cluster: Cluster | 
         lag_seconds=service.lag.take_longest(),
         rss_bytes=resident_bytes(),
         bus_up=cluster is None or cluster.up,
+        bus_full=cluster is not None and cluster.full,
     )

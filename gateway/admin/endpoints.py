@@ -172,6 +172,9 @@ class _Ready(_Probe):
         cut_off = [worker for worker in table.up if (load := table.load(worker)) is not None and not load.bus_up]
         who = ", ".join(map(str, cut_off))
         yield not cut_off, "bus", f"cannot be reached by worker {who}"
+        full = [worker for worker in table.up if (load := table.load(worker)) is not None and load.bus_full]
+        who = ", ".join(map(str, full))
+        yield not full, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
         yield not self._roster.draining, "not-draining", "the node was told to stop"
 
 

@@ -47,6 +47,7 @@ class _OneWorker:
             resident_bytes(),
             0,
             cluster is None or cluster.up,
+            bus_full=cluster is not None and cluster.full,
         )
 
     def overdue(self) -> dict[int, float]:

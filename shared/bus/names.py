@@ -86,6 +86,11 @@ class Names:
         return f"{self._prefix}:born"
 
     @property
+    def room(self) -> str:
+        """Written with each heartbeat, only to see whether this Redis still has memory for what is written."""
+        return f"{self._prefix}:room"
+
+    @property
     def seasoned(self) -> str:
         """Exists while some worker lives that knew an earlier Redis, which may have known more sessions."""
         return f"{self._prefix}:seasoned"

@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from aperture.bus.bus import Bus
-from aperture.errors import Fenced, OwnerUnknown
+from aperture.errors import BusFull, Fenced, OwnerUnknown
 from aperture.log import short_id
 from aperture.registry import scripts
 from aperture.registry import stream as bounds
@@ -127,6 +127,8 @@ class Registry:
         self._attempted_at = time.monotonic()
         self._suspected = False
         self._withdrawn = False
+        self.full = False
+        """Whether Redis has refused a claim, or the last `look_for_room`, for want of memory."""
 
     @property
     def interval(self) -> float:
@@ -169,9 +171,10 @@ class Registry:
         asked = self._bus.up  # otherwise nothing was sent, however many requests come in during an outage
         try:
             return await self._claim(session_id, fresh)
-        except BaseException:
+        except BaseException as problem:
             if asked:
                 self._doubt(session_id)
+            self.full = self.full or isinstance(problem, BusFull)
             raise
         finally:
             self._claiming[session_id] -= 1
@@ -232,6 +235,18 @@ class Registry:
             # Not those released while an earlier batch was under way: that would keep them from everybody for a minute.
             lost |= await self._renew_claims({key: sessions[key] for key in batch if key in self._claims})
         return lost
+
+    async def look_for_room(self) -> None:
+        """Find out whether a claim would be refused for want of memory; `full` says so afterwards.
+
+        Only this ends it, and not a claim that has succeeded: near the limit some do and some do not.
+        """
+        try:
+            await self._bus.command("SET", self._names.room, "", "PX", self._kept_ms)
+        except BusFull:
+            self.full = True
+        else:
+            self.full = False
 
     async def bury_predecessors(self) -> None:
         """End the leases of those who had this worker's place in its node before: it is only given to one at a time.

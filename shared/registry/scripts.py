@@ -143,6 +143,9 @@ RENEW_LEASE = Script(
 -- KEYS workers born seasoned epoch
 -- ARGV me lease_ms kept_ms first_born grace_ms
 -- -> the millisecond in which this Redis was born
+-- First, because it needs no memory and only the first write of a script is refused for want of it: a Redis that is
+-- full must not cost anybody its lease.
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
 believe(KEYS[1], ARGV[1], ARGV[2], ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - ARGV[3]))
 redis.call('ZADD', KEYS[1], whole(now + ARGV[2]), ARGV[1])

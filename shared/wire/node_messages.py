@@ -177,6 +177,8 @@ class Load(Message):
     """Also where there is no bus: then nothing is missing."""
     exhausted: bool = False
     """Whether connections have come since the last report that there was no descriptor for."""
+    bus_full: bool = False
+    """Whether Redis has no memory for new sessions."""
 
 
 @dataclass(frozen=True, slots=True)

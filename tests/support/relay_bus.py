@@ -96,6 +96,8 @@ class FakeRedis:
         match name:
             case "ZREM":
                 return int(self.workers.pop(args[1], None) is not None)
+            case "SET":
+                return b"OK"
             case "ZRANGE":
                 return [worker.encode() for worker in self.workers]
             case "PUBSUB":

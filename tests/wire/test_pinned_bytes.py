@@ -17,7 +17,10 @@ NODE: list[tuple[Message, str]] = [
     ),
     (node_messages.HandBack(b"GET", None, False), "950101c403474554c0c2"),
     (node_messages.Hello(1, 2, 300), "9501020102cd012c"),
-    (node_messages.Load(4, 5, 0.25, 1024, 6, bus_up=False, exhausted=True), "9901030405cb3fd0000000000000cd040006c2c3"),
+    (
+        node_messages.Load(4, 5, 0.25, 1024, 6, bus_up=False, exhausted=True, bus_full=True),
+        "9a01030405cb3fd0000000000000cd040006c2c3c3",
+    ),
     (node_messages.Claimed(("a", "b")), "93010492a161a162"),
     (node_messages.Released(("a",)), "93010591a161"),
     (node_messages.Describe(8), "93010608"),

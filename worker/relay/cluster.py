@@ -123,6 +123,7 @@ class Cluster:
         self._keeper = keeper
         self._kept = kept
         self._withdrawn = False
+        self._was_full = False
         self.hostile = Hostile()
         self.transfers = Transfers(registry.me, self.tell)
         self._inbox = Inbox(receive, self.fetch)
@@ -191,6 +192,11 @@ class Cluster:
     @property
     def up(self) -> bool:
         return self._bus.up
+
+    @property
+    def full(self) -> bool:
+        """Whether Redis is there, and has no memory for new sessions."""
+        return self._registry.full
 
     def edge_connections(self) -> Counter[str]:
         """Connections here of sessions elsewhere, by app."""
@@ -483,6 +489,7 @@ class Cluster:
             try:
                 # One that was stopped must not take itself for the owner while it is being told.
                 await (self.settle() if self._registry.frozen else self._renew())
+                await self._look_for_room()
                 await self._look_after_audiences()
                 await self._look_after_edges()
             except BusDown:
@@ -497,6 +504,15 @@ class Cluster:
             session = self._session_at(place)
             if session is not None and session.fanout.epoch == asked[place]:  # else it was claimed anew meanwhile
                 await self.lose(session)
+
+    async def _look_for_room(self) -> None:
+        await self._registry.look_for_room()
+        if self._registry.full != self._was_full:
+            self._was_full = self._registry.full
+            if self._was_full:
+                log.warning("Redis is full (maxmemory): no new sessions here until it has room; those that live go on")
+            else:
+                log.info("Redis has room for new sessions again")
 
     async def _look_after_audiences(self) -> None:
         audiences = [session.fanout.audience for session in self._worker.sessions()]
