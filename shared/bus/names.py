@@ -38,9 +38,9 @@ class Names:
     def _prefix(self) -> str:
         return f"aperture:{self.namespace}:v{self.version}"
 
-    def channel(self, session_id: str) -> str:
+    def channel(self, session_key: str) -> str:
         """Where a session's owner publishes to its edges."""
-        return f"{self._prefix}:patches:{session_id}"
+        return f"{self._prefix}:patches:{session_key}"
 
     def inbox(self, owner: str) -> str:
         """The channel that one worker, and only it, listens to."""
@@ -54,21 +54,21 @@ class Names:
         """The channel on which one worker is asked for its node's figures, and told of other nodes'."""
         return f"{self._prefix}:figures:{worker}"
 
-    def session(self, session_id: str) -> str:
+    def session(self, session_key: str) -> str:
         """Hash: who owns the session, at which epoch."""
-        return f"{self._prefix}:session:{session_id}"
+        return f"{self._prefix}:session:{session_key}"
 
-    def stream(self, session_id: str) -> str:
+    def stream(self, session_key: str) -> str:
         """Stream: the latest of what was published on the session's channel."""
-        return f"{self._prefix}:stream:{session_id}"
+        return f"{self._prefix}:stream:{session_key}"
 
-    def kept(self, session_id: str) -> str:
+    def kept(self, session_key: str) -> str:
         """Hash: what the session is rebuilt from, but for its journal."""
-        return f"{self._prefix}:kept:{session_id}"
+        return f"{self._prefix}:kept:{session_key}"
 
-    def journal(self, session_id: str) -> str:
+    def journal(self, session_key: str) -> str:
         """List: what happened in the session since the snapshot that is kept of it."""
-        return f"{self._prefix}:journal:{session_id}"
+        return f"{self._prefix}:journal:{session_key}"
 
     @property
     def workers(self) -> str:

@@ -23,6 +23,7 @@ from aperture.log import short_id
 from aperture.registry import scripts
 from aperture.registry import stream as bounds
 from aperture.registry.stream import StreamLedger
+from aperture.wire.session_key import session_key_parts
 
 __all__ = ["LEAST_GRACE", "Appended", "Claim", "Registry", "WorkerName"]
 
@@ -151,7 +152,7 @@ class Registry:
         """The whole process was stopped for longer than its lease. From any thread."""
         self._suspected = True
 
-    async def claim(self, session_id: str, *, fresh: bool) -> Claim:
+    async def claim(self, session_key: str, *, fresh: bool) -> Claim:
         """Make the session mine unless a living worker has it; says whose it is.
 
         Claiming again what is mine changes nothing. When Redis has come back empty, a session that it does not know is
@@ -159,7 +160,7 @@ class Registry:
         as `grace`. A Redis that no worker has known otherwise makes nobody wait.
 
         Args:
-            session_id: of the session.
+            session_key: the session.
             fresh: the id was made just now, so that nobody can own it.
 
         Raises:
@@ -167,27 +168,27 @@ class Registry:
         """
         if self._withdrawn:
             raise Fenced("this worker has left the cluster")
-        self._claiming[session_id] += 1
+        self._claiming[session_key] += 1
         asked = self._bus.up  # otherwise nothing was sent, however many requests come in during an outage
         try:
-            return await self._claim(session_id, fresh)
+            return await self._claim(session_key, fresh)
         except BaseException as problem:
             if asked:
-                self._doubt(session_id)
+                self._doubt(session_key)
             self.full = self.full or isinstance(problem, BusFull)
             raise
         finally:
-            self._claiming[session_id] -= 1
-            if not self._claiming[session_id]:
-                del self._claiming[session_id]
+            self._claiming[session_key] -= 1
+            if not self._claiming[session_key]:
+                del self._claiming[session_key]
 
-    async def _claim(self, session_id: str, fresh: bool) -> Claim:
+    async def _claim(self, session_key: str, fresh: bool) -> Claim:
         while True:
             reply = await self._bus.run(
                 scripts.CLAIM,
                 [
-                    self._names.session(session_id),
-                    self._names.stream(session_id),
+                    self._names.session(session_key),
+                    self._names.stream(session_key),
                     self._names.workers,
                     self._names.epoch,
                     self._names.born,
@@ -196,17 +197,17 @@ class Registry:
                 [self.me, self._lease_ms, self._kept_ms, int(fresh), self._grace_ms, self._first_born],
             )
             if reply[0] == b"owned":
-                return self._noted(session_id, reply[1].decode(), int(reply[2]))
+                return self._noted(session_key, reply[1].decode(), int(reply[2]))
             await asyncio.sleep(min(WAIT_STEP, reply[1] / 1000))
 
-    async def release(self, session_id: str, epoch: int) -> None:
+    async def release(self, session_key: str, epoch: int) -> None:
         """Give the session up, if it is still mine at that epoch. If that fails, the next heartbeat does it."""
-        self._claims.pop(session_id, None)
-        self._streams.pop(session_id, None)
+        self._claims.pop(session_key, None)
+        self._streams.pop(session_key, None)
         try:
-            await self._release({session_id: epoch})
+            await self._release({session_key: epoch})
         except BaseException:
-            self._doubt(session_id)
+            self._doubt(session_key)
             raise
 
     async def renew(self, sessions: Mapping[str, int]) -> set[str]:
@@ -259,14 +260,14 @@ class Registry:
             if name.startswith(place) and name != self.me:
                 await self._bus.command("ZREM", self._names.workers, name)
 
-    async def owner_of(self, session_id: str) -> Claim | None:
+    async def owner_of(self, session_key: str) -> Claim | None:
         """Who owns the session; None if it has no owner, or one that is dead.
 
         Raises:
             OwnerUnknown: Redis was emptied or paused a moment ago, and the owner may not have come back to it yet.
         """
         names = self._names
-        keys = [names.session(session_id), names.workers, names.born, names.seasoned]
+        keys = [names.session(session_key), names.workers, names.born, names.seasoned]
         reply = await self._bus.run(scripts.OWNER, keys, [self.me, self._lease_ms, self._grace_ms, self._first_born])
         if not reply:
             return None
@@ -292,7 +293,7 @@ class Registry:
             await self._release({key: claims[key] for key in batch})
 
     async def append(
-        self, session_id: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes = b""
+        self, session_key: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes = b""
     ) -> Appended:
         """Publish patches on the session's channel, and keep them for those who miss them. One call of Redis.
 
@@ -303,7 +304,7 @@ class Registry:
         next append of that session has to wait for these.
 
         Args:
-            session_id: of the session.
+            session_key: the session.
             epoch: at which it is mine.
             first: sequence number of the first patch in the payload; 1 or more.
             last: sequence number of the last.
@@ -315,7 +316,7 @@ class Registry:
                 needs its memory, which is a payload in parts.
             Fenced: the session is not mine at that epoch; nothing was published.
         """
-        stream = self._stream_of(session_id, epoch)
+        stream = self._stream_of(session_key, epoch)
         stream.note(last, len(payload))
         size = bounds.ENTRY_BYTES
         parts = [payload[start : start + size] for start in range(0, len(payload), size)] or [b""]
@@ -324,11 +325,11 @@ class Registry:
         for part, content in enumerate(parts):
             reached = await self._bus.run(
                 scripts.APPEND,
-                [self._names.session(session_id), self._names.stream(session_id)],
+                [self._names.session(session_key), self._names.stream(session_key)],
                 [
                     self.me,
                     epoch,
-                    self._names.channel(session_id),
+                    self._names.channel(session_key),
                     first,
                     last,
                     part,
@@ -340,11 +341,11 @@ class Registry:
                 ],
             )
             if reached < 0:
-                self._streams.pop(session_id, None)
-                raise Fenced(f"session {short_id(session_id)} is not this worker's any more")
+                self._streams.pop(session_key, None)
+                raise Fenced(f"session {short_id(session_key_parts(session_key)[1])} is not this worker's any more")
         return Appended(reached)
 
-    async def read(self, session_id: str, after: int) -> list[bytes] | None:
+    async def read(self, session_key: str, after: int) -> list[bytes] | None:
         """The payloads that follow a sequence number, all of them without a hole; or None.
 
         None also says that nothing is kept: then Redis cannot tell whether anything is missing. The first payload may
@@ -354,14 +355,14 @@ class Registry:
             ValueError: somebody else has written there.
         """
         try:
-            return await self._read(session_id, after)
+            return await self._read(session_key, after)
         except ResponseError as problem:
             raise ValueError(str(problem)) from None
 
-    async def _read(self, session_id: str, after: int) -> list[bytes] | None:
+    async def _read(self, session_key: str, after: int) -> list[bytes] | None:
         payloads: list[bytes] = []
         parts: list[bytes] = []
-        async for entry in self._entries(session_id, after):
+        async for entry in self._entries(session_key, after):
             if entry.first > after + 1 or entry.part != len(parts):
                 return None
             parts.append(entry.payload)
@@ -370,53 +371,55 @@ class Registry:
                 parts.clear()
                 after = entry.last
         # Parts at the end are of what is just being appended.
-        return payloads if payloads or await self._ends_at(session_id, after) else None
+        return payloads if payloads or await self._ends_at(session_key, after) else None
 
-    async def _entries(self, session_id: str, after: int) -> AsyncIterator[_Entry]:
+    async def _entries(self, session_key: str, after: int) -> AsyncIterator[_Entry]:
         """What the stream holds behind a sequence number: a few entries in each call, so that others have a turn."""
         start = f"{after + 1}-0"
         while True:
-            found = await self._bus.command("XRANGE", self._names.stream(session_id), start, "+", "COUNT", READ_ENTRIES)
+            found = await self._bus.command(
+                "XRANGE", self._names.stream(session_key), start, "+", "COUNT", READ_ENTRIES
+            )
             for name, fields in found:
                 yield _Entry.of(name, fields)
             if len(found) < READ_ENTRIES:
                 return
             start = f"({found[-1][0].decode()}"
 
-    async def _ends_at(self, session_id: str, sequence: int) -> bool:
-        for name, fields in await self._bus.command("XREVRANGE", self._names.stream(session_id), "+", "-", "COUNT", 1):
+    async def _ends_at(self, session_key: str, sequence: int) -> bool:
+        for name, fields in await self._bus.command("XREVRANGE", self._names.stream(session_key), "+", "-", "COUNT", 1):
             return _Entry.of(name, fields).last == sequence
         return False
 
-    def _stream_of(self, session_id: str, epoch: int) -> StreamLedger:
-        stream = self._streams.get(session_id)
+    def _stream_of(self, session_key: str, epoch: int) -> StreamLedger:
+        stream = self._streams.get(session_key)
         if stream is None or stream.epoch != epoch:
-            stream = self._streams[session_id] = StreamLedger(epoch)
+            stream = self._streams[session_key] = StreamLedger(epoch)
         return stream
 
-    def _noted(self, session_id: str, owner: str, epoch: int) -> Claim:
-        self._doubtful.discard(session_id)
+    def _noted(self, session_key: str, owner: str, epoch: int) -> Claim:
+        self._doubtful.discard(session_key)
         mine = owner == self.me
         if mine:
-            self._claims[session_id] = epoch
+            self._claims[session_key] = epoch
         return Claim(owner, epoch, mine)
 
-    def _doubt(self, session_id: str) -> None:
+    def _doubt(self, session_key: str) -> None:
         if len(self._doubtful) < MOST_DOUBTS:
-            self._doubtful.add(session_id)
+            self._doubtful.add(session_key)
 
     async def _settle_doubts(self) -> None:
         """Give up what Redis may take for mine, because an answer was lost, and what nobody here knows about."""
-        for session_id in list(self._doubtful):
+        for session_key in list(self._doubtful):
             try:
-                claim = await self.owner_of(session_id)
+                claim = await self.owner_of(session_key)
             except OwnerUnknown:
                 continue  # the next heartbeat asks again
-            if session_id in self._claiming:
+            if session_key in self._claiming:
                 continue
-            self._doubtful.discard(session_id)
-            if claim is not None and claim.mine and session_id not in self._claims:
-                await self._release({session_id: claim.epoch})
+            self._doubtful.discard(session_key)
+            if claim is not None and claim.mine and session_key not in self._claims:
+                await self._release({session_key: claim.epoch})
 
     async def _renew_claims(self, sessions: Mapping[str, int]) -> set[str]:
         if not sessions:
@@ -428,10 +431,10 @@ class Registry:
             [self.me, self._kept_ms, *sessions.values()],
         )
         lost = {asked[position] for position in positions}
-        for session_id in lost:
-            if self._claims.get(session_id) == sessions[session_id]:
-                del self._claims[session_id]
-                self._streams.pop(session_id, None)
+        for session_key in lost:
+            if self._claims.get(session_key) == sessions[session_key]:
+                del self._claims[session_key]
+                self._streams.pop(session_key, None)
         return lost
 
     async def _release(self, sessions: Mapping[str, int]) -> None:

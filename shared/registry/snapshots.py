@@ -25,6 +25,7 @@ from aperture.errors import BusDown, Fenced, KeepingBroken, TooLarge
 from aperture.log import short_id
 from aperture.registry import scripts
 from aperture.registry.registry import WorkerName
+from aperture.wire.session_key import session_key_parts
 
 __all__ = ["ENTRY_OVERHEAD", "Keeping", "Kept"]
 
@@ -93,11 +94,11 @@ class Keeping:
         self.broken_loads = 0
         """How many sessions have been found not to be whole."""
 
-    async def begin(self, place: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None:
+    async def begin(self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None:
         """Keep a session anew; whatever was kept of it is replaced.
 
         Args:
-            place: the session.
+            session_key: the session.
             epoch: at which it is mine.
             origin: what the app was created from.
             snapshot: of the document.
@@ -108,7 +109,7 @@ class Keeping:
             TooLarge: the snapshot is; nothing is kept of the session any more.
             KeepingBroken: Redis refuses it; nothing is kept of the session any more.
         """
-        await self._check_size(place, epoch, snapshot)
+        await self._check_size(session_key, epoch, snapshot)
         fields: dict[str, bytes | int] = {
             "format": FORMAT,
             "epoch": epoch,
@@ -121,13 +122,13 @@ class Keeping:
             "snapshot_sum": _sum(sequence, snapshot),
         }
         pairs = [part for pair in fields.items() for part in pair]
-        await self._write(scripts.KEEP_BEGIN, place, epoch, self._lifetime_ms, *pairs)
+        await self._write(scripts.KEEP_BEGIN, session_key, epoch, self._lifetime_ms, *pairs)
 
-    async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int:
+    async def add(self, session_key: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int:
         """Continue the journal. Of what is there already, by its number, the first copy stays.
 
         Args:
-            place: the session.
+            session_key: the session.
             epoch: at which it is mine.
             first: number of the first entry.
             last: number of the last.
@@ -144,9 +145,9 @@ class Keeping:
         if len(entries) != last + 1 - first:
             raise ValueError(f"{len(entries)} entries cannot be number {first} to {last}")
         sealed = (_seal(number, entry) for number, entry in enumerate(entries, first))
-        return await self._write(scripts.KEEP_ADD, place, epoch, self._lifetime_ms, first, *sealed)
+        return await self._write(scripts.KEEP_ADD, session_key, epoch, self._lifetime_ms, first, *sealed)
 
-    async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None:
+    async def snapshot(self, session_key: str, epoch: int, sequence: int, snapshot: bytes) -> None:
         """Replace the snapshot, and drop the entries that are in it. One that is older than what is kept is ignored.
 
         The journal need not have reached that number: it goes on after it, as if all before had been added.
@@ -156,17 +157,19 @@ class Keeping:
             TooLarge: the snapshot is; nothing is kept of the session any more.
             KeepingBroken: nothing is kept at that epoch, or not all of it; nothing was changed.
         """
-        await self._check_size(place, epoch, snapshot)
+        await self._check_size(session_key, epoch, snapshot)
         await self._write(
-            scripts.KEEP_SNAPSHOT, place, epoch, self._lifetime_ms, sequence, snapshot, _sum(sequence, snapshot)
+            scripts.KEEP_SNAPSHOT, session_key, epoch, self._lifetime_ms, sequence, snapshot, _sum(sequence, snapshot)
         )
 
-    async def load(self, place: str) -> Kept | None:
+    async def load(self, session_key: str) -> Kept | None:
         """All that is kept of a session, as it is at one moment; None if that is nothing, or not whole.
 
         What is not whole is counted and logged, and stays until it is replaced or expires.
         """
-        reply = await self._run(scripts.KEEP_LOAD, [self._names.kept(place), self._names.journal(place)], _FIELDS)
+        reply = await self._run(
+            scripts.KEEP_LOAD, [self._names.kept(session_key), self._names.journal(session_key)], _FIELDS
+        )
         if not reply:
             return None
         try:
@@ -175,18 +178,20 @@ class Keeping:
             self.broken_loads += 1
             # Only these reasons are written down: what Redis holds is the session's own, and secret.
             reason = problem if isinstance(problem, _NotWhole) else "a number is none"
-            log.warning("session %s: what was kept of it is not whole and cannot be used (%s)", _short(place), reason)
+            log.warning(
+                "session %s: what was kept of it is not whole and cannot be used (%s)", _short(session_key), reason
+            )
             return None
 
-    async def forget(self, place: str, epoch: int) -> None:
+    async def forget(self, session_key: str, epoch: int) -> None:
         """Keep nothing of the session any more. Comes before the claim is released.
 
         Raises:
             Fenced: the session is not mine at that epoch; nothing was changed.
         """
-        await self._write(scripts.KEEP_FORGET, place, epoch)
+        await self._write(scripts.KEEP_FORGET, session_key, epoch)
 
-    async def touch(self, places: Iterable[str]) -> set[str]:
+    async def touch(self, session_keys: Iterable[str]) -> set[str]:
         """Keep these sessions for another lifetime, as far as they are mine.
 
         Returns:
@@ -194,37 +199,39 @@ class Keeping:
             evicted it. They need a `begin`.
         """
         lacking: set[str] = set()
-        for batch in _batches(places):
-            keys = [key for place in batch for key in self._keys(place)]
+        for batch in _batches(session_keys):
+            keys = [key for session_key in batch for key in self._keys(session_key)]
             positions = await self._run(scripts.KEEP_TOUCH, keys, [self._me, self._lifetime_ms])
             lacking.update(batch[position] for position in positions)
         return lacking
 
-    async def size(self, place: str) -> int:
+    async def size(self, session_key: str) -> int:
         """Bytes of Redis' memory that the session takes here; of its contents alone where the server cannot tell.
 
         Looks at each node of the journal: for figures and tests, not for every patch.
         """
-        return int(await self._run(scripts.KEEP_SIZE, [self._names.kept(place), self._names.journal(place)], []))
+        return int(
+            await self._run(scripts.KEEP_SIZE, [self._names.kept(session_key), self._names.journal(session_key)], [])
+        )
 
-    async def _check_size(self, place: str, epoch: int, snapshot: bytes) -> None:
+    async def _check_size(self, session_key: str, epoch: int, snapshot: bytes) -> None:
         if len(snapshot) > self._max_snapshot:
             # Or the session would be rebuilt as it was before it grew.
-            await self.forget(place, epoch)
+            await self.forget(session_key, epoch)
             raise TooLarge(
-                f"session {_short(place)} is not kept: its document takes {len(snapshot)} bytes,"
+                f"session {_short(session_key)} is not kept: its document takes {len(snapshot)} bytes,"
                 f" of {self._max_snapshot} at most"
             )
 
-    def _keys(self, place: str) -> list[str]:
-        return [self._names.session(place), self._names.kept(place), self._names.journal(place)]
+    def _keys(self, session_key: str) -> list[str]:
+        return [self._names.session(session_key), self._names.kept(session_key), self._names.journal(session_key)]
 
-    async def _write(self, script: Script, place: str, epoch: int, *args: bytes | str | int) -> int:
-        outcome = int(await self._run(script, self._keys(place), [self._me, epoch, *args]))
+    async def _write(self, script: Script, session_key: str, epoch: int, *args: bytes | str | int) -> int:
+        outcome = int(await self._run(script, self._keys(session_key), [self._me, epoch, *args]))
         if outcome == _STRANGER:
-            raise Fenced(f"session {_short(place)} is not this worker's any more")
+            raise Fenced(f"session {_short(session_key)} is not this worker's any more")
         if outcome == _BROKEN:
-            raise KeepingBroken(f"what is kept of session {_short(place)} does not continue to here")
+            raise KeepingBroken(f"what is kept of session {_short(session_key)} does not continue to here")
         return outcome
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
@@ -283,11 +290,11 @@ def _whole(values: list[bytes | None], journal: list[bytes]) -> Kept:
     return Kept(origin, epoch, snapshot, sequence, entries)
 
 
-def _short(place: str) -> str:
-    return short_id(place.rpartition("\t")[2])
+def _short(session_key: str) -> str:
+    return short_id(session_key_parts(session_key)[1])
 
 
-def _batches(places: Iterable[str]) -> Iterator[list[str]]:
-    remaining = iter(places)
+def _batches(session_keys: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(session_keys)
     while batch := list(islice(remaining, TOUCH_BATCH)):
         yield batch

@@ -150,7 +150,7 @@ class Join(Envelope):
     `inline` asks for pulls with their buffers inside of the JSON.
     """
 
-    session_id: str
+    session_key: str
     edge: str
     connection: str
     token: str
@@ -161,7 +161,7 @@ class Join(Envelope):
 class Leave(Envelope):
     """Edge to owner: a connection has gone."""
 
-    session_id: str
+    session_key: str
     edge: str
     connection: str
 
@@ -179,7 +179,7 @@ class FromClient(Envelope):
         trace: the trace that it belongs to, where somebody traces.
     """
 
-    session_id: str
+    session_key: str
     edge: str
     connection: str
     number: int
@@ -194,7 +194,7 @@ class FromClient(Envelope):
 class Render(Envelope):
     """Edge to owner: a call; make the page of this kind, with these arguments."""
 
-    session_id: str
+    session_key: str
     edge: str
     call: int
     kind: str
@@ -215,7 +215,7 @@ class Reply(Envelope):
         size: of what is to be fetched.
     """
 
-    session_id: str
+    session_key: str
     epoch: int
     connection: str
     number: int
@@ -237,7 +237,7 @@ class Joined(Envelope):
         answered: the number of the last one that was answered.
     """
 
-    session_id: str
+    session_key: str
     owner: str
     connection: str
     epoch: int
@@ -269,7 +269,7 @@ class Rendered(Envelope):
 class Refused(Envelope):
     """Owner to edge: close this connection with this code."""
 
-    session_id: str
+    session_key: str
     connection: str
     code: int
     reason: str

@@ -1,19 +1,22 @@
-"""How a session is named on the bus: by its app and its id, because two apps may use one id."""
+"""The session key: the name of a session in Redis and on the bus, made of its app and its id.
+
+The id alone is not enough, because two apps may use one id.
+"""
 
 from __future__ import annotations
 
-__all__ = ["place_of", "place_parts"]
+__all__ = ["session_key_of", "session_key_parts"]
 
 _BETWEEN = "\t"
 """In no route: it would have to be escaped in a URL."""
 
 
-def place_of(app: str, session_id: str) -> str:
-    """The name under which the registry and the channels know a session."""
+def session_key_of(app: str, session_id: str) -> str:
+    """The key of the session `session_id` of the app at the route `app`."""
     return f"{app}{_BETWEEN}{session_id}"
 
 
-def place_parts(place: str) -> tuple[str, str]:
-    """The app's route and the session id in a place."""
-    app, _, session_id = place.partition(_BETWEEN)
+def session_key_parts(session_key: str) -> tuple[str, str]:
+    """The app's route and the session id in a session key."""
+    app, _, session_id = session_key.partition(_BETWEEN)
     return app, session_id

@@ -15,7 +15,7 @@ from support.redis import eventually
 from support.wire import Viewer, page_token
 
 from aperture.bus.names import Names
-from aperture.wire.session_key import place_of
+from aperture.wire.session_key import session_key_of
 
 SESSIONS = 100
 APP = "/relayed"
@@ -115,7 +115,9 @@ def claimed_owners(cluster: Cluster, sessions: list[Busy]) -> list[tuple[bool, i
     """Of each session, whether Redis knows an owner, and at which epoch."""
     names = Names(NAMESPACE)
     with cluster.redis() as client:
-        rows = [client.hmget(names.session(place_of(APP, session_of(s.token))), "owner", "epoch") for s in sessions]
+        rows = [
+            client.hmget(names.session(session_key_of(APP, session_of(s.token))), "owner", "epoch") for s in sessions
+        ]
     return [(bool(owner), int(epoch or 0)) for owner, epoch in rows]
 
 

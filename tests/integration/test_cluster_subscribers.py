@@ -20,7 +20,7 @@ from support.wire import Viewer, page_token
 
 from aperture.bus.names import Names
 from aperture.wire.envelopes import Probe
-from aperture.wire.session_key import place_of
+from aperture.wire.session_key import session_key_of
 
 APP = "/relayed"
 SERVICE_RESTART = 1012
@@ -200,7 +200,7 @@ def test_hostile_messages_on_the_bus_are_dropped(cluster: Cluster) -> None:
             # Redis cuts off whoever does not swallow the largest one in a second; here that is not what is tested.
             client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
             channels = client.pubsub_channels(names.channel("*")) + client.pubsub_channels(names.inbox("*"))
-            assert names.channel(place_of(APP, session)).encode() in channels
+            assert names.channel(session_key_of(APP, session)).encode() in channels
             assert len(channels) == 3
             for channel in channels:
                 for payload in hostile_payloads():
@@ -252,7 +252,7 @@ def test_garbage_in_a_stream_freezes_nobody(cluster: Cluster, garbage: str) -> N
     """Whoever needs a patch from there is sent to pull afresh, once, and goes on; it is counted and logged once."""
 
     def litter(epoch: int) -> None:
-        names, place = Names(NAMESPACE), place_of(APP, session)
+        names, place = Names(NAMESPACE), session_key_of(APP, session)
         with cluster.redis() as client:
             STREAMS[garbage](client, names.stream(place))
             client.publish(names.channel(place), Probe(epoch, 7).pack())  # as if patches had been missed

@@ -14,7 +14,7 @@ from support.patience import run, wait_until
 from support.wire import Viewer, page_token
 
 from aperture.bus.names import Names
-from aperture.wire.session_key import place_of
+from aperture.wire.session_key import session_key_of
 
 APP = "/relayed"
 LOST = "is not whole and cannot be used"
@@ -71,7 +71,7 @@ def kept_keys(client: redis.Redis) -> list[bytes]:
 
 def await_kept(client: redis.Redis, page: Page, number: int) -> None:
     """Wait until the session's present owner has written down so many changes."""
-    name = Names(NAMESPACE).kept(place_of(page.app, page.session_id))
+    name = Names(NAMESPACE).kept(session_key_of(page.app, page.session_id))
 
     def is_kept() -> bool:
         epoch, last = client.hmget(name, "epoch", "last")  # type: ignore[misc]

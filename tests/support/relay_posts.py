@@ -11,11 +11,11 @@ from aperture.errors import BusDown, Fenced
 from aperture.protocol import messages
 from aperture.protocol.frames import FrameRun
 from aperture.wire.envelopes import MAX_STORED, Envelope, Joined, Patches, Relayed, Reply, Stored
-from aperture.wire.session_key import place_of
+from aperture.wire.session_key import session_key_of
 
 __all__ = ["ME", "OWNER", "PLACE", "EdgePostbox", "Outbox", "OwnerPostbox", "joined", "patches", "reply", "run_of"]
 
-PLACE = place_of("/app", "session-id")
+PLACE = session_key_of("/app", "session-id")
 OWNER = "node/0/owner"
 ME = "node/1/me"
 EPOCH = 7

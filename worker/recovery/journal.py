@@ -63,11 +63,13 @@ HELD_LIMIT = 10_000
 class JournalStore(Protocol):
     """Where it is written; see `aperture.registry.snapshots.Keeping`."""
 
-    async def begin(self, place: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None: ...
+    async def begin(
+        self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0
+    ) -> None: ...
 
-    async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int: ...
+    async def add(self, session_key: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int: ...
 
-    async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
+    async def snapshot(self, session_key: str, epoch: int, sequence: int, snapshot: bytes) -> None: ...
 
 
 class SessionJournal:
@@ -75,7 +77,7 @@ class SessionJournal:
 
     Args:
         session: to be written down.
-        place: its name on the bus.
+        session_key: its name on the bus.
         origin: what it was created from.
         store: where to.
         turns: taken for each snapshot; shared by all journals of a worker.
@@ -88,7 +90,7 @@ class SessionJournal:
     def __init__(
         self,
         session: Session,
-        place: str,
+        session_key: str,
         origin: bytes,
         store: JournalStore,
         *,
@@ -97,7 +99,7 @@ class SessionJournal:
         fenced: Callable[[Session], Awaitable[None]],
     ) -> None:
         self._fenced = fenced
-        self.place = place
+        self.session_key = session_key
         self.acknowledges = at_once
         self._session = session
         self._origin = origin
@@ -254,7 +256,7 @@ class SessionJournal:
         entries = list(self._pending)
         first, last = entries[0][0], entries[-1][0]
         size = await self._store.add(
-            self.place, self._session.fanout.epoch, first, last, [entry for _, entry in entries]
+            self.session_key, self._session.fanout.epoch, first, last, [entry for _, entry in entries]
         )
         while self._pending and self._pending[0][0] <= last:
             self._pending_bytes -= len(self._pending.popleft()[1])
@@ -262,7 +264,7 @@ class SessionJournal:
         self._release(last)
         if self._is_long(size):
             sequence, state = await self._snapshot()
-            await self._store.snapshot(self.place, self._session.fanout.epoch, sequence, state)
+            await self._store.snapshot(self.session_key, self._session.fanout.epoch, sequence, state)
             self._entries = max(0, last - sequence)
 
     def _is_long(self, size: int) -> bool:
@@ -275,7 +277,7 @@ class SessionJournal:
     async def _begin(self) -> None:
         dropped = self._dropped
         sequence, state = await self._snapshot()
-        await self._store.begin(self.place, self._session.fanout.epoch, self._origin, state, sequence=sequence)
+        await self._store.begin(self.session_key, self._session.fanout.epoch, self._origin, state, sequence=sequence)
         if dropped != self._dropped:
             raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
         while self._pending and self._pending[0][0] <= sequence:

@@ -30,7 +30,7 @@ from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMi
 from aperture.log import short_id
 from aperture.metrics import Tallies
 from aperture.registry.snapshots import Kept
-from aperture.wire.session_key import place_of
+from aperture.wire.session_key import session_key_of
 from aperture.worker.document.snapshot import fits, kept_values, lay_over, replay, was_held
 from aperture.worker.recovery.journal import JournalStore, SessionJournal
 from aperture.worker.recovery.origin import pack_origin, unpack_origin
@@ -50,11 +50,11 @@ ENTRIES_AT_ONCE = 25
 class KeptStore(JournalStore, Protocol):
     """Where sessions are kept; see `aperture.registry.snapshots.Keeping`."""
 
-    async def load(self, place: str) -> Kept | None: ...
+    async def load(self, session_key: str) -> Kept | None: ...
 
-    async def forget(self, place: str, epoch: int) -> None: ...
+    async def forget(self, session_key: str, epoch: int) -> None: ...
 
-    async def touch(self, places: Iterable[str]) -> set[str]: ...
+    async def touch(self, session_keys: Iterable[str]) -> set[str]: ...
 
 
 class KeptSession:
@@ -92,9 +92,9 @@ class KeptSession:
         if self.remade:
             return
         lay_over(document, self._kept.snapshot, made)
-        for place, entry in enumerate(self._kept.entries, 1):
+        for number, entry in enumerate(self._kept.entries, 1):
             replay(document, entry, made)
-            if place % ENTRIES_AT_ONCE == 0:
+            if number % ENTRIES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         # The app's code may have set them to what they are at first.
         session_state(document).lay(values)
@@ -135,9 +135,9 @@ class Survival:
         Raises:
             BusDown: nobody knows. To start afresh would overwrite what may well be there.
         """
-        place = place_of(app, session_id)
+        session_key = session_key_of(app, session_id)
         try:
-            kept = await self._store.load(place)
+            kept = await self._store.load(session_key)
             if kept is None:
                 return None
             return KeptSession(*unpack_origin(kept.origin), kept)
@@ -152,7 +152,7 @@ class Survival:
             BusDown: that cannot be found out now.
         """
         try:
-            return await self._store.load(place_of(app, session_id)) is not None
+            return await self._store.load(session_key_of(app, session_id)) is not None
         except KeepingBroken:
             return False
 
@@ -188,18 +188,18 @@ class Survival:
         Raises:
             SessionGone: it was just restored, and has been claimed by another meanwhile.
         """
-        place = place_of(session.app, session.id)
+        session_key = session_key_of(session.app, session.id)
         packed = pack_origin(origin, made)
         journal = SessionJournal(
             session,
-            place,
+            session_key,
             packed,
             self._store,
             turns=self._turns,
             at_once=self._acknowledge,
             fenced=self._lose,
         )
-        self._journals[place] = journal
+        self._journals[session_key] = journal
         session.keep_journal(journal)
         if again:
             try:
@@ -212,13 +212,13 @@ class Survival:
         """The session has come to its end in good order; nothing of it is kept."""
         self.drop(session)
         try:
-            await self._store.forget(place_of(session.app, session.id), session.fanout.epoch)
+            await self._store.forget(session_key_of(session.app, session.id), session.fanout.epoch)
         except (BusDown, Fenced):
             log.debug("what was kept of a session expires by itself")
 
     def drop(self, session: Session) -> None:
         """Write no more of this session; what is kept is another worker's."""
-        journal = self._journals.pop(place_of(session.app, session.id), None)
+        journal = self._journals.pop(session_key_of(session.app, session.id), None)
         if journal is not None:
             journal.close()
 
@@ -232,7 +232,7 @@ class Survival:
         Raises:
             BusDown: Redis is away.
         """
-        journal = self._journals.get(place_of(session.app, session.id))
+        journal = self._journals.get(session_key_of(session.app, session.id))
         if journal is None:
             return False
         with suppress(Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable):
@@ -245,8 +245,8 @@ class Survival:
         Raises:
             BusDown: nobody knows.
         """
-        for place in await self._store.touch(list(self._journals)):
-            if (journal := self._journals.get(place)) is not None:
+        for session_key in await self._store.touch(list(self._journals)):
+            if (journal := self._journals.get(session_key)) is not None:
                 journal.lost()
 
     async def flush(self, timeout: float) -> None:

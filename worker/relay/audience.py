@@ -87,7 +87,7 @@ class Post(Protocol):
         """This worker's name."""
         ...
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
+    async def append(self, session_key: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
         """Publish patches to a session's edges, or, where they are too large for that, store them and publish a notice.
 
         Raises Fenced if the session is another worker's by now.
@@ -98,7 +98,7 @@ class Post(Protocol):
         """Send something to one worker."""
         ...
 
-    async def announce(self, place: str, envelope: Envelope) -> None:
+    async def announce(self, session_key: str, envelope: Envelope) -> None:
         """Send something to a session's edges that they may miss."""
         ...
 
@@ -235,7 +235,7 @@ class SessionAudience:
 
     Args:
         session: whose audience it is.
-        place: the session's name on the bus.
+        session_key: the session's name on the bus.
         post: the way there.
         fenced: called when the session turns out to be another worker's.
         lag: takes how long patches wait until they are published.
@@ -244,7 +244,7 @@ class SessionAudience:
     def __init__(
         self,
         session: Session,
-        place: str,
+        session_key: str,
         post: Post,
         *,
         fenced: Callable[[Session], Awaitable[None]],
@@ -252,7 +252,7 @@ class SessionAudience:
     ) -> None:
         self._lag = lag
         self._session = session
-        self._place = place
+        self._session_key = session_key
         self._post = post
         self._fenced = fenced
         self._edges: dict[str, dict[str, RemoteViewer]] = {}
@@ -376,7 +376,7 @@ class SessionAudience:
         """Tell the viewer's edge which patches come next, and which of the viewer's messages have come."""
         session = self._session
         joined = Joined(
-            self._place,
+            self._session_key,
             self._post.me,
             viewer.connection,
             session.fanout.epoch,
@@ -435,7 +435,9 @@ class SessionAudience:
         if len(frames) > CHUNK_BYTES:
             self._offer(viewer, frames, after)
             return
-        reply = Reply(self._place, session.fanout.epoch, viewer.connection, viewer.answered, after, frames, viewer.live)
+        reply = Reply(
+            self._session_key, session.fanout.epoch, viewer.connection, viewer.answered, after, frames, viewer.live
+        )
         # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
         viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
         self._note(viewer.edge, reply, len(frames))
@@ -455,12 +457,14 @@ class SessionAudience:
         self.leave(viewer)
         viewer.letters.clear()
         viewer.pending.clear()
-        self._note(viewer.edge, Refused(self._place, viewer.connection, code, reason[:120]))
+        self._note(viewer.edge, Refused(self._session_key, viewer.connection, code, reason[:120]))
 
     async def probe(self) -> None:
         """Let edges that have missed the last patches learn of it."""
         if self._task is None:
-            await self._post.announce(self._place, Probe(self._session.fanout.epoch, self._session.fanout.sequence))
+            await self._post.announce(
+                self._session_key, Probe(self._session.fanout.epoch, self._session.fanout.sequence)
+            )
 
     # Inside
 
@@ -477,7 +481,7 @@ class SessionAudience:
         transfer = self._post.offer(frames, lambda: self._end_offer(viewer))
         self._offered[viewer] = _Offered(viewer.edge, transfer, len(frames))
         reply = Reply(
-            self._place,
+            self._session_key,
             session.fanout.epoch,
             viewer.connection,
             viewer.answered,
@@ -585,13 +589,13 @@ class SessionAudience:
         """Send the head of the queue; returns how much of it."""
         if isinstance(first, _Note):
             if first.worker is None:
-                await self._post.announce(self._place, first.envelope)
+                await self._post.announce(self._session_key, first.envelope)
             else:
                 await self._post.tell(first.worker, first.envelope)
             return 1
         packed = self._packed = self._packed or self._pack_first()
         await self._post.append(
-            self._place, self._session.fanout.epoch, packed.first, packed.last, packed.payload, packed.notice
+            self._session_key, self._session.fanout.epoch, packed.first, packed.last, packed.payload, packed.notice
         )
         if self._lag is not None:
             self._lag.observe(time.perf_counter() - packed.at)

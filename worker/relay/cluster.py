@@ -35,7 +35,7 @@ from aperture.wire.envelopes import (
     Rendered,
     Reply,
 )
-from aperture.wire.session_key import place_of, place_parts
+from aperture.wire.session_key import session_key_of, session_key_parts
 from aperture.worker.patch.inbound import receive
 from aperture.worker.patch.viewer import Outbox
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
@@ -202,7 +202,7 @@ class Cluster:
         """Connections here of sessions elsewhere, by app."""
         counted: Counter[str] = Counter()
         for edge in self._edges.values():
-            counted[place_parts(edge.place)[0]] += len(edge.viewers)
+            counted[session_key_parts(edge.session_key)[0]] += len(edge.viewers)
         return counted
 
     @property
@@ -216,19 +216,19 @@ class Cluster:
     # Placement
 
     async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
-        place = place_of(app, session_id)
-        claim = await self._registry.claim(place, fresh=fresh)
+        session_key = session_key_of(app, session_id)
+        claim = await self._registry.claim(session_key, fresh=fresh)
         if not claim.mine:
             raise OwnedElsewhere(claim.owner)
-        self._epochs[place] = claim.epoch
+        self._epochs[session_key] = claim.epoch
         await self._worker.announce(session_id)
         return claim.epoch
 
     def release(self, app: str, session_id: str, *, last: bool) -> None:
-        place = place_of(app, session_id)
-        epoch = self._epochs.pop(place, None)
+        session_key = session_key_of(app, session_id)
+        epoch = self._epochs.pop(session_key, None)
         if epoch is not None:
-            self._track(self._release(place, epoch))
+            self._track(self._release(session_key, epoch))
         if last:
             self._worker.retract(session_id)
 
@@ -242,7 +242,7 @@ class Cluster:
         await asyncio.shield(self._settling)
 
     async def lives(self, app: str, session_id: str) -> bool:
-        if await self._registry.owner_of(place_of(app, session_id)) is not None:
+        if await self._registry.owner_of(session_key_of(app, session_id)) is not None:
             return True
         return self._kept is not None and await self._kept.exists(app, session_id)
 
@@ -257,18 +257,18 @@ class Cluster:
             OwnerGone: its owner does not answer; claim again.
         """
         await self._ensure_listens(owner)
-        place = place_of(app, session_id)
-        async with self._entering.setdefault(place, asyncio.Lock()):
-            edge, first = self._edges.get(place), False
+        session_key = session_key_of(app, session_id)
+        async with self._entering.setdefault(session_key, asyncio.Lock()):
+            edge, first = self._edges.get(session_key), False
             if edge is not None and edge.owner != owner:
                 edge.close_all()
                 edge = None
                 await asyncio.sleep(0)  # its subscription ends first
             if edge is None:
                 try:
-                    edge = await self._open_edge(place, owner)
+                    edge = await self._open_edge(session_key, owner)
                 except BaseException:
-                    self._entering.pop(place, None)
+                    self._entering.pop(session_key, None)
                     raise
                 first = True
             size = self._worker.max_message_size
@@ -276,7 +276,7 @@ class Cluster:
             edge.enter(viewer)
         try:
             if first:
-                await self._attract(place, owner)
+                await self._attract(session_key, owner)
             async with asyncio.timeout(CALL_TIME):
                 await asyncio.shield(viewer.joined)
         except (TimeoutError, asyncio.CancelledError) as problem:
@@ -296,7 +296,7 @@ class Cluster:
         number = next(self._call_numbers)
         answer = self._calls[number] = asyncio.get_running_loop().create_future()
         try:
-            call = Render(place_of(app, session_id), self.me, number, kind, arguments, tracing.carrier())
+            call = Render(session_key_of(app, session_id), self.me, number, kind, arguments, tracing.carrier())
             received = await self.send(owner, call)
             if not received:
                 raise OwnerGone("the session's owner does not listen")
@@ -320,9 +320,9 @@ class Cluster:
 
     # Post, for audiences and edges
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
+    async def append(self, session_key: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
         self._relay_tally.sent += 1
-        await self._registry.append(place, epoch, first, last, payload, notice)
+        await self._registry.append(session_key, epoch, first, last, payload, notice)
 
     def offer(self, content: bytes, ended: Callable[[], None] | None = None) -> str:
         return self.transfers.offer(content, ended)
@@ -337,16 +337,16 @@ class Cluster:
         self._relay_tally.sent += 1
         await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
 
-    async def announce(self, place: str, envelope: Envelope) -> None:
+    async def announce(self, session_key: str, envelope: Envelope) -> None:
         self._relay_tally.sent += 1
-        await self._bus.publish(self._bus.names.channel(place), envelope.pack())
+        await self._bus.publish(self._bus.names.channel(session_key), envelope.pack())
 
     async def send(self, worker: str, envelope: Envelope) -> int:
         self._relay_tally.sent += 1
         return await self._bus.publish(self._bus.names.inbox(worker), envelope.pack())
 
-    async def read(self, place: str, after: int) -> list[bytes] | None:
-        return await self._registry.read(place, after)
+    async def read(self, session_key: str, after: int) -> list[bytes] | None:
+        return await self._registry.read(session_key, after)
 
     # Inbox
 
@@ -388,11 +388,11 @@ class Cluster:
                 self.hostile.count("an inbox", ValueError(f"a {type(envelope).__name__} does not belong there"))
 
     def _on_join(self, join: Join) -> None:
-        session = self._session_at(join.session_id)
+        session = self._session_at(join.session_key)
         if session is None:
-            self._refuse(join.session_id, join.edge, join.connection)
+            self._refuse(join.session_key, join.edge, join.connection)
             return
-        audience = self._audience_of(session, join.session_id)
+        audience = self._audience_of(session, join.session_key)
         viewer = audience.find(join.edge, join.connection)
         if viewer is None:
             viewer = RemoteViewer(
@@ -407,22 +407,22 @@ class Cluster:
         audience.welcome(viewer)
 
     def _on_leave(self, leave: Leave) -> None:
-        session = self._session_at(leave.session_id)
+        session = self._session_at(leave.session_key)
         audience = session.fanout.audience if session is not None else None
         if isinstance(audience, SessionAudience) and (viewer := audience.find(leave.edge, leave.connection)):
             audience.leave(viewer)
 
     def _on_message(self, letter: FromClient) -> None:
-        session = self._session_at(letter.session_id)
+        session = self._session_at(letter.session_key)
         audience = session.fanout.audience if session is not None else None
         viewer = audience.find(letter.edge, letter.connection) if isinstance(audience, SessionAudience) else None
         if session is None or viewer is None or not isinstance(audience, SessionAudience):
-            self._refuse(letter.session_id, letter.edge, letter.connection)
+            self._refuse(letter.session_key, letter.edge, letter.connection)
             return
         self._inbox.take(session, audience, viewer, letter)
 
     def _on_render(self, call: Render) -> None:
-        session = self._session_at(call.session_id)
+        session = self._session_at(call.session_key)
         if session is None:
             rendered = Rendered(call.call, False, b"the session is gone")
         else:
@@ -442,11 +442,11 @@ class Cluster:
         return Rendered(call, True, b"", self.offer(page, lambda: None), len(page))
 
     def _on_owners_word(self, word: Reply | Joined | Refused) -> None:
-        edge = self._edges.get(word.session_id)
+        edge = self._edges.get(word.session_key)
         match word:
             case Joined() if edge is None:
                 # The last of its connections has ended, and the owner has not heard of it.
-                self._track(self._tell(word.owner, Leave(word.session_id, self.me, word.connection)))
+                self._track(self._tell(word.owner, Leave(word.session_key, self.me, word.connection)))
             case _ if edge is None:
                 return
             case Reply():
@@ -456,18 +456,18 @@ class Cluster:
             case Refused(connection=connection, code=code, reason=reason):
                 edge.refuse(connection, code, reason)
 
-    def _refuse(self, place: str, edge: str, connection: str) -> None:
-        self._track(self._tell(edge, Refused(place, connection, SERVICE_RESTART, "the session is not here")))
+    def _refuse(self, session_key: str, edge: str, connection: str) -> None:
+        self._track(self._tell(edge, Refused(session_key, connection, SERVICE_RESTART, "the session is not here")))
 
     # Sessions here
 
-    def _session_at(self, place: str) -> Session | None:
-        return self._worker.find_session(*place_parts(place))
+    def _session_at(self, session_key: str) -> Session | None:
+        return self._worker.find_session(*session_key_parts(session_key))
 
-    def _audience_of(self, session: Session, place: str) -> SessionAudience:
+    def _audience_of(self, session: Session, session_key: str) -> SessionAudience:
         if not isinstance(session.fanout.audience, SessionAudience):
             lag = self._relay_tally.lag
-            session.fanout.audience = SessionAudience(session, place, self, fenced=self.lose, lag=lag)
+            session.fanout.audience = SessionAudience(session, session_key, self, fenced=self.lose, lag=lag)
         return session.fanout.audience
 
     async def lose(self, session: Session) -> None:
@@ -477,9 +477,9 @@ class Cluster:
         log.warning("session %s of %s is another worker's by now", short_id(session.id), session.app)
         if isinstance(session.fanout.audience, SessionAudience):
             session.fanout.audience.abandon()
-        place = place_of(session.app, session.id)
-        if self._epochs.get(place) == session.fanout.epoch:
-            del self._epochs[place]
+        session_key = session_key_of(session.app, session.id)
+        if self._epochs.get(session_key) == session.fanout.epoch:
+            del self._epochs[session_key]
         await self._worker.drop_session(session)
 
     # Heartbeat
@@ -500,9 +500,9 @@ class Cluster:
 
     async def _renew(self) -> None:
         asked = dict(self._epochs)
-        for place in await self._registry.renew(asked):
-            session = self._session_at(place)
-            if session is not None and session.fanout.epoch == asked[place]:  # else it was claimed anew meanwhile
+        for session_key in await self._registry.renew(asked):
+            session = self._session_at(session_key)
+            if session is not None and session.fanout.epoch == asked[session_key]:  # else it was claimed anew meanwhile
                 await self.lose(session)
 
     async def _look_for_room(self) -> None:
@@ -539,7 +539,7 @@ class Cluster:
             if now - edge.heard_at < SILENCE:
                 continue
             try:
-                claim = await self._registry.owner_of(edge.place)
+                claim = await self._registry.owner_of(edge.session_key)
             except OwnerUnknown:
                 continue  # the owner may be about to come back to Redis
             if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
@@ -569,36 +569,36 @@ class Cluster:
         if not int(listeners):
             raise OwnerGone("the session's owner does not listen")
 
-    async def _open_edge(self, place: str, owner: str) -> EdgeSession:
+    async def _open_edge(self, session_key: str, owner: str) -> EdgeSession:
         edge = EdgeSession(
-            place,
+            session_key,
             owner,
             self,
             hostile=self.hostile,
             ended=self._close_edge,
-            tally=None if self._tallies is None else self._tallies.apps.get(place_parts(place)[0]),
+            tally=None if self._tallies is None else self._tallies.apps.get(session_key_parts(session_key)[0]),
             relay_tally=self._relay_tally,
         )
         try:
-            await self._bus.subscribe(self._bus.names.channel(place), edge.deliver)
+            await self._bus.subscribe(self._bus.names.channel(session_key), edge.deliver)
         except (BusDown, ValueError) as problem:
             raise OwnerGone("the bus is away") from problem
-        self._edges[place] = edge
+        self._edges[session_key] = edge
         return edge
 
-    async def _attract(self, place: str, owner: str) -> None:
+    async def _attract(self, session_key: str, owner: str) -> None:
         """The owner is on another node: on this one, further requests for the session had better come here."""
         if WorkerName.parse(owner).node != WorkerName.parse(self.me).node:
-            await self._worker.announce(place_parts(place)[1])
+            await self._worker.announce(session_key_parts(session_key)[1])
 
     def _close_edge(self, edge: EdgeSession) -> None:
-        if self._edges.get(edge.place) is not edge:
+        if self._edges.get(edge.session_key) is not edge:
             return
-        del self._edges[edge.place]
-        self._entering.pop(edge.place, None)
-        self._track(self._bus.unsubscribe(self._bus.names.channel(edge.place)))
-        session_id = place_parts(edge.place)[1]
-        if self._session_at(edge.place) is None:
+        del self._edges[edge.session_key]
+        self._entering.pop(edge.session_key, None)
+        self._track(self._bus.unsubscribe(self._bus.names.channel(edge.session_key)))
+        session_id = session_key_parts(edge.session_key)[1]
+        if self._session_at(edge.session_key) is None:
             self._worker.retract(session_id)
 
     async def _dead(self, workers: set[str]) -> set[str]:
@@ -620,9 +620,9 @@ class Cluster:
         if up:
             self._track(self.settle() if self._registry.frozen else self._renew())
 
-    async def _release(self, place: str, epoch: int) -> None:
+    async def _release(self, session_key: str, epoch: int) -> None:
         try:
-            await self._registry.release(place, epoch)
+            await self._registry.release(session_key, epoch)
         except BusDown:
             log.debug("a claim could not be released and ends with the lease")
 

@@ -43,7 +43,7 @@ from aperture.wire.envelopes import (
     Stored,
     pack_fragments,
 )
-from aperture.wire.session_key import place_parts
+from aperture.wire.session_key import session_key_parts
 from aperture.worker.patch.viewer import Outbox
 from aperture.worker.relay.transfers import CHUNK_BYTES, MAX_TRANSFER
 
@@ -98,7 +98,7 @@ class EdgePost(Protocol):
         """All of what another worker offers. Raises TransferFailed."""
         ...
 
-    async def read(self, place: str, after: int) -> list[bytes] | None:
+    async def read(self, session_key: str, after: int) -> list[bytes] | None:
         """What was published for a session after a sequence number, or None if some of it is gone.
 
         Raises:
@@ -230,7 +230,7 @@ class EdgeSession:
     """One session's connections here.
 
     Args:
-        place: the session's name on the bus.
+        session_key: the session's name on the bus.
         owner: the worker that has it.
         post: the way there.
         hostile: counts what is on the channel and is none of ours.
@@ -241,7 +241,7 @@ class EdgeSession:
 
     def __init__(
         self,
-        place: str,
+        session_key: str,
         owner: str,
         post: EdgePost,
         *,
@@ -252,7 +252,7 @@ class EdgeSession:
     ) -> None:
         self.tally = tally
         self._relay_tally = relay_tally
-        self.place = place
+        self.session_key = session_key
         self.owner = owner
         self.viewers: dict[str, EdgeViewer] = {}
         self.epoch: int | None = None
@@ -293,13 +293,13 @@ class EdgeSession:
 
     def say_left(self, owner: str, connection: str) -> None:
         """Tell the owner of a connection's end: else it would keep the session, and publish, for nobody."""
-        self._track(self._say_left(owner, Leave(self.place, self._post.me, connection)))
+        self._track(self._say_left(owner, Leave(self.session_key, self._post.me, connection)))
 
     def forward(self, viewer: EdgeViewer, message: _Unanswered) -> None:
         """Send a viewer's message to the owner."""
         self._send(
             FromClient(
-                self.place,
+                self.session_key,
                 self._post.me,
                 viewer.connection,
                 message.number,
@@ -595,7 +595,9 @@ class EdgeSession:
         deadline = loop.time() + REPAIR_TIME
         while True:
             try:
-                return await self._post.read(self.place, self.sequence)  # which may itself take long: it is in parts
+                return await self._post.read(
+                    self.session_key, self.sequence
+                )  # which may itself take long: it is in parts
             except BusDown:
                 if loop.time() > deadline:
                     raise TimeoutError from None
@@ -622,7 +624,7 @@ class EdgeSession:
     # Sending
 
     def _join_of(self, viewer: EdgeViewer) -> Join:
-        return Join(self.place, self._post.me, viewer.connection, viewer.token, viewer.inline)
+        return Join(self.session_key, self._post.me, viewer.connection, viewer.token, viewer.inline)
 
     def _send(self, envelope: Envelope) -> None:
         self._track(self._post.send(self.owner, envelope)).add_done_callback(self._on_sent)
@@ -668,4 +670,4 @@ class EdgeSession:
         self._ended(self)
 
     def _short(self) -> str:
-        return short_id(place_parts(self.place)[1])
+        return short_id(session_key_parts(self.session_key)[1])
