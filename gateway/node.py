@@ -153,4 +153,7 @@ def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:
         log.warning("without redis-server each session stays on one worker, however many look at it; install it")
         return settings, None
     # It has no password, and a worker that starts while it is being started again waits for it.
-    return dataclasses.replace(settings, redis_url=server.url, redis_password=None, redis_wait=True), server
+    own = dataclasses.replace(
+        settings, redis_url=server.url, redis_held=server.held, redis_password=None, redis_wait=True
+    )
+    return own, server

@@ -208,6 +208,8 @@ class Supervisor:
         self._redis.boot()  # it does not say when it serves, and the workers try until it does
 
     def _fork_worker(self, worker: _Worker) -> None:
+        if self._bus_server is not None:
+            self._bus_server.hold()
         if worker.given_up:
             worker.given_up = False
             self._selector.unregister(worker.worker_end)

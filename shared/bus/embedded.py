@@ -4,6 +4,10 @@ The supervisor starts it before the workers, starts it again when it dies, and s
 nor a file that outlives it. Where `redis-server` is not installed, fakeredis's server stands in: the same commands,
 several times slower, for development.
 
+Its socket lies in the folder for temporary files, which some machines clean. So the supervisor holds the socket's file
+open, and workers that are forked later connect through that (`held`), whatever became of the path; when Redis has to be
+started again, the folder is made again.
+
 Everything here runs in the supervisor, which has no event loop, except `run`, which is the child's.
 """
 
@@ -23,6 +27,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
+
+from aperture.private_folder import make_private
 
 __all__ = ["EmbeddedServer"]
 
@@ -58,6 +64,9 @@ class EmbeddedServer:
         if program is None:
             # Kept here, so that the address stays the same when the stand-in is started again.
             self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+        # The number is the same for as long as this object lives, because workers are told of it before Redis runs.
+        self.held: int | None = None if program is None else _path_descriptor(self._directory)
+        """A descriptor of the socket's file, for `BusOptions`; None where the platform has none that can be used."""
         self._supervisor = os.getpid()
         self._closed = False
 
@@ -104,6 +113,7 @@ class EmbeddedServer:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         if self._program is not None:
+            make_private(self._directory)
             with suppress(FileNotFoundError):
                 self._socket_path.unlink()  # left by one that was killed
             os.execv(self._program, self.command())
@@ -129,6 +139,15 @@ class EmbeddedServer:
             except OSError:
                 return False
 
+    def hold(self) -> None:
+        """In the supervisor, before each fork of a worker: have it inherit the socket that Redis listens on now."""
+        if self.held is None:
+            return
+        descriptor = _path_descriptor(self._socket_path)
+        if descriptor is not None:  # else it is gone, and the one that is held is all that leads to it
+            os.dup2(descriptor, self.held, inheritable=False)
+            os.close(descriptor)
+
     def last_words(self) -> str:
         """The end of the server's log, for people."""
         try:
@@ -146,6 +165,8 @@ class EmbeddedServer:
         if not self._closed:
             self._closed = True
             self.let_go()
+            if self.held is not None:
+                os.close(self.held)
             shutil.rmtree(self._directory, ignore_errors=True)
 
     @property
@@ -183,6 +204,16 @@ def _private_directory() -> Path:
         os.rmdir(directory)
         directory = tempfile.mkdtemp(prefix="aperture-", dir="/tmp")  # made anew, mode 0700
     return Path(directory)
+
+
+def _path_descriptor(path: Path) -> int | None:
+    """One that names a file without opening it: Linux connects to a socket through it even when its path is gone."""
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def _die_with(parent: int) -> None:

@@ -6,23 +6,27 @@ Two, because a connection that subscribes can do nothing else; and exactly one o
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from aperture.bus.bus import BusHealth, Deliver, Script
 from aperture.bus.names import Names
 from aperture.bus.redis_connection import Argument, Link, LinkTimes
 from aperture.bus.redis_options import BusOptions
 from aperture.errors import BusDown
+from aperture.private_folder import is_private
 
 __all__ = ["RedisBus"]
 
@@ -184,15 +188,17 @@ class RedisBus:
     # Connecting
 
     async def _connect(self) -> AbstractConnection:
-        connection = await self._make_connection()
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call] # redis-py annotates some of its methods
-        except BaseException:
-            await connection.disconnect(nowait=True)
-            raise
-        return connection
+        path, held = self._place.path, self._options.held
+        if path is None or held is None:
+            return await _connected(await self._make_connection(path))
+        # First, because it cannot be anybody else's: once our folder is gone, another user may make one of its name.
+        with suppress(OSError, RedisError):
+            return await _connected(await self._make_connection(f"/proc/self/fd/{held}"))
+        if not is_private(Path(path).parent):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return await _connected(await self._make_connection(path))  # Redis was started again since this was forked
 
-    async def _make_connection(self) -> AbstractConnection:
+    async def _make_connection(self, path: str | None) -> AbstractConnection:
         place = self._place
         # The link has deadlines of its own. In RESP2 an answer and a message cannot be mistaken for one another.
         arguments: dict[str, Any] = {
@@ -201,8 +207,8 @@ class RedisBus:
             "socket_timeout": None,
             "socket_connect_timeout": self._options.connect_timeout,
         }
-        if place.path is not None:
-            return UnixDomainSocketConnection(path=place.path, **arguments)
+        if path is not None:
+            return UnixDomainSocketConnection(path=path, **arguments)
         host, port = place.addresses[0] if place.service is None else await self._ask_sentinels(place.service)
         kind = SSLConnection if place.tls else Connection
         tls = self._options.tls() if place.tls else {}
@@ -236,6 +242,15 @@ class RedisBus:
             self._may_have_missed = False
             for callback in self._on_resubscribed:
                 _tell(callback)
+
+
+async def _connected(connection: AbstractConnection) -> AbstractConnection:
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call] # redis-py annotates some of its methods
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return connection
 
 
 def _tell(callback: Callable[[], None]) -> None:

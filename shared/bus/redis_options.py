@@ -62,6 +62,7 @@ class BusOptions:
         key: file with its private key, if that is in a file of its own.
         verify: whether the server's certificate must be good, and be for the name in the URL.
         connect_timeout: for a connection to be ready, from the first packet to the last subscription.
+        held: descriptor of the unix socket's file in this process, through which Redis is found when the path is gone.
         command_timeout: for an answer. A connection that is silent for longer while one is due is given up.
         ping_interval: between two questions whether a quiet connection still works.
 
@@ -76,6 +77,7 @@ class BusOptions:
     cert: str | None = None
     key: str | None = None
     verify: bool = True
+    held: int | None = None
     connect_timeout: float = 3.0
     command_timeout: float = 3.0
     ping_interval: float = 1.0
@@ -107,6 +109,7 @@ class BusOptions:
             ca=settings.redis_ca,
             cert=settings.redis_cert,
             key=settings.redis_key,
+            held=settings.redis_held if url is None else None,
         )
 
     @property

@@ -134,6 +134,8 @@ class Settings:
     # Between workers and nodes
     redis_url: str | None = field(default=None, repr=False)
     """None starts a server of the node's own, if one is needed."""
+    redis_held: int | None = None
+    """A descriptor of the socket's file where that server is the node's own; workers inherit it."""
     redis_namespace: str = "default"
     redis_password: str | None = field(default=None, repr=False)
     redis_ca: str | None = None

@@ -6,7 +6,8 @@ worker's place goes on from its counters, so that none goes back, nothing piles 
 come again. Nothing is mapped into memory: a full disk is an `OSError`, not a SIGBUS. And the library's own switch, an
 environment variable, is left to the apps.
 
-What is written is in the kernel at once and survives the death of the writer.
+What is written is in the kernel at once and survives the death of the writer. When the folder is taken away, as
+cleaners of temporary files do, each process makes it again with its next numbers; only those of the dead are lost.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from aperture.metrics.families import Family, Kind
 from aperture.metrics.tallies import Distribution, Reading, bound_text
+from aperture.private_folder import make_private
 
 __all__ = ["MetricsDirectory", "ProcessFiles", "forget_gauges", "worker_name"]
 
@@ -85,12 +87,11 @@ class ProcessFiles:
         process: this process's name among those of the node. No two that live have the same.
 
     Raises:
-        OSError: the directory is gone, or cannot be read.
+        OSError: the directory is gone and cannot be made again, or cannot be read.
     """
 
     def __init__(self, path: Path | str, process: str) -> None:
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"{path} is gone")
+        make_private(Path(path))
         forget_gauges(path, process)  # those of who was here before, should nobody have said that it is dead
         self._path = Path(path)
         self._process = process
@@ -100,7 +101,7 @@ class ProcessFiles:
         """Write down what has changed since the last time.
 
         Raises:
-            OSError: the disk is full, or the directory is gone. What was written before is still there.
+            OSError: the disk is full, or the directory cannot be made again. What was written before is still there.
         """
         for reading in readings:
             file = self._file(reading.family)
@@ -143,7 +144,7 @@ class _File:
         # Made beside its place and moved there with its content: a file that is still empty is an error to readers.
         self._path = path
         self._made = path if self._before else path.with_suffix(".new")
-        self._descriptor = os.open(self._made, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = _opened(self._made)
 
     def set(self, key: str, value: float) -> None:
         """Take note of a value, counted from the start of this process."""
@@ -160,6 +161,8 @@ class _File:
 
     def flush(self) -> None:
         """Write, what is longer first and its length last: who reads meanwhile, or is killed, sees whole entries."""
+        if os.fstat(self._descriptor).st_nlink == 0:
+            self._begin_again()
         if not self._changed:
             return
         _write(self._descriptor, memoryview(self._content)[_HEAD:], _HEAD)
@@ -172,12 +175,24 @@ class _File:
     def close(self) -> None:
         os.close(self._descriptor)
 
+    def _begin_again(self) -> None:
+        """The file was taken away, perhaps with its folder: all that it held is written to another."""
+        make_private(self._path.parent)
+        made = self._path.with_suffix(".new")
+        descriptor = _opened(made)
+        os.close(self._descriptor)
+        self._descriptor, self._made, self._changed = descriptor, made, True
+
     def _append(self, key: str, value: float) -> None:
         encoded = key.encode()
         padded = encoded + b" " * (8 - (len(encoded) + 4) % 8)
         self._content += _LENGTH.pack(len(encoded)) + padded
         self._places[key] = len(self._content)
         self._content += _VALUE.pack(value, time.time())
+
+
+def _opened(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _write(descriptor: int, content: memoryview, offset: int) -> None:

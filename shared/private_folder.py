@@ -1,0 +1,36 @@
+"""A folder of this user's own at a known path, which cleaners of temporary files may take away at any time.
+
+The path is known to all who can read a command line, and lies where everybody may write: when our folder is gone, the
+one that is found there later may be another user's. So it is looked at before it is believed in.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+__all__ = ["is_private", "make_private"]
+
+
+def is_private(path: Path) -> bool:
+    """Whether there is a folder that only this user, whose it is, can enter."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+
+
+def make_private(path: Path) -> None:
+    """Make the folder again, and what it lies in, unless it is there.
+
+    Raises:
+        OSError: it cannot be made, or what is there is not this user's alone.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        if not is_private(path):
+            raise PermissionError(f"{path} is not a folder of this user's own") from None
