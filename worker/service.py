@@ -18,7 +18,7 @@ from aperture.protocol.closing import NORMAL_CLOSURE, SERVICE_RESTART
 from aperture.protocol.tokens import Tokens
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.crowding import Crowding
-from aperture.worker.document import class_facts
+from aperture.worker.document import lean
 from aperture.worker.document.loading import check_imports
 from aperture.worker.handler_context import Services
 from aperture.worker.http.allowed_origins import AllowedOrigins
@@ -88,7 +88,8 @@ class WorkerService:
     ) -> None:
         ids.install()
         current.install()
-        class_facts.install()
+        if settings.lean_models:
+            lean.install()
         auth = _auth_of(settings)
         tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)
         pulls = Pulls()

@@ -36,8 +36,8 @@ BOKEH_NAMES = {
 }
 """What Bokeh's Server calls options of its command line."""
 
-REVERSED = {"use_index": "disable_index", "redirect_root": "disable_index_redirect"}
-"""Switches that Bokeh's Server has on where its command line has them off."""
+REVERSED = {"use_index": "disable_index", "redirect_root": "disable_index_redirect", "lean_models": "stock_models"}
+"""Switches that are off here where the command line has them on; the first two are of Bokeh's Server."""
 
 BOKEHS_OWN = frozenset({"default_server_port", "secret_key", "sign_sessions", "ico_path"})
 """The settings of Bokeh that its Server reads where no keyword is given."""
@@ -232,8 +232,11 @@ def _completed(settings: Settings, keywords: Mapping[str, Any], http_server_kwar
     if not _yes_or_no("generate_session_ids", keywords.get("generate_session_ids", True)):
         session_ids = SessionIds.EXTERNAL_SIGNED if session_ids.signed else SessionIds.EXTERNAL_UNSIGNED
     tornados = {name: value for name, value in keywords.items() if _is_tornados(name, value)}
+    # One process is the program's, and its Bokeh is patched only where it asks for that. Workers are the server's own.
+    asked = "lean_models" in keywords or "stock_models" in keywords
     return dataclasses.replace(
         settings,
+        lean_models=settings.lean_models and (asked or settings.num_procs > 1),
         session_ids=session_ids,
         absolute_url=keywords.get("absolute_url"),
         auth_provider=keywords.get("auth_provider"),

@@ -242,6 +242,9 @@ OPTIONS: tuple[Option, ...] = (
     Option("--no-preload", Kind.FLAG,
            "Leave to each worker what the apps import, instead of importing it once before the workers are forked.",
            added=True),
+    Option("--stock-models", Kind.FLAG,
+           "Have models made by Bokeh's own code, at four times the time and memory, to tell whose fault a fault is.",
+           added=True),
 )  # fmt: skip
 
 

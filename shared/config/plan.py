@@ -242,6 +242,7 @@ def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
         max_worker_age=values["max_worker_age"],
         durability=_durability(values),
         max_snapshot_bytes=values["max_snapshot_bytes"],
+        lean_models=not values["stock_models"],
         metrics=not values["disable_metrics"],
         log_level=_log_level(values["log_level"]),
         stats_log_frequency=values["stats_log_frequency"] / _MILLISECONDS,

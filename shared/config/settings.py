@@ -166,6 +166,10 @@ class Settings:
     outbox_limit: int = 1024 * 1024
     """Bytes waiting for one slow viewer before it is closed with 1013."""
 
+    # Models
+    lean_models: bool = True
+    """Whether Bokeh's property system is patched to make its models with less work: `aperture.worker.document.lean`."""
+
     # Metrics
     metrics: bool = True
     metrics_dir: str | None = None

@@ -83,8 +83,16 @@ class TestValues:
     """What it means."""
 
     def test_defaults_are_the_command_lines(self) -> None:
-        """But for the admin port, which a program has to ask for."""
-        assert settings() == Settings(admin_port=None, admin_port_stated=True, ico_path=settings().ico_path)
+        """But for the admin port, and for patches of the program's Bokeh, which a program has to ask for."""
+        expected = Settings(admin_port=None, admin_port_stated=True, ico_path=settings().ico_path, lean_models=False)
+        assert settings() == expected
+
+    def test_lean_models(self) -> None:
+        """One process has them where it asks for them, and workers of the server's own unless it asks for none."""
+        assert settings(lean_models=True).lean_models is settings(stock_models=False).lean_models is True
+        assert settings(lean_models=False).lean_models is settings(stock_models=True).lean_models is False
+        assert settings(num_procs=2).lean_models is True
+        assert settings(num_procs=2, lean_models=False).lean_models is False
 
     def test_milliseconds_under_both_names(self) -> None:
         """Bokeh's keyword and the option are in the same unit."""

@@ -12,7 +12,7 @@ from bokeh.model import Model
 from bokeh.models import Column, LinearAxis, Plot, Row, Slider
 from bokeh.plotting import figure
 
-from aperture.worker.document import class_facts
+from aperture.worker.document.lean import facts, reading
 
 CONCRETE = [Slider, Plot, Column, LinearAxis, figure]
 
@@ -36,9 +36,9 @@ def _bokehs_own_answers_afterwards(monkeypatch):
 def test_overridden_defaults_are_bokehs_for_every_model_class():
     """What a class and its bases override is the same, asked once or twice."""
     for cls in Model.model_class_reverse_map.values():
-        expected = class_facts._bokehs_defaults(cls)
-        assert class_facts.overridden_defaults(cls) == expected
-        assert class_facts.overridden_defaults(cls) == expected
+        expected = facts._bokehs_defaults(cls)
+        assert facts.overridden_defaults(cls) == expected
+        assert facts.overridden_defaults(cls) == expected
 
 
 @pytest.mark.parametrize("cls", CONCRETE)
@@ -48,9 +48,7 @@ def test_unstable_defaults_are_bokehs(cls):
     for _ in range(2):
         for name in cls.properties():
             descriptor = cls.lookup(name)
-            assert class_facts.has_unstable_default(descriptor, model) == bool(
-                class_facts._bokehs_unstable(descriptor, model)
-            )
+            assert facts.has_unstable_default(descriptor, model) == bool(facts._bokehs_unstable(descriptor, model))
 
 
 def test_a_subclass_does_not_inherit_its_bases_answers():
@@ -64,18 +62,18 @@ def test_a_subclass_does_not_inherit_its_bases_answers():
         count = Override(default=2)
         names = Override(default=lambda: ["a"])
 
-    assert class_facts.overridden_defaults(Base) == {}
-    assert class_facts.overridden_defaults(Derived)["count"] == 2
-    assert set(class_facts.overridden_defaults(Derived)) == {"count", "names"}
+    assert facts.overridden_defaults(Base) == {}
+    assert facts.overridden_defaults(Derived)["count"] == 2
+    assert set(facts.overridden_defaults(Derived)) == {"count", "names"}
     names = Base.lookup("names")
-    assert class_facts.has_unstable_default(names, Base()) == class_facts._bokehs_unstable(names, Base())
-    assert class_facts.has_unstable_default(names, Derived())
+    assert facts.has_unstable_default(names, Base()) == facts._bokehs_unstable(names, Base())
+    assert facts.has_unstable_default(names, Derived())
 
 
 def test_models_made_after_the_installation_do_not_share_mutable_defaults():
     """Two models of one class still have lists and dicts of their own."""
-    class_facts.install()
-    class_facts.install()
+    facts.install()
+    facts.install()
 
     class Shelf(HasProps):
         books = List(String, default=["one"])
@@ -93,6 +91,6 @@ def test_checks_find_what_bokehs_find():
     """Errors and warnings about models are the same, and in the same order."""
     models = [figure(), Row(), Plot(), Column(children=[figure(width=0)]), Slider(start=0, end=1)]
     for _ in range(2):
-        ours, bokehs = class_facts.check_integrity(models), check_integrity(models)
+        ours, bokehs = reading.check_integrity(models), check_integrity(models)
         assert ours == bokehs
         assert ours.warning or ours.error
