@@ -11,8 +11,8 @@ import logging
 import socket
 from collections import deque
 
+from aperture.deadlines import Deadlines
 from aperture.gateway.front.answers import Farewells
-from aperture.gateway.front.deadlines import Deadlines
 from aperture.gateway.front.head import Rejected, parse_head
 from aperture.gateway.front.listener import Arrival
 from aperture.gateway.front.workers import Roster

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aperture.config.settings import Settings
+from aperture.deadlines import Deadlines
 from aperture.descriptors import affordable_pending
 from aperture.gateway.front.answers import Farewells
-from aperture.gateway.front.deadlines import Deadlines
 from aperture.gateway.front.head import Head, HeadParser, Rejected
 from aperture.gateway.front.tls import Pumps, server_context
 from aperture.wire.node_messages import MAX_DATAGRAM

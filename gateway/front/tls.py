@@ -14,7 +14,7 @@ import ssl
 
 from aperture.config.settings import Tls
 from aperture.errors import ConfigurationError
-from aperture.gateway.front.answers import half_close
+from aperture.lingering import half_close
 from aperture.liveness import notice_lost_peer
 
 __all__ = ["Pump", "Pumps", "server_context"]

@@ -11,7 +11,9 @@ __all__ = [
     "MESSAGE_TOO_BIG",
     "NORMAL_CLOSURE",
     "NO_CODE",
+    "NO_TEXT",
     "POLICY_VIOLATION",
+    "PROTOCOL_ERROR",
     "SERVICE_RESTART",
     "TRY_AGAIN_LATER",
 ]
@@ -19,11 +21,17 @@ __all__ = [
 NORMAL_CLOSURE = 1000
 """All is said: the session was ended on purpose."""
 
+PROTOCOL_ERROR = 1002
+"""The peer's frames break RFC 6455."""
+
 NO_CODE = 1005
 """Never sent: stands for a close frame without a code (section 7.1.5)."""
 
 ABNORMAL = 1006
 """Never sent: stands for a connection that ended without a close frame."""
+
+NO_TEXT = 1007
+"""What the peer sent as text is not UTF-8."""
 
 POLICY_VIOLATION = 1008
 """The peer may not have what it asked for."""

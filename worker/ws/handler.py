@@ -143,7 +143,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         protocol = super().get_websocket_protocol()
         if not isinstance(protocol, WebSocketProtocol13):
             return protocol  # None: a version of the protocol that Tornado does not speak, which it answers
-        self._protocol = ServerProtocol(self, False, protocol.params)
+        self._protocol = ServerProtocol(self, protocol.params, self.services.sockets.leave)
         return self._protocol
 
     # The connection

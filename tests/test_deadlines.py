@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from aperture.gateway.front.deadlines import Deadlines
+from aperture.deadlines import Deadlines
 
 
 class FakeTimer:
