@@ -4,6 +4,7 @@
     ├── PeerError                what the other side sent is wrong; its connection is answered or closed
     │   ├── TokenError           malformed, wrongly signed, expired, or too large a token
     │   ├── ProtocolError        a websocket message that breaks Bokeh's protocol; carries a close code
+    │   ├── NestedTooDeeply      a patch would make the document deeper than can be encoded
     │   └── UnknownReference     a patch names a model that the document never had
     ├── SessionError             the session cannot do what was asked
     │   ├── SessionGone          the session was discarded meanwhile
@@ -66,6 +67,7 @@ __all__ = [
     "KeepingBroken",
     "LoopBlocked",
     "MessageTooLarge",
+    "NestedTooDeeply",
     "NoSuchApp",
     "NotAServer",
     "NotLocked",
@@ -137,6 +139,10 @@ class ProtocolError(PeerError):
     def __init__(self, reason: str, close_code: int = 1002) -> None:
         super().__init__(reason)
         self.close_code = close_code
+
+
+class NestedTooDeeply(PeerError):
+    """What a patch would make of the document is nested more deeply than any encoder takes."""
 
 
 class UnknownReference(PeerError):

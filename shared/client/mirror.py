@@ -77,7 +77,8 @@ class Mirror:
         self.document = document
         self._changed = changed
         self._agenda = agenda
-        self._allowance = Allowance(READ_BUDGET, depth=sys.maxsize)  # an app may nest its own values as it likes
+        # An app may nest its own values as it likes, and have as many models; the program has asked for them.
+        self._allowance = Allowance(READ_BUDGET, depth=sys.maxsize, properties=sys.maxsize, visits=sys.maxsize)
         self._encoder = EventEncoder(self._known, self._learned)
         self.attached = False
         self.filled = False

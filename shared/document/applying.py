@@ -7,10 +7,10 @@ from typing import Any, cast
 
 from bokeh.core.types import ID
 from bokeh.document import Document
-from bokeh.document.events import DocumentPatchedEvent
+from bokeh.document.events import DocumentPatchedEvent, RootAddedEvent
 from bokeh.model import Model
 
-__all__ = ["NamedModels", "apply_event", "configures"]
+__all__ = ["NamedModels", "apply_event", "configures", "replace_document"]
 
 
 class NamedModels:
@@ -49,3 +49,22 @@ def apply_event(document: Document, event: dict[str, Any], setter: object | None
         # It brings only the columns that were changed. BokehJS keeps the others; Bokeh's own handler drops them.
         event["data"] = {**getattr(event["model"], event["attr"]), **event["data"]}
     DocumentPatchedEvent.handle_event(document, cast("Any", event), cast("Any", setter))
+
+
+def replace_document(document: Document, pushed: dict[str, Any]) -> None:
+    """Do what `Document.replace_with_json` does, and walk through the models twice instead of twice for each root: with
+    180 plots that is a second and not minutes.
+
+    Args:
+        document: under its lock.
+        pushed: as `aperture.protocol.codec.decode_document` gives it; its models belong to no document yet.
+    """
+    document.clear()
+    document._config = pushed["config"]
+    # A document may name one root twice, and has it once.
+    roots = list(dict.fromkeys(pushed["roots"]))
+    with document.models.freeze():
+        document._roots.extend(roots)
+    for root in roots:
+        document.callbacks.trigger_on_change(RootAddedEvent(document, root, cast("Any", None)))
+    document.title = pushed["title"]

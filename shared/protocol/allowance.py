@@ -1,9 +1,13 @@
-"""What a peer's messages may cost to decode: memory that is allocated for them, and how deeply they nest.
+"""What a peer's messages may cost: memory that is allocated for them, work on models, and how deeply they nest.
 
 A message is bounded by its size, and a small one can still ask for a lot: zeros in gzip inflate a thousandfold, each
-of many arrays copies the one buffer that they name, forty bytes make a `Plot` of 50 KB. So what decoding allocates is
-counted, over all of a message and over all messages of a connection in a time. What is in proportion to the bytes that
-were sent is free: there the peer's line and the size of a message are the bound.
+of many arrays copies the one buffer that they name, forty bytes make a `Plot` of 50 KB and 3 ms. So what decoding
+allocates is counted, over all of a message and over all messages of a connection in a time. What is in proportion to
+the bytes that were sent is free: there the peer's line and the size of a message are the bound. A text of JSON is such:
+20 MB of `{}` or of `{"a":0}` are parsed within a second, to 600 MB at most.
+
+Work on models is never free. It is counted in their properties (`aperture.protocol.weights`) and not by a clock, so
+that a busy machine refuses nothing that an idle one takes.
 """
 
 from __future__ import annotations
@@ -14,7 +18,17 @@ from collections.abc import Callable
 
 from aperture.errors import ProtocolError
 
-__all__ = ["BUDGET_FACTOR", "MAX_DEPTH", "MIN_BUDGET", "MODEL_BYTES", "UNLIMITED", "USUAL_MESSAGE_SIZE", "Allowance"]
+__all__ = [
+    "BUDGET_FACTOR",
+    "MAX_DEPTH",
+    "MAX_PROPERTIES",
+    "MAX_VISITS",
+    "MIN_BUDGET",
+    "PROPERTY_BYTES",
+    "UNLIMITED",
+    "USUAL_MESSAGE_SIZE",
+    "Allowance",
+]
 
 USUAL_MESSAGE_SIZE = 20 * 1024 * 1024
 """What `--websocket-max-message-size` is unless it is chosen."""
@@ -36,8 +50,22 @@ MAX_DEPTH = 100
 """Lists and maps inside each other. Bokeh's own values nest to about ten, models within models to some dozens; the
 encoders fail from 237 on."""
 
-MODEL_BYTES = 32 * 1024
-"""What a new model counts; measured are 8 KB for a `Div` and 51 KB for a `Plot`, without what they hold."""
+PROPERTY_BYTES = 256
+"""What a property of a new model counts; measured are 8 KB for a `Div`, whose weight is 43, and 51 KB for a `Plot` of
+250, without what they hold."""
+
+MAX_PROPERTIES = 250_000
+"""The weight of the new models of one message. The loop makes some 100,000 in a second: a document of 5,000 models that
+are plots and their parts has 220,000, and is to be pushed in one piece. 20,000 times a `Figure` by name are five
+millions, and stop after two or three seconds."""
+
+PROPERTIES_REFILL_SECONDS = 10.0
+"""In which an empty budget of properties fills up: a fifth of the loop at most for one connection, and a program may
+push a large document every few seconds."""
+
+MAX_VISITS = 100_000
+"""Models that one message may have Bokeh look at. Each change that adds or takes a model has it walk through all of the
+document's, at 20 us to 100 us for each."""
 
 _TOO_BIG = 1009
 
@@ -48,13 +76,30 @@ class Allowance:
     Args:
         budget: bytes that may be allocated beyond what is in proportion to what was received.
         depth: to which values may nest.
+        properties: of the models that one message may make.
+        visits: models that one message may have Bokeh look at.
         clock: seconds.
     """
 
-    __slots__ = ("_budget", "_clock", "_free", "_left", "_refilled", "depth")
+    __slots__ = (
+        "_budget", "_clock", "_free", "_left", "_max_properties", "_max_visits", "_properties", "_refilled", "_visits",
+        "depth",
+    )  # fmt: skip
 
-    def __init__(self, budget: int, *, depth: int = MAX_DEPTH, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        budget: int,
+        *,
+        depth: int = MAX_DEPTH,
+        properties: int = MAX_PROPERTIES,
+        visits: int = MAX_VISITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.depth = depth
+        self._max_properties = properties
+        self._properties = float(properties)
+        self._max_visits = visits
+        self._visits = 0
         self._budget = budget
         self._clock = clock
         self._free = 0
@@ -74,9 +119,13 @@ class Allowance:
     def begin(self, received: int) -> None:
         """A message of so many bytes is about to be decoded."""
         now = self._clock()
-        self._left = min(self._budget, self._left + (now - self._refilled) * self._budget / REFILL_SECONDS)
+        elapsed = now - self._refilled
+        self._left = min(self._budget, self._left + elapsed * self._budget / REFILL_SECONDS)
+        refill = elapsed * self._max_properties / PROPERTIES_REFILL_SECONDS
+        self._properties = min(self._max_properties, self._properties + refill)
         self._refilled = now
         self._free = FREE_FACTOR * received
+        self._visits = 0
 
     def take(self, size: int) -> None:
         """Count what is about to be allocated.
@@ -92,6 +141,29 @@ class Allowance:
         if self._left < 0:
             raise ProtocolError("too much memory is needed to decode what was sent", _TOO_BIG)
 
+    def make(self, properties: int) -> None:
+        """Count a model that is about to be made, by its weight.
 
-UNLIMITED = Allowance(sys.maxsize, depth=sys.maxsize)
+        Raises:
+            ProtocolError: as `take`, or it is more work than is left.
+        """
+        self.take(PROPERTY_BYTES * properties)
+        self._properties -= properties
+        if self._properties < 0:
+            raise ProtocolError("too many models are needed to decode what was sent", _TOO_BIG)
+
+    def visit(self, models: int) -> None:
+        """Count the models that Bokeh is about to look at because of one change.
+
+        Not over a time: between two messages of one connection the others have their turn.
+
+        Raises:
+            ProtocolError: it is more than a message may cause; the connection is to be closed.
+        """
+        self._visits += models
+        if self._visits > self._max_visits:
+            raise ProtocolError("too many changes of a large document in one message", _TOO_BIG)
+
+
+UNLIMITED = Allowance(sys.maxsize, depth=sys.maxsize, properties=sys.maxsize, visits=sys.maxsize)
 """For what this project has written itself."""

@@ -21,8 +21,9 @@ from bokeh.document.events import DocumentPatchedEvent
 from bokeh.model import Model
 
 from aperture.errors import ProtocolError, UnknownReference
-from aperture.protocol.allowance import MODEL_BYTES, UNLIMITED, Allowance
+from aperture.protocol.allowance import UNLIMITED, Allowance
 from aperture.protocol.messages import Message
+from aperture.protocol.weights import weight_of
 
 __all__ = ["ValueDecoder", "decode_document", "decode_patch"]
 
@@ -225,7 +226,7 @@ class ValueDecoder(Deserializer):
         found = self._known(obj["id"])
         if found is not None:
             return found
-        self._take(MODEL_BYTES)
+        self._allowance.make(weight_of(self._resolve_type(obj["name"])))
         model = super()._decode_object_ref(obj)
         self.created.append(model)
         return model

@@ -15,16 +15,36 @@ from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent
 from bokeh.events import ButtonClick
 from bokeh.model import Model
-from bokeh.models import Button, Column, ColumnDataSource, Div, RangeSlider, Slider
+from bokeh.models import (
+    Button,
+    Column,
+    ColumnDataSource,
+    DataTable,
+    Div,
+    LinearScale,
+    Plot,
+    RangeSlider,
+    Slider,
+    TableColumn,
+)
+from bokeh.plotting import figure
 from bokeh.protocol import Protocol
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.events import Viewers
 
 from aperture.errors import ProtocolError, UnknownReference
-from aperture.protocol.allowance import MAX_DEPTH, MODEL_BYTES, UNLIMITED, USUAL_MESSAGE_SIZE, Allowance
+from aperture.protocol.allowance import (
+    MAX_DEPTH,
+    MAX_PROPERTIES,
+    PROPERTY_BYTES,
+    UNLIMITED,
+    USUAL_MESSAGE_SIZE,
+    Allowance,
+)
 from aperture.protocol.codec import decode_document, decode_patch, encode_document, join_events
 from aperture.protocol.messages import Message
+from aperture.protocol.weights import weight_of
 
 
 class Session:
@@ -286,7 +306,10 @@ def typed(buffer: str) -> dict[str, Any]:
         ([inflating(1000) for _ in range(6)], 6_000),
         ([copying("0") for _ in range(6)], 6_000),
         ([typed("0") for _ in range(6)], 6_000),
-        ([{"type": "object", "name": "Plot", "id": f"p{number}"} for number in range(6)], 6 * MODEL_BYTES),
+        (
+            [{"type": "object", "name": "Plot", "id": f"p{number}"} for number in range(6)],
+            6 * PROPERTY_BYTES * weight_of(Plot),
+        ),
         ([[] for _ in range(1000)], 200_000),
         ([{"type": "map", "entries": [[1, 1]] * 100} for _ in range(10)], 48_000),
     ],
@@ -301,6 +324,57 @@ def test_one_bound_holds_for_all_that_a_message_allocates(session: Session, valu
     with pytest.raises(ProtocolError) as refusal:
         session.decode(content, {"0": b"\0" * 1000})
     assert refusal.value.close_code == 1009
+
+
+def new_models(name: str, count: int, first: int = 0) -> dict[str, Any]:
+    new = [{"type": "object", "name": name, "id": f"{name}{number}"} for number in range(first, first + count)]
+    return {"events": [change("slider", "tags", new)]}
+
+
+@pytest.mark.parametrize("cls", [LinearScale, ColumnDataSource, Plot])
+def test_a_new_model_counts_by_what_it_is_to_make(session: Session, cls: type[Model]) -> None:
+    """One of a few properties little, a plot and the models of its defaults much; and a peer beyond it is closed."""
+    name = cls.__qualified_model__
+    session.allowance = Allowance(10**9, properties=8 * weight_of(cls), clock=lambda: 0.0)
+    assert session.decode(new_models(name, 8))
+    with pytest.raises(ProtocolError) as refusal:
+        session.decode(new_models(name, 1, first=8))
+    assert refusal.value.close_code == 1009
+
+
+def test_work_on_models_is_bounded_over_all_messages_of_a_time(session: Session) -> None:
+    """What is used up comes back in ten seconds."""
+    now = [0.0]
+    session.allowance = Allowance(10**9, properties=8 * weight_of(Div), clock=lambda: now[0])
+    assert session.decode(new_models("Div", 8))
+    now[0] = 5.0
+    assert session.decode(new_models("Div", 4, first=8))
+    with pytest.raises(ProtocolError):
+        session.decode(new_models("Div", 1, first=12))
+    now[0] = 20.0
+    assert session.decode(new_models("Div", 8, first=20))
+
+
+def test_a_message_makes_no_more_than_some_hundred_plots_of_names() -> None:
+    """Each is forty-five bytes, and 3 ms of the event loop."""
+    assert MAX_PROPERTIES // weight_of(figure) < 1500
+    assert weight_of(figure) > 5 * weight_of(LinearScale)
+
+
+def plot() -> Model:
+    shown = figure(title="a plot")
+    shown.line([1, 2, 3], [1, 2, 3])
+    shown.scatter([1, 2, 3], [1, 2, 3])
+    return shown
+
+
+def test_documents_of_thousands_of_models_and_tables_of_hundreds_of_columns_have_room() -> None:
+    """As a program pushes them, in one message."""
+    shown = plot().references()
+    document = (5000 // len(shown)) * sum(weight_of(type(model)) for model in shown)
+    assert document <= MAX_PROPERTIES
+    table = DataTable(columns=[TableColumn(field=str(number)) for number in range(200)])
+    assert sum(weight_of(type(model)) for model in table.references()) < MAX_PROPERTIES / 4
 
 
 def test_a_bound_in_a_time_holds_for_all_messages_of_a_connection(session: Session) -> None:

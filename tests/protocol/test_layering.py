@@ -12,7 +12,7 @@ import aperture.protocol
 IO_MODULES = "asyncio concurrent http multiprocessing redis select selectors signal socket socketserver ssl subprocess"
 MORE_IO_MODULES = "threading tornado uvloop urllib.request"
 FORBIDDEN = {*IO_MODULES.split(), *MORE_IO_MODULES.split()}
-BOKEH_MODULES = {"attributes", "codec", "decode", "encode", "values"}
+BOKEH_MODULES = {"attributes", "codec", "decode", "encode", "values", "weights"}
 NOT_BUILT_ON = ("bokeh.server", "bokeh.protocol", "bokeh.client")
 
 MODULES = sorted(Path(aperture.protocol.__path__[0]).glob("*.py"))

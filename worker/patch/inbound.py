@@ -19,7 +19,8 @@ from bokeh.document.events import ModelChangedEvent
 from bokeh.model import Model
 
 from aperture import tracing
-from aperture.document.applying import NamedModels, apply_event, configures
+from aperture.document.applying import NamedModels, apply_event, configures, replace_document
+from aperture.document.nesting import check_nesting, restructures
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id
 from aperture.protocol import messages
@@ -104,8 +105,14 @@ def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fr
         log.debug("session %s: dropped a patch of a model that has left the document", short_id(session.id))
         return messages.ok(message.msgid)
 
+    if any(map(restructures, reps)):
+        check_nesting(document, reps)
+
     def apply() -> None:
         for rep in reps:
+            if restructures(rep):
+                # Not before all of them: what one adds, the next one has Bokeh look at, too.
+                viewer.allowance.visit(len(document.models))
             is_configuration = rep["kind"] == "ModelChanged" and configures(document, rep["model"])
             apply_event(document, rep, viewer)
             if is_configuration:
@@ -137,7 +144,7 @@ def _pull(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fra
 def _push(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document: Document = session.document
     pushed = decode_document(message, allowance=viewer.allowance)
-    document.replace_with_json(pushed)  # type: ignore[arg-type]
+    replace_document(document, pushed)
     session.mark_pulled(viewer, hold)
     return _done(hold, message)
 

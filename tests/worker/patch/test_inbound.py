@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from bokeh.document import Document
 from bokeh.events import ButtonClick
+from bokeh.model import Model
 from bokeh.models import Button, Column, ColumnDataSource, Div, Slider
 from support.peers import Peer, in_loop, make_session, state_of
 
 from aperture.errors import ProtocolError, SessionGone
+from aperture.protocol.allowance import MIN_BUDGET, Allowance
 from aperture.worker.document.loading import new_document
 
 
@@ -385,3 +387,64 @@ async def test_a_viewer_may_change_the_documents_configuration() -> None:
     late = Peer.pulled(session)
     assert late.document.config.notify_connection_status is False
     assert late.document.config.notifications.name == "mine"
+
+
+@in_loop
+async def test_a_push_of_many_roots_walks_through_the_models_a_few_times_in_all() -> None:
+    """And not for each of the roots: with hundreds of plots that takes minutes."""
+    walks = 0
+
+    class Counted(Div):
+        def references(self) -> set[Model]:
+            nonlocal walks
+            walks += 1
+            return super().references()
+
+    session = make_session(Div(text="old"))
+    viewer, pusher = Peer.pulled(session), Peer(session)
+    pushed = Document()
+    for number in range(30):
+        pushed.add_root(Counted(text=str(number)))
+    walks = 0
+    pusher.push(pushed)
+    assert pusher.read() == ["OK"]
+    assert walks <= 3 * 30
+    assert viewer.read()
+    assert state_of(session.document) == state_of(pushed) == state_of(viewer.document)
+
+
+@in_loop
+async def test_a_message_of_many_changes_to_a_large_document_is_refused_before_it_takes_minutes() -> None:
+    """Each new root has Bokeh walk through all models. The peer is closed; what a few change is taken."""
+    session = make_session(*(Div(text=str(number)) for number in range(100)))
+    peer = Peer.pulled(session)
+    peer.viewer.allowance = Allowance(MIN_BUDGET, visits=1000)
+    adding = [{"kind": "RootAdded", "model": {"type": "object", "name": "Div", "id": f"n{n}"}} for n in range(20)]
+    peer.send_events(*adding[:5])
+    assert peer.read() == ["OK"]
+    with pytest.raises(ProtocolError) as refusal:
+        peer.send_events(*adding[5:])
+    assert refusal.value.close_code == 1009
+    assert len(session.document.roots) < 120
+    peer.send_events(*(change_of(session.document.roots[0], "text", str(number)) for number in range(50)))
+
+
+@in_loop
+async def test_a_chain_of_models_over_many_messages_stays_such_that_others_can_pull() -> None:
+    """Each message puts what the one before it has made into something new, until one is an error."""
+    holder = Div()
+    session = make_session(holder)
+    peer = Peer.pulled(session)
+    answers = []
+    inside: list[Any] = []
+    for number in range(200):
+        new = {"type": "object", "name": "Div", "id": f"n{number}", "attributes": {"tags": inside}}
+        peer.send_events(change_of(holder, "tags", [new]))
+        answers += peer.read()
+        inside = [{"id": f"n{number}"}]
+        if answers[-1] != "OK":
+            break
+    assert answers[-1] == "ERROR"
+    assert len(answers) > 20
+    other = Peer.pulled(session)
+    assert state_of(session.document) == state_of(other.document)
