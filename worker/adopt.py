@@ -230,7 +230,7 @@ class _AwaitedDelegate(HTTPMessageDelegate):
         return self._delegate.data_received(chunk)
 
     def finish(self) -> None:
-        self._waiting.no_longer(self._connection)
+        self._waiting.for_answer(self._connection)
         self._delegate.finish()
 
     def on_connection_close(self) -> None:

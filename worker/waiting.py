@@ -1,4 +1,4 @@
-"""Connections that a worker waits for: their next request, the rest of its head, or the rest of its body.
+"""Connections that a worker waits for: their next request, the rest of its head or body, or that they take the answer.
 
 The gateway bounds the first head of each connection; what comes after it is this worker's. A peer that keeps a
 connection and sends a byte now and then, or nothing, holds a descriptor: so what has begun has a time, and of what has
@@ -26,6 +26,10 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL = 1.0
 """Seconds between two looks for heads that have begun: Tornado tells of a head when it is complete, and not before."""
 
+STALL_TIME = 60.0
+"""Seconds for which a peer may take none of an answer that waits for it; then the connection is closed. As long as
+nginx's `send_timeout`: a line that comes back at all does so sooner, and a slow one takes a byte now and then."""
+
 _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
@@ -46,6 +50,8 @@ class Waiting:
         """When each is due."""
         self._bodies: dict[HTTP1ServerConnection, None] = {}
         """Their time is Tornado's to keep: it depends on the route."""
+        self._answers: dict[HTTP1ServerConnection, tuple[int, float]] = {}
+        """How many bytes each had taken when it was seen to take some, or to have none to take, and when."""
         self._timer: TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -59,8 +65,7 @@ class Waiting:
             self._heads[connection] = _now() + self._head_timeout
         else:
             self._idle[connection] = None
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look)
+        self._look_later()
 
     def for_body(self, connection: HTTP1ServerConnection) -> None:
         """A connection is to send the body that the head has promised."""
@@ -68,11 +73,18 @@ class Waiting:
         self._make_room()
         self._bodies[connection] = None
 
+    def for_answer(self, connection: HTTP1ServerConnection) -> None:
+        """A connection has sent its request, and is to take the answer, whose bytes are kept until then."""
+        self.no_longer(connection)
+        self._answers[connection] = (_taken(connection), _now())
+        self._look_later()
+
     def no_longer(self, connection: HTTP1ServerConnection) -> None:
-        """The connection has sent it, or is closed. Idempotent."""
+        """The connection has sent or taken it, is closed, or is a websocket by now. Idempotent."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
         self._bodies.pop(connection, None)
+        self._answers.pop(connection, None)
 
     def _make_room(self) -> None:
         while len(self) >= self._most:
@@ -90,8 +102,24 @@ class Waiting:
         for connection in [late for late, due in self._heads.items() if due <= now]:
             del self._heads[connection]
             _close_late(connection)
-        waiting = self._idle or self._heads
-        self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look) if waiting else None
+        self._look_for_stalled(now)
+        self._timer = None
+        if self._idle or self._heads or self._answers:
+            self._look_later()
+
+    def _look_for_stalled(self, now: float) -> None:
+        for connection, (before, since) in list(self._answers.items()):
+            taken = _taken(connection)
+            if taken != before or not connection.stream.writing():
+                self._answers[connection] = (taken, now)
+            elif now - since >= STALL_TIME:
+                log.info("closed a connection from %s that takes no more of an answer", connection.context)
+                self.no_longer(connection)
+                connection.stream.close()
+
+    def _look_later(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LOOK_INTERVAL, self._look)
 
 
 def _close_late(connection: HTTP1ServerConnection) -> None:
@@ -101,6 +129,10 @@ def _close_late(connection: HTTP1ServerConnection) -> None:
     except StreamClosedError:
         return
     connection.stream.close()
+
+
+def _taken(connection: HTTP1ServerConnection) -> int:
+    return int(connection.stream._total_write_done_index)
 
 
 def _now() -> float:

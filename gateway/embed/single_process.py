@@ -83,6 +83,7 @@ class ServerInside:
         self._admin: HTTPServer | None = None
         self._starting: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
+        self._ending_connections: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
         """Held to change the two below, which any thread may."""
         self._started = False
@@ -157,7 +158,7 @@ class ServerInside:
             self._end_without_loop()
             return
         self._give_port_up()
-        self._call(lambda: self._loop.create_task(self._close_connections()))
+        self._call(self._close_connections_soon)
 
     def run_until_shutdown(self) -> None:
         """Run the loop until SIGTERM, SIGINT, or until somebody stops it. Main thread only."""
@@ -294,6 +295,12 @@ class ServerInside:
 
         self._call(give_up)  # a loop's readers are its own thread's
         done.wait(HASTE)
+
+    def _close_connections_soon(self) -> None:
+        # Kept: a loop holds its tasks weakly.
+        task = self._loop.create_task(self._close_connections())
+        self._ending_connections.add(task)
+        task.add_done_callback(self._ending_connections.discard)
 
     async def _close_connections(self) -> None:
         with contextlib.suppress(TimeoutError):

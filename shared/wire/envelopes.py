@@ -159,11 +159,16 @@ class Join(Envelope):
 
 @dataclass(frozen=True, slots=True)
 class Leave(Envelope):
-    """Edge to owner: a connection has gone."""
+    """Edge to owner: a connection has gone.
+
+    Args:
+        lost: without a word, so that its page may come back and the session is kept for it.
+    """
 
     session_key: str
     edge: str
     connection: str
+    lost: bool
 
 
 @dataclass(frozen=True, slots=True)

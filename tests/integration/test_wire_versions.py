@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+import redis
 from support.cluster import NAMESPACE, session_of, steady_viewer
 from support.fetch import fetch
 from support.node import Node
@@ -89,3 +90,30 @@ def test_neither_lists_or_counts_the_other(nodes: tuple[Node, Node]) -> None:
         counted = re.findall(r"^aperture_relay_foreign_messages_total\S* (\S+)$", metrics, re.MULTILINE)
         assert sum(map(float, counted)) == 0
         assert "dropped a" not in node.log()
+
+
+def test_the_same_version_started_anew_has_the_sessions_that_were_kept(server: RedisServer) -> None:
+    """All nodes stopped, and all started again; and what is not taken up goes away by itself."""
+    namespace = "again"
+    shared = ["--redis-url", server.url, "--redis-namespace", namespace, "--num-procs", "1", "--durability", "ack"]
+    with Node("relayed.py", options=shared) as before:
+        token = page_token(before.app_url(APP))
+
+        async def change() -> None:
+            async with steady_viewer(before.ws_url(APP), token) as viewer:
+                assert (await viewer.set("slider", "value", 42)).msgtype == "OK"
+
+        run(change())
+        before.stop()
+    with redis.Redis.from_url(server.url) as left:
+        names = list(left.scan_iter(f"aperture:{namespace}:v{WIRE_VERSION}:*"))
+        assert names
+        for name in names:
+            assert 0 < left.pttl(name) <= 300_000 or not left.exists(name), f"{name!r} stays for ever"
+    with Node("relayed.py", options=shared) as after:
+
+        async def look() -> None:
+            async with steady_viewer(after.ws_url(APP), token) as viewer:
+                assert viewer.value("slider", "value") == 42
+
+        run(look())

@@ -50,7 +50,7 @@ BUS: list[tuple[Envelope, str]] = [
     (envelopes.Probe(5, 6), "93010506"),
     (envelopes.SessionEnded(5, 1012, "restart"), "940205cd03f4a772657374617274"),
     (envelopes.Join("/app\tid", "edge", "c", "token", inline=True), "9603a72f617070096964a465646765a163a5746f6b656ec3"),
-    (envelopes.Leave("/app\tid", "edge", "c"), "9404a72f617070096964a465646765a163"),
+    (envelopes.Leave("/app\tid", "edge", "c", lost=True), "9504a72f617070096964a465646765a163c3"),
     (
         envelopes.FromClient("/app\tid", "edge", "c", 1, 2, ("text", b"bytes")),
         "9905a72f617070096964a465646765a163010292a474657874c4056279746573a000",

@@ -9,7 +9,7 @@ from typing import Any, cast
 from support.clock import in_fake_time
 from tornado.http1connection import HTTP1ServerConnection
 
-from aperture.worker.waiting import Waiting
+from aperture.worker.waiting import STALL_TIME, Waiting
 
 HEAD_TIMEOUT = 10.0
 
@@ -21,10 +21,20 @@ class Connection:
         self.context = "192.0.2.7"
         self.written = b""
         self.closed = False
-        self.stream = SimpleNamespace(_read_buffer_size=0, write=self._write, close=self._close)
+        self.stream = SimpleNamespace(
+            _read_buffer_size=0,
+            _total_write_done_index=0,
+            write=self._write,
+            close=self._close,
+            writing=lambda: self.answering,
+        )
+        self.answering = False
 
     def receive(self, size: int) -> None:
         self.stream._read_buffer_size += size
+
+    def take(self, size: int) -> None:
+        self.stream._total_write_done_index += size
 
     def _write(self, data: bytes) -> None:
         self.written += data
@@ -93,3 +103,28 @@ async def test_their_number_is_bounded_as_a_whole() -> None:
     waiting.for_body(of(Connection()))
     assert [c.closed for c in (body, third)] == [True, False]
     assert len(waiting) == 3
+
+
+@in_fake_time
+async def test_a_peer_that_takes_nothing_of_an_answer_is_closed() -> None:
+    """One that takes a byte now and then is not, nor is one whose answer the app has not made yet."""
+    waiting, stalled, slow, patient = Waiting(HEAD_TIMEOUT, 100), Connection(), Connection(), Connection()
+    stalled.answering = slow.answering = True
+    for connection in (stalled, slow, patient):
+        waiting.for_answer(of(connection))
+    for _ in range(4):
+        await asyncio.sleep(STALL_TIME / 2)
+        slow.take(1)
+    assert (stalled.closed, slow.closed, patient.closed) == (True, False, False)
+    assert len(waiting) == 0, "an answer that is under way takes the place of no request"
+
+
+@in_fake_time
+async def test_an_answer_that_was_taken_is_waited_for_no_longer() -> None:
+    """Nor is one whose connection became a websocket: those have bounds of their own."""
+    waiting, connection = Waiting(HEAD_TIMEOUT, 100), Connection()
+    connection.answering = True
+    waiting.for_answer(of(connection))
+    waiting.no_longer(of(connection))
+    await asyncio.sleep(2 * STALL_TIME)
+    assert not connection.closed

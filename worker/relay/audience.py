@@ -339,8 +339,8 @@ class SessionAudience:
     def find(self, edge: str, connection: str) -> RemoteViewer | None:
         return self._edges.get(edge, {}).get(connection)
 
-    def leave(self, viewer: RemoteViewer) -> None:
-        """Count a viewer out; harmless twice."""
+    def leave(self, viewer: RemoteViewer, *, lost: bool = True) -> None:
+        """Count a viewer out; harmless twice. `lost`: its page may come back."""
         viewers = self._edges.get(viewer.edge, {})
         if viewers.pop(viewer.connection, None) is None:
             return
@@ -353,7 +353,7 @@ class SessionAudience:
             self._post.withdraw_offer(offered.transfer)
             self._end_offer(viewer)
         self._end_pull(viewer)
-        self._session.viewer_left(lost=True)
+        self._session.viewer_left(lost=lost)
 
     def has(self, viewer: RemoteViewer) -> bool:
         """Whether the viewer has joined, and has not left."""

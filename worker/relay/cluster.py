@@ -410,7 +410,7 @@ class Cluster:
         session = self._session_at(leave.session_key)
         audience = session.fanout.audience if session is not None else None
         if isinstance(audience, SessionAudience) and (viewer := audience.find(leave.edge, leave.connection)):
-            audience.leave(viewer)
+            audience.leave(viewer, lost=leave.lost)
 
     def _on_message(self, letter: FromClient) -> None:
         session = self._session_at(letter.session_key)
@@ -446,7 +446,7 @@ class Cluster:
         match word:
             case Joined() if edge is None:
                 # The last of its connections has ended, and the owner has not heard of it.
-                self._track(self._tell(word.owner, Leave(word.session_key, self.me, word.connection)))
+                self._track(self._tell(word.owner, Leave(word.session_key, self.me, word.connection, lost=True)))
             case _ if edge is None:
                 return
             case Reply():

@@ -175,8 +175,8 @@ class EdgeViewer:
         return None
 
     def leave(self, *, lost: bool = False) -> None:
-        """The connection has ended. The owner takes every connection elsewhere for one that may come back."""
-        self.edge.leave(self)
+        """The connection has ended; the owner learns how."""
+        self.edge.leave(self, lost=lost)
 
     def note_answer(self, number: int) -> bool:
         """A message is answered, and those before it are. Returns whether no answer that is waited for was lost."""
@@ -280,20 +280,20 @@ class EdgeSession:
         self.viewers[viewer.connection] = viewer
         self._send(self._join_of(viewer))
 
-    def leave(self, viewer: EdgeViewer) -> None:
-        """Count a connection out; harmless twice."""
+    def leave(self, viewer: EdgeViewer, *, lost: bool = True) -> None:
+        """Count a connection out, as one whose page may come back unless `lost` is false; harmless twice."""
         if self.viewers.pop(viewer.connection, None) is None:
             return
         viewer.stop()
         if not viewer.joined.done():
             viewer.joined.cancel()
-        self.say_left(self.owner, viewer.connection)
+        self.say_left(self.owner, viewer.connection, lost=lost)
         if not self.viewers:
             self._end()
 
-    def say_left(self, owner: str, connection: str) -> None:
+    def say_left(self, owner: str, connection: str, *, lost: bool = True) -> None:
         """Tell the owner of a connection's end: else it would keep the session, and publish, for nobody."""
-        self._track(self._say_left(owner, Leave(self.session_key, self._post.me, connection)))
+        self._track(self._say_left(owner, Leave(self.session_key, self._post.me, connection, lost)))
 
     def forward(self, viewer: EdgeViewer, message: _Unanswered) -> None:
         """Send a viewer's message to the owner."""

@@ -67,7 +67,7 @@ class Inbox:
                     viewer.letters.popleft()
                     self._assemble(viewer, letter, letter.fragments)
         except ProtocolError as problem:
-            audience.refuse(viewer, problem.close_code, str(problem))
+            _close_at_fault(session, audience, viewer, problem)
             return
         self._pump(session, audience, viewer)
 
@@ -87,7 +87,7 @@ class Inbox:
                 return
             self._assemble(viewer, letter, fragments)
         except ProtocolError as problem:
-            audience.refuse(viewer, problem.close_code, str(problem))
+            _close_at_fault(session, audience, viewer, problem)
             return
         except (TransferFailed, ValueError) as problem:
             if audience.has(viewer):  # else its edge keeps the message no longer
@@ -137,10 +137,16 @@ class Inbox:
     def _refuse(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, problem: Exception) -> None:
         """Its message cannot be answered, and would be sent again for ever."""
         match problem:
-            case ProtocolError(close_code=code):
-                audience.refuse(viewer, code, str(problem))
+            case ProtocolError():
+                _close_at_fault(session, audience, viewer, problem)
             case SessionGone():
                 audience.refuse(viewer, SERVICE_RESTART, "the session is gone")
             case _:
                 log.error("session %s: a message could not be handled", short_id(session.id), exc_info=problem)
                 audience.refuse(viewer, INTERNAL_ERROR, "the message could not be handled")
+
+
+def _close_at_fault(session: Session, audience: SessionAudience, viewer: RemoteViewer, problem: ProtocolError) -> None:
+    # Here, as its own worker sees a close by the owner and not what the peer has done.
+    log.warning("websocket of session %s, in another worker, broke the protocol: %s", short_id(session.id), problem)
+    audience.refuse(viewer, problem.close_code, str(problem))

@@ -215,6 +215,20 @@ async def test_what_was_held_is_not_echoed() -> None:
 
 
 @in_fake_time
+@pytest.mark.parametrize("lost", [True, False])
+async def test_the_session_learns_whether_a_page_elsewhere_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch, *, lost: bool
+) -> None:
+    """One that was may come back, and the session is kept for it."""
+    stage = Stage()
+    viewer = stage.join()
+    ends: list[bool] = []
+    monkeypatch.setattr(stage.session, "viewer_left", lambda *, lost: ends.append(lost))
+    stage.audience.leave(viewer, lost=lost)
+    assert ends == [lost]
+
+
+@in_fake_time
 async def test_without_edges_nothing_is_published() -> None:
     """Not before the first has come, and not after the last has gone."""
     stage = Stage()

@@ -380,10 +380,25 @@ async def test_a_connection_that_is_gone_is_reported_until_the_bus_takes_it() ->
     await asyncio.sleep(3)
     edge.post.down = False
     await asyncio.sleep(3)
-    assert edge.post.sent_of(Leave) == [Leave(PLACE, ME, viewer.connection)]
+    assert edge.post.sent_of(Leave) == [Leave(PLACE, ME, viewer.connection, lost=False)]
     edge.session.take_joined(joined(viewer.connection))
     await turn()
     assert len(edge.post.sent_of(Leave)) == 2
+
+
+@in_fake_time
+async def test_the_owner_learns_whether_a_page_was_closed_or_cut_off() -> None:
+    """It keeps the session of one that was cut off for when it comes back."""
+    edge = Edge()
+    closed, _ = edge.live()
+    cut_off, _ = edge.live()
+    closed.leave(lost=False)
+    cut_off.leave(lost=True)
+    await turn()
+    assert [(leave.connection, leave.lost) for leave in edge.post.sent_of(Leave)] == [
+        (closed.connection, False),
+        (cut_off.connection, True),
+    ]
 
 
 @in_fake_time

@@ -202,8 +202,8 @@ async def test_a_burst_of_quick_messages_is_acted_on_at_once() -> None:
 
 
 @in_fake_time
-async def test_what_breaks_the_protocol_ends_its_connection() -> None:
-    """With the code that says so, and nothing behind it is handled."""
+async def test_what_breaks_the_protocol_ends_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """With the code that says so, a line in the log, and nothing behind it is handled."""
     desk = Desk()
     desk.busy = asyncio.Event()
     desk.problem = ProtocolError("bad", 1008)
@@ -212,6 +212,9 @@ async def test_what_breaks_the_protocol_ends_its_connection() -> None:
     await turn()
     assert desk.handled == [("m1", 11)]
     assert [(r.code, r.reason) for r in desk.told(Refused)] == [(1008, "bad")]
+    assert [record.getMessage().partition(", ")[2] for record in caplog.records if record.levelname == "WARNING"] == [
+        "in another worker, broke the protocol: bad"
+    ]
     assert desk.audience.connections == 0
 
 
