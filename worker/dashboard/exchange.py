@@ -1,7 +1,7 @@
-"""Figures between nodes, over Redis: one worker of each other node is asked for all of its node.
+"""Figures between nodes, over Redis: one worker of each other node answers for its whole node.
 
-The channel is one of its own: figures must not stand in line with what viewers do, nor the other way round. Every
-worker answers, with `--admin` or without. Nobody is asked while nobody looks at a dashboard.
+Figures have a channel of their own, so that they neither delay viewers' messages nor wait for them. Every worker
+answers, with `--admin` or without. No request is sent while no dashboard is open.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ __all__ = ["FigureExchange", "Heard"]
 log = logging.getLogger(__name__)
 
 ANSWER_TIME = 1.0
-"""Seconds that a node has to answer: half of the time between two looks."""
+"""Seconds that a node has to answer: half of the sampler's interval."""
 
 LISTEN_PAUSE = 0.5
-"""Seconds between two attempts to listen, while Redis is away."""
+"""Seconds between two attempts to subscribe while Redis is down."""
 
 MAX_NODES = 200
-"""Nodes that are asked."""
+"""Nodes that are asked; further ones are not shown."""
 
 
 class _Silence(Enum):
     """Why there are no figures of a node."""
 
-    NO_ANSWER = "it is stuck, or on its way out"
-    NOBODY_LISTENS = "it counts nothing, with --disable-metrics, or is just dead, which its earlier figures show"
+    NO_ANSWER = "it is stuck, or shutting down"
+    NOT_SUBSCRIBED = "it runs with --disable-metrics, or has just died, which its earlier figures show"
 
 
 class Reads(Protocol):
@@ -49,12 +49,12 @@ class Reads(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came of asking.
+    """The answers of the other nodes.
 
     Args:
-        nodes: those that have answered.
-        missing: the names of those that have not.
-        bus_up: whether anybody could be asked.
+        nodes: the figures of those that answered.
+        missing: the names of those that did not.
+        bus_up: whether Redis could be reached.
     """
 
     nodes: tuple[NodeFigures, ...] = ()
@@ -63,11 +63,11 @@ class Heard:
 
 
 class FigureExchange:
-    """This worker's end of it.
+    """Asks other nodes for their figures, and answers for this one.
 
     Args:
         bus: started or not; may be down at any time.
-        me: this worker.
+        me: this worker's name in the cluster.
         reader: of this node's figures.
     """
 
@@ -77,22 +77,22 @@ class FigureExchange:
         self._reader = reader
         self._calls = count(1)
         self._answers: dict[int, asyncio.Future[NodeFigures]] = {}
-        self._unheard: set[str] = set()
-        """Workers that did not answer the last time: another one of their node is asked next."""
+        self._unanswered: set[str] = set()
+        """Workers that did not answer the last time: the next request goes to another worker of their node."""
         self._hostile = Hostile()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Listen, as soon as Redis lets us."""
+        """Subscribe, as soon as Redis is up."""
         self._track(self._listen())
 
     def stop(self) -> None:
-        """Listen no more. Harmless twice."""
+        """Stop answering. Idempotent."""
         for task in tuple(self._tasks):
             task.cancel()
 
     async def ask(self) -> Heard:
-        """The figures of all other nodes. Takes `ANSWER_TIME` at most, twice if Redis is slow, and raises nothing."""
+        """Fetch the figures of all other nodes. Takes `ANSWER_TIME`, at most twice if Redis is slow. Never raises."""
         try:
             async with asyncio.timeout(ANSWER_TIME):
                 asked = self._choose(await self._living())
@@ -101,7 +101,7 @@ class FigureExchange:
         answers = await asyncio.gather(*(self._ask(worker) for worker in asked.values()))
         heard = {node: answer for node, answer in zip(asked, answers, strict=True) if isinstance(answer, NodeFigures)}
         silent = {node for node, answer in zip(asked, answers, strict=True) if answer is _Silence.NO_ANSWER}
-        self._unheard = {worker for node, worker in asked.items() if node not in heard}
+        self._unanswered = {worker for node, worker in asked.items() if node not in heard}
         return Heard(tuple(heard.values()), tuple(sorted(silent)))
 
     async def _living(self) -> list[WorkerName]:
@@ -110,13 +110,13 @@ class FigureExchange:
         return sorted(filter(None, map(_parsed, names)), key=str)
 
     def _choose(self, living: list[WorkerName]) -> dict[str, str]:
-        """One worker for each node but ours."""
+        """Choose one worker of each node but ours."""
         mine = WorkerName.parse(self._me).node
         chosen: dict[str, str] = {}
         for name in living:
             if name.node == mine or (name.node not in chosen and len(chosen) >= MAX_NODES):
                 continue
-            if name.node not in chosen or chosen[name.node] in self._unheard:
+            if name.node not in chosen or chosen[name.node] in self._unanswered:
                 chosen[name.node] = str(name)
         return chosen
 
@@ -127,8 +127,9 @@ class FigureExchange:
             async with asyncio.timeout(ANSWER_TIME):
                 inquiry = Inquire(self._me, call, "").pack()
                 if not await self._bus.publish(self._bus.names.figures(worker), inquiry):
-                    return _Silence.NOBODY_LISTENS
+                    return _Silence.NOT_SUBSCRIBED
                 figures = await answer
+            # Redis is not trusted: an answer may name another node and would overwrite that one's figures.
             return figures if figures.node == WorkerName.parse(worker).node else _Silence.NO_ANSWER
         except (BusDown, TimeoutError):
             return _Silence.NO_ANSWER
@@ -138,12 +139,12 @@ class FigureExchange:
     async def _listen(self) -> None:
         while True:
             try:
-                await self._bus.subscribe(self._bus.names.figures(self._me), self._on_letter)
+                await self._bus.subscribe(self._bus.names.figures(self._me), self._on_message)
                 return
             except BusDown:
                 await asyncio.sleep(LISTEN_PAUSE)
 
-    def _on_letter(self, payload: bytes) -> None:
+    def _on_message(self, payload: bytes) -> None:
         try:
             envelope = Envelope.unpack(payload)
             match envelope:
@@ -154,7 +155,7 @@ class FigureExchange:
                     if waiting is not None and not waiting.done():
                         waiting.set_result(unpack(part))
                 case _:
-                    raise ValueError(f"a {type(envelope).__name__} does not belong there")
+                    raise ValueError(f"unexpected message: {type(envelope).__name__}")
         except ValueError as problem:
             self._hostile.count("figures", problem)
 
@@ -163,7 +164,7 @@ class FigureExchange:
         try:
             await self._bus.publish(self._bus.names.figures(asker), account.pack())
         except BusDown:
-            log.debug("the bus is away; figures do not get through")
+            log.debug("dashboard figures not sent: %s, Redis is down", asker)
 
     def _track(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -173,11 +174,11 @@ class FigureExchange:
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (problem := task.exception()) is not None:
-            log.error("telling another node of this one's figures failed", exc_info=problem)
+            log.error("dashboard exchange failed: the other nodes show this one as silent", exc_info=problem)
 
 
 def _parsed(name: bytes) -> WorkerName | None:
     try:
         return WorkerName.parse(name.decode())
-    except ValueError:  # somebody else's entry
+    except ValueError:  # not an entry of ours: other programs can write to this Redis
         return None

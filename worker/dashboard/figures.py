@@ -1,8 +1,8 @@
-"""What the processes of a node have counted, at one moment: as values, and packed for another node.
+"""The counters of a node's processes at one moment: as values, and packed for another node.
 
-The keys are the names and labels of `/metrics`, so that the dashboard shows the same numbers. Only what it shows is
-taken. What comes from another node came over Redis, where anybody may have put it, so it is checked before it is
-believed.
+The keys are the names and labels of `/metrics`, so that the dashboard shows the same numbers. Metrics that the
+dashboard does not show are left out. Figures of other nodes come over Redis, which is not trusted, so every field is
+checked.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ProcessFigures:
     Args:
         name: `worker-0`, `gateway`, `supervisor`.
         at: seconds since the epoch, by its own machine's clock, when it last wrote.
-        values: counters, buckets and sums since the node's start, and gauges, of which a dead process has none.
+        values: counters, buckets and sums since the node's start, and gauges, which a dead process does not have.
     """
 
     name: str
@@ -73,13 +73,13 @@ class ProcessFigures:
 
     @property
     def worker(self) -> int | None:
-        """The worker's place in its node; None for another process."""
+        """The worker's index in its node; None for another process."""
         kind, _, index = self.name.partition("-")
         return int(index) if kind == "worker" and index.isdecimal() and len(index) < 6 else None
 
     @property
     def alive(self) -> bool:
-        """Whether there is a process, or was when this was read."""
+        """Whether the process ran when its files were read."""
         return any(name == families.LOOP_LAG.name for name, _ in self.values)
 
 
@@ -89,7 +89,7 @@ class NodeFigures:
 
     Args:
         node: its name.
-        processes: those that count something.
+        processes: those that have counters.
     """
 
     node: str
@@ -103,7 +103,7 @@ def key_of(family: Family, *labels: str) -> Key:
 
 @lru_cache(maxsize=20_000)
 def parse_key(text: str) -> Key | None:
-    """The key that prometheus_client's files hold as JSON; None if it is of nothing that is shown."""
+    """Parse a key of prometheus_client's files, which is JSON; None for a metric that the dashboard does not show."""
     try:
         metric, name, labels, _ = json.loads(text)
         family = SHOWN.get(metric)
@@ -116,7 +116,7 @@ def parse_key(text: str) -> Key | None:
 
 
 def values_of(readings: Iterable[Reading]) -> dict[Key, float]:
-    """The same of a process that writes no files."""
+    """The values of a process that writes no files."""
     values: dict[Key, float] = {}
     for reading in readings:
         if reading.family.metric_name in SHOWN:
@@ -125,9 +125,9 @@ def values_of(readings: Iterable[Reading]) -> dict[Key, float]:
 
 
 def pack(figures: NodeFigures) -> bytes:
-    """As bytes; counters that have never counted are left out."""
+    """Encode figures for another node; counters of 0 are left out."""
     processes = [
-        [process.name, process.at, [[name, labels, value] for (name, labels), value in _said(process.values)]]
+        [process.name, process.at, [[name, labels, value] for (name, labels), value in _packed(process.values)]]
         for process in figures.processes
     ]
     packed: bytes = msgpack.packb([figures.node, processes], use_bin_type=True)
@@ -135,24 +135,24 @@ def pack(figures: NodeFigures) -> bytes:
 
 
 def unpack(payload: bytes) -> NodeFigures:
-    """What `pack` has made.
+    """Decode what `pack` has made.
 
     Raises:
-        ValueError: it is not that. The text quotes nothing of it.
+        ValueError: the bytes are not figures. The text quotes none of them.
     """
     try:
         unpacked = msgpack.unpackb(payload, use_list=False, raw=False)
         node, processes = unpacked
-    except Exception:  # what a stranger can provoke in a decoder is more than its documentation lists
+    except Exception:  # hostile input provokes more exceptions in the decoder than its documentation lists
         raise ValueError("not the figures of a node") from None
     if not _is_text(node) or type(processes) is not tuple or len(processes) > MAX_PROCESSES:
         raise ValueError("not the figures of a node")
     return NodeFigures(node, tuple(_process(process) for process in processes))
 
 
-def _said(values: Mapping[Key, float]) -> Iterator[tuple[Key, float]]:
+def _packed(values: Mapping[Key, float]) -> Iterator[tuple[Key, float]]:
     for key, value in values.items():
-        # A gauge of 0 says something: that there is a process.
+        # These two are sent at 0, too: the first marks a living process, the second a lost Redis.
         if value or key[0] in (families.LOOP_LAG.name, families.BUS_UP.name):
             yield key, value
 

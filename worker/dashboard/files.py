@@ -1,7 +1,7 @@
 """A node's figures, from the files that its processes write; see `aperture.metrics.storage`.
 
-Any worker of the node can read them, so the dashboard needs no admin port and asks nobody. Reading blocks for as long
-as some small files take: call it in a thread.
+Any worker of the node can read them, so the dashboard needs neither the admin port nor a message. Reading blocks for a
+few small files: call it in a thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from aperture.worker.dashboard.figures import Key, NodeFigures, ProcessFigures, 
 __all__ = ["read_node"]
 
 _COUNTERS = "counter"
-"""The kind of file that every process writes anew each time: its processor time has always changed."""
+"""The kind of file that every process rewrites every second, because its processor time has changed."""
 
 
 def read_node(node: str, path: Path | str) -> NodeFigures:
-    """What all processes of a node have counted.
+    """Read the figures of all processes of a node.
 
     Args:
         node: its name.
@@ -46,10 +46,11 @@ def _read_process(name: str, files: list[Path]) -> ProcessFigures:
     for file in files:
         try:
             if file.name.startswith(_COUNTERS):
-                at = file.stat().st_mtime  # before the content, which may be newer: rates then come out in the end
+                # Before the content, which may be newer: one rate is then too high, and the next one makes up for it.
+                at = file.stat().st_mtime
             values.update(_read_file(file))
         except (OSError, RuntimeError, ValueError, struct.error):
-            continue  # it went, or is damaged, which its writer will say
+            continue  # deleted meanwhile, or damaged, which its writer logs
     return ProcessFigures(name, at, values)
 
 

@@ -1,10 +1,10 @@
 """Who may see the dashboard.
 
-With an admin token: whoever has logged in with it, from anywhere. Without one: whoever sits at this machine. A request
-that came through a proxy may be anybody's, whatever address it comes from, and so is refused; so is one that names
-another host than this machine, because a page of a stranger can have its own name resolved to 127.0.0.1.
+With an admin token: every browser that has logged in with it, from anywhere. Without one: browsers on this machine. A
+request through a proxy can come from any client, although its address is local, so it is refused; so is one whose Host
+is not this machine, because a hostile page can resolve its own name to 127.0.0.1 (DNS rebinding).
 
-An app's login, where there is one, is asked for as well, by the handlers.
+If the apps have a login, the handlers require it as well.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["COOKIE", "LOGIN_LIFETIME", "Asking", "Gate"]
 COOKIE = "aperture_admin"
 
 LOGIN_LIFETIME = 12 * 3600
-"""Seconds: a working day and a bit."""
+"""Seconds: longer than a working day, so that a login lasts for one."""
 
 _FORWARDED = ("forwarded", "via", "x-forwarded", "x-real-ip", "x-client-ip", "x-scheme", "true-client-ip", "cf-")
-"""How the names of headers begin that proxies add."""
+"""Prefixes of the headers that proxies add."""
 
 NOT_HERE = (
     "The dashboard is shown to browsers on this machine only, and not through a proxy. Start the server with "
@@ -35,7 +35,7 @@ NOT_LOGGED_IN = "Log in with the admin token first."
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """What a request says of who sends it.
+    """The facts of a request that the gate looks at.
 
     Args:
         peer: the address at the other end of the connection, as the kernel has it; None for a unix socket.
@@ -67,7 +67,7 @@ class Gate:
         return self._token is not None
 
     def refusal(self, asking: Asking) -> str | None:
-        """Why the request may not have the dashboard, as a sentence; None if it may."""
+        """Why the request is refused, as a sentence for its sender; None if it is allowed."""
         if self._token is not None:
             return None if self._is_ours(asking.cookies.get(COOKIE, "")) else NOT_LOGGED_IN
         return None if _is_local(asking) else NOT_HERE
@@ -77,7 +77,7 @@ class Gate:
         return self._token is not None and hmac.compare_digest(self._token.encode(), token.strip().encode())
 
     def cookie(self) -> str:
-        """A value for the cookie of somebody who has the token. The token cannot be had from it."""
+        """Make a cookie value for a browser that has sent the token. The token cannot be derived from it."""
         expires = str(int(self._clock()) + LOGIN_LIFETIME)
         return f"{expires}.{self._signature(expires)}"
 
@@ -89,7 +89,7 @@ class Gate:
 
     def _signature(self, expires: str) -> str:
         if self._token is None:
-            raise AssertionError("nobody logs in where there is no token")
+            raise AssertionError("without a token there is no login")
         return hmac.new(self._token.encode(), b"aperture dashboard " + expires.encode(), hashlib.sha256).hexdigest()
 
 

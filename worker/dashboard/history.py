@@ -1,10 +1,10 @@
-"""From one look at the counters after another to rates, quantiles and time series; pure, and bounded in every way.
+"""Turns samples of the counters into rates, quantiles and time series. No I/O; all of it is bounded.
 
-Counters may begin anew (a node that was replaced, files that were damaged), so what is less than before counts from
-zero: no rate is ever negative. A worker's rate is its difference over the time between its own two writings, not
-between our two looks: looking twice in the time in which it writes three times would make waves of an even load.
+Counters may restart (a replaced node, damaged files), so a value below the one before counts from zero: no rate is ever
+negative. A worker's rate is its difference over the time between two of its own writes, not between two of our samples:
+two samples in the time of three writes would turn an even load into waves.
 
-The dashboard's own sessions and patches are in its row of the table of apps, and in nothing that sums up over apps.
+The dashboard's own sessions and patches are in its row of the table of apps, and in no sum over apps.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from aperture.worker.dashboard.rows import AppRow, Buckets, Totals, WorkerRow, q
 __all__ = ["APP_SLOTS", "COLUMNS", "POINTS", "WORKER_SLOTS", "History"]
 
 POINTS = 300
-"""Ten minutes, at a look every two seconds."""
+"""Ten minutes, at a sample every two seconds."""
 
 WINDOW = 5
-"""Looks over which quantiles are taken: at one look there may have been no callback, or one."""
+"""Samples over which quantiles are taken: one sample may have no callback, or a single one."""
 
 SILENT_AFTER = 5.0
-"""Seconds without a word after which a worker, which writes every second, is shown as silent."""
+"""Seconds without a write after which a worker, which writes every second, is shown as silent."""
 
 FORGOTTEN_AFTER = 60.0
-"""Seconds without a word after which what is not there any more is not shown any more."""
+"""Seconds after which a process that its node no longer lists is not shown any more."""
 
 NEW_FOR = 60.0
-"""Seconds in which a worker that took another's place is shown as restarted."""
+"""Seconds for which a worker that replaced another is shown as restarted."""
 
 MAX_WORKERS = 512
 MAX_APPS = 200
-"""Rows of the tables; what comes beyond is counted and not listed."""
+"""Processes and apps that are stored; further ones are left out."""
 
 APP_SLOTS = 6
 WORKER_SLOTS = 8
-"""Lines in one chart: more than that nobody tells apart."""
+"""Lines in one chart: more cannot be told apart."""
 
 _SCALARS = (
     "sessions",
@@ -62,7 +62,7 @@ COLUMNS = (
     *(f"app{slot}_patches" for slot in range(APP_SLOTS)),
     *(f"worker{slot}_{what}" for slot in range(WORKER_SLOTS) for what in ("lag", "memory")),
 )
-"""Of the time series. Times of day are in milliseconds as BokehJS takes them, durations too, memory in MB."""
+"""Columns of the time series. Times of day are in milliseconds as BokehJS takes them, durations too, memory in MB."""
 
 NAN = math.nan
 _MS, _MB = 1e3, 1e6
@@ -80,17 +80,17 @@ class _Seen:
 
     figures: ProcessFigures
     heard: float
-    """When it last had something new to say, by our clock."""
+    """When its figures last changed, by our clock."""
     deltas: dict[Key, float] = field(default_factory=dict)
-    """Of its counters, between its last two words."""
+    """Growth of its counters between its last two writes."""
     seconds: float = 0.0
-    """Between those."""
+    """Time between those two writes."""
     listed: float = 0.0
-    """When its node last spoke of it at all."""
+    """When its node last listed it, changed or not."""
     sums: dict[str, float] = field(init=False)
-    """Of its values over all labels, by name."""
+    """Sums of its values over all labels, by name."""
     outgoing: float = field(init=False)
-    """Patches to viewers between its last two words."""
+    """Patches to viewers between its last two writes."""
 
     def __post_init__(self) -> None:
         self.sums = {}
@@ -109,15 +109,15 @@ class _Seen:
 
     @property
     def state(self) -> str:
-        """Of a worker that has just been heard. All of it is in its figures: whoever looks has no memory, either, if
-        the worker that was replaced is the one that drew the page."""
+        """The state of a worker that is not silent. It comes from the figures alone, because the page may itself be
+        rebuilt in a new worker that has no history."""
         if not self.figures.alive:
             return "down"
         new = self.sum(families.GENERATION) > 1 and self.figures.at - self.started < NEW_FOR
         return "new" if new else "up"
 
     def sum(self, family: Family) -> float:
-        """Of all its series of a counter or gauge."""
+        """The sum of all series of a counter or gauge."""
         return self.sums.get(family.name, 0.0)
 
     def value(self, family: Family, *labels: str) -> float:
@@ -125,16 +125,16 @@ class _Seen:
         return self.figures.values.get((family.name, labels), 0.0)
 
     def rate(self, family: Family, *labels: str) -> float:
-        """A second's, of one series of a counter."""
+        """The rate per second of one series of a counter."""
         return self.per_second(self.deltas.get((family.name, labels), 0.0))
 
     def per_second(self, gained: float) -> float:
-        """What was gained between the last two words, as a rate."""
+        """The growth between the last two writes, as a rate."""
         return gained / self.seconds if self.seconds > 0 else 0.0
 
 
 class History:
-    """What has been seen in the last ten minutes.
+    """The samples of the last ten minutes.
 
     Args:
         own: the dashboard's route.
@@ -146,27 +146,27 @@ class History:
         self._missing: frozenset[str] = frozenset()
         self._windows: deque[dict[str, dict[str, Buckets]]] = deque(maxlen=WINDOW)
         self.points: deque[dict[str, float]] = deque(maxlen=POINTS)
-        """One for each look, with all `COLUMNS`."""
+        """One for each sample, with all `COLUMNS`."""
         self.apps: list[AppRow] = []
         self.workers: list[WorkerRow] = []
         self.totals: Totals | None = None
         self.app_slots: list[str] = []
         self.worker_slots: list[tuple[str, int]] = []
-        """What each line shows; those that are gone make room when others need it."""
+        """The worker of each line; a new worker takes the line of one that is gone when all are in use."""
 
     def interrupt(self, now: float) -> None:
-        """Nobody has looked for a while: no line is drawn over that time."""
+        """Start again after a pause in sampling: no line is drawn over that time."""
         if self.points:
             self.points.append({**dict.fromkeys(COLUMNS, NAN), "t": now * _MS})
         self._windows.clear()
 
     def look(self, nodes: Iterable[NodeFigures], now: float, missing: Iterable[str] = ()) -> None:
-        """Take what the nodes say now.
+        """Add a sample.
 
         Args:
-            nodes: those that have answered.
+            nodes: the figures of those that answered.
             now: seconds since the epoch, by our clock.
-            missing: the names of those that have not, and should have.
+            missing: the names of those that should have answered.
         """
         self._missing = frozenset(missing)
         fresh = [self._take(node.node, process, now) for node in nodes for process in node.processes]
@@ -183,7 +183,7 @@ class History:
     # One process
 
     def _take(self, node: str, process: ProcessFigures, now: float) -> _Seen | None:
-        """Note what a process says; None if it has said nothing new."""
+        """Store the figures of a process; None if they have not changed."""
         place = (node, process.name)
         before = self._seen.get(place)
         if before is None:
@@ -295,7 +295,7 @@ class History:
         )
 
     def _quantile(self, share: float, family: Family, app: str | None = None) -> float:
-        """Of one app, or of all but the dashboard."""
+        """The quantile for one app, or for all but the dashboard."""
         merged: Buckets = {}
         for window in self._windows:
             by_app = window.get(family.name, {})
@@ -341,7 +341,7 @@ class History:
 
 
 def _fill(slots: list, present: list, limit: int) -> None:  # type: ignore[type-arg]
-    """Give those that are new a line, if need be that of one that is gone."""
+    """Give each new name a line, if need be that of a name that is gone."""
     for name in present:
         if name in slots:
             continue
@@ -362,7 +362,7 @@ def _of_app(name: str) -> bool:
 
 
 def _differences(before: Mapping[Key, float], now: Mapping[Key, float]) -> dict[Key, float]:
-    """What counters have gained; one that is less than before has begun anew."""
+    """The growth of each counter; one that is less than before has restarted from zero."""
     gained = {}
     for key, value in now.items():
         if key[0].endswith(("_total", "_bucket")):
@@ -372,7 +372,7 @@ def _differences(before: Mapping[Key, float], now: Mapping[Key, float]) -> dict[
 
 
 def _observed(fresh: Iterable[_Seen]) -> dict[str, dict[str, Buckets]]:
-    """New observations by metric and app, which is empty where the metric has none."""
+    """New observations by metric and app; the app is empty for a metric without one."""
     observed: dict[str, dict[str, Buckets]] = {}
     for seen in fresh:
         for metric, app, bound, count in _buckets(seen.deltas):
@@ -390,5 +390,5 @@ def _buckets(deltas: Mapping[Key, float]) -> Iterator[tuple[str, str, float, flo
 def _bound(text: str) -> float:
     try:
         return float(text)
-    except ValueError:  # another node may say anything
+    except ValueError:  # figures of other nodes are not trusted
         return math.inf

@@ -1,4 +1,4 @@
-"""The dashboard's routes: those of any app, behind the gate, and the form that lets people through it."""
+"""The dashboard's routes: those of any app, behind the gate, and the login form."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ __all__ = ["LOGIN", "dashboard_routes"]
 LOGIN = f"{DASHBOARD_ROUTE}/login"
 
 WRONG_TOKEN_PAUSE = 0.5
-"""Seconds that a wrong token takes, one after the other: nobody guesses many."""
+"""Seconds that each wrong token costs, one after the other, which makes guessing slow."""
 
 MOST_WAITING = 16
 """Attempts that wait for their turn; further ones are refused."""
 
 MOST_FORM = 8 * 1024
-"""Bytes of a form that is read."""
+"""The largest form accepted, in bytes."""
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -68,10 +68,10 @@ def _asking(handler: RequestHandler) -> Asking:
 
 
 class _Gated(RequestHandler):
-    """Asks the gate before anything else is looked at."""
+    """Checks the gate before anything else."""
 
     generates_ids = True
-    """Whoever signs the ids of the apps' sessions knows nothing of this page."""
+    """Also with `--session-ids external-signed`: the program that signs the apps' ids has none for this page."""
 
     services: Services
 

@@ -1,4 +1,4 @@
-"""Colours, and how the parts that are HTML look. Each is in a shadow root of its own, so each brings its styles."""
+"""Colours, and the style sheet of the HTML parts. Each part is in a shadow root of its own, so each includes it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FAINT = "#6b7a96"
 GRID = "#212c42"
 GOOD, WARN, BAD = "#34d399", "#fbbf24", "#f87171"
 LINES = ("#60a5fa", "#34d399", "#f472b6", "#fbbf24", "#a78bfa", "#22d3ee", "#fb923c", "#f87171")
-"""As many as there are lines in a chart at most; neighbours can be told apart without red and green."""
+"""One for each line that a chart can have; neighbours differ in more than red and green."""
 
 CSS = f"""
 :host {{ display: block; width: 100%; color: {TEXT}; font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto,

@@ -1,7 +1,7 @@
-"""The dashboard among the apps of a worker: its application, where it reads, and its life.
+"""The dashboard among the apps of a worker: its application, its sources, its start and stop.
 
-Every worker takes part in the exchange of figures, so that a node that was started with `--admin` shows those that were
-not. Without `--admin` nothing else is done, and nothing that draws is imported.
+Every worker answers requests for figures, so that a node with `--admin` shows the nodes without. Without `--admin` a
+worker does no more than that, and does not import the drawing code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Dashboard:
         settings: of the node.
         index: of the worker.
         read: this worker's own readings.
-        bus: the way to other nodes and this worker's name there, if there are any.
+        bus: the bus to other nodes and this worker's name on it; None for a single process.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Dashboard:
             self._exchange.start()
 
     def stop(self) -> None:
-        """Answer no more. Harmless twice."""
+        """Stop answering. Idempotent."""
         if self._exchange is not None:
             self._exchange.stop()
 
@@ -63,10 +63,10 @@ class Dashboard:
 def with_dashboard(
     applications: Mapping[str, Application], settings: Settings, fill: Callable[[Document], None]
 ) -> dict[str, Application]:
-    """The apps, and the dashboard if it is wanted.
+    """The apps, and the dashboard if the settings ask for it.
 
     Raises:
-        ConfigurationError: an app has its route, or nothing is measured.
+        ConfigurationError: an app has its route, or metrics are off.
     """
     if not settings.dashboard:
         return dict(applications)

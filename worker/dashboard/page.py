@@ -1,7 +1,7 @@
-"""One open dashboard: its models, and what is sent to it when there is something new.
+"""One open dashboard: its models, and their updates.
 
-Every model is made at the start and none later, so that a look costs one small patch, and the page can be built again
-in another worker when this one dies. Lines have places, which apps and workers are given as they are seen.
+Every model is made at the start and none later, so that an update costs one small patch, and another worker can
+rebuild the page when this one dies. The lines of a chart are fixed slots, assigned to apps and workers as they appear.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from aperture.worker.dashboard.sampler import Sampler
 __all__ = ["Page"]
 
 REFRESH = 500
-"""Milliseconds between two looks whether there is something new, which takes microseconds if there is not."""
+"""Milliseconds between two checks for a new sample; a check without one takes microseconds."""
 
 HEIGHT = 200
 SPAN = 600_000
-"""Milliseconds that the charts show."""
+"""The time span of the charts, in milliseconds."""
 
 LATENCIES = (0.01, 30_000)
 """Milliseconds: the ends of the axis for latencies, from the quickest encoding to the slowest app."""
@@ -50,11 +50,11 @@ class _Chart:
     """A chart with its title.
 
     Args:
-        name: of its root, which the template places.
+        name: of its root, by which the template places it.
         title: in words.
         unit: of its values.
         columns: one for each line.
-        labels: of the lines; those of apps and workers come later.
+        labels: of the lines; those of apps and workers are set later.
         filled: whether the area under the lines is tinted.
         log: whether the axis is logarithmic.
     """
@@ -88,13 +88,13 @@ class _Chart:
         self.show(labels)
 
     def show(self, labels: tuple[str, ...]) -> None:
-        """Say what the lines are."""
+        """Set the labels of the lines, in the heading and the tooltip."""
         if labels == self._labels:
             return
         self._labels = labels
         self._heading.text = tables.title(self._title, self._unit, labels)
-        told = [(label, f"@{of}{{0,0.0}}") for label, of in zip(labels, self._columns, strict=False)]
-        self._hover.tooltips = [("", "@t{%H:%M:%S}"), *told]
+        values = [(label, f"@{of}{{0,0.0}}") for label, of in zip(labels, self._columns, strict=False)]
+        self._hover.tooltips = [("", "@t{%H:%M:%S}"), *values]
         self._hover.formatters = {"@t": "datetime"}
 
 
@@ -135,7 +135,7 @@ class Page:
         ]  # fmt: skip
 
     def fill(self, document: Document) -> None:
-        """Put everything in place, and keep it up to date while the session lives. Runs on the event loop."""
+        """Add all models, and update them while the session lives. Runs on the event loop."""
         document.title = "Aperture"
         document.template = Template(_TEMPLATE.read_text(encoding="utf-8"))
         for root in (self._head, self._tiles, *(chart.root for chart in self._charts), self._apps, self._workers):
@@ -146,7 +146,7 @@ class Page:
         self.refresh()
 
     def refresh(self) -> None:
-        """Show what is new, if anything is."""
+        """Show the newest sample, if the page does not show it yet."""
         if self._shown == self._sampler.looks:
             return
         self._shown = self._sampler.looks
@@ -170,7 +170,7 @@ class Page:
         drawn = self._source.data["t"]
         last = drawn[-1] if len(drawn) else 0.0
         new = [point for point in history.points if point["t"] > last]
-        if moved:  # a line is another's now
+        if moved:  # a line now belongs to another app or worker, so its old points must not be mixed with the new ones
             self._source.data = {name: [point[name] for point in history.points] for name in COLUMNS}
         elif new:
             self._source.stream({name: [point[name] for point in new] for name in COLUMNS}, rollover=POINTS)

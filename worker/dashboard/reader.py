@@ -1,4 +1,4 @@
-"""This node's figures for whoever asks, at most a few times a second, and never on the event loop."""
+"""Reads this node's figures, at most a few times a second, and never on the event loop."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["FigureReader"]
 
 log = logging.getLogger(__name__)
 
-KEPT_FOR = 0.5
-"""Seconds for which an answer is given again: every worker of every other node may ask."""
+MAX_AGE = 0.5
+"""Seconds for which figures are cached, because every worker of every other node may ask."""
 
 
 class FigureReader:
@@ -24,7 +24,7 @@ class FigureReader:
 
     Args:
         node: the node's name.
-        path: of the directory that its processes share; None where there is one process, and nothing is shared.
+        path: of the directory that its processes share; None for a single process, which shares nothing.
         own: that process's readings.
         index: of this worker.
     """
@@ -40,7 +40,7 @@ class FigureReader:
 
     async def read(self) -> NodeFigures:
         """The figures, half a second old at most; without processes if they cannot be read."""
-        if time.monotonic() - self._read_at < KEPT_FOR:
+        if time.monotonic() - self._read_at < MAX_AGE:
             return self._latest
         if self._reading is None:
             self._reading = asyncio.ensure_future(self._read())
@@ -54,7 +54,7 @@ class FigureReader:
         try:
             return await asyncio.to_thread(read_node, self._node, self._path)
         except OSError as problem:
-            log.debug("the node's figures cannot be read: %s", problem)
+            log.debug("dashboard figures cannot be read: %s, the node is shown without processes", problem)
             return NodeFigures(self._node, ())
 
     def _on_read(self, reading: asyncio.Future[NodeFigures]) -> None:

@@ -13,7 +13,7 @@ Buckets = dict[float, float]
 
 
 def quantile(buckets: Mapping[float, float], share: float) -> float:
-    """Below what this share of the observations is, as Prometheus estimates it; NaN without observations."""
+    """The value below which this share of the observations is, estimated as Prometheus does; NaN without any."""
     total = sum(buckets.values())
     if total <= 0:
         return math.nan
@@ -31,7 +31,7 @@ def quantile(buckets: Mapping[float, float], share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class AppRow:
-    """An app, over all workers of all nodes. Rates are a second's, durations in seconds; totals since nodes started."""
+    """An app, over all workers of all nodes. Rates per second, durations in seconds, totals since the nodes started."""
 
     app: str
     sessions: int
@@ -47,7 +47,7 @@ class AppRow:
     restores_fresh: int
     slow_closes: int
     own: bool
-    """It is the dashboard."""
+    """Whether it is the dashboard itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class WorkerRow:
     node: str
     worker: int
     state: str
-    """`up`, `new` in its first minute after another in its place, `silent`, or `down`."""
+    """`up`, `new` in the first minute after it replaced another, `silent`, or `down`."""
     sessions: int
     connections: int
     rate_out: float
@@ -69,7 +69,7 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Over everything but the dashboard itself."""
+    """Sums over all apps but the dashboard itself."""
 
     nodes: int
     silent_nodes: int

@@ -1,4 +1,4 @@
-"""Looks at the figures every two seconds while anybody looks at a dashboard of this worker, once for all of them."""
+"""Samples the figures every two seconds while a dashboard is open in this worker, once for all of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["INTERVAL", "Sampler"]
 log = logging.getLogger(__name__)
 
 INTERVAL = 2.0
-"""Seconds between two looks; every process writes down what it has counted once a second."""
+"""Seconds between two samples; every process writes its counters once a second."""
 
 FIRST_INTERVAL = 1.2
-"""Seconds between the first two, of which the first rates are made."""
+"""Seconds between the first two samples, so that the first rates appear soon."""
 
 
 class Asks(Protocol):
@@ -29,19 +29,19 @@ class Asks(Protocol):
 
 
 class Sampler:
-    """Everything that the open dashboards of one worker show.
+    """The data of all open dashboards of one worker.
 
     Args:
         own: the dashboard's route.
         reader: of this node's figures.
-        others: the way to other nodes', if there are any.
+        others: fetches the figures of other nodes; None for a single process.
         clock: seconds since the epoch.
     """
 
     def __init__(self, own: str, reader: Reads, others: Asks | None, clock: Callable[[], float] = time.time) -> None:
         self.history = History(own)
         self.looks = 0
-        """How often somebody has looked; it grows when there is something new."""
+        """The number of samples so far; pages compare it to see whether there is a new one."""
         self._reader = reader
         self._others = others
         self._clock = clock
@@ -53,20 +53,20 @@ class Sampler:
         return self._task is not None
 
     def enter(self) -> None:
-        """Somebody has opened a dashboard. Runs on the event loop."""
+        """A dashboard was opened: start sampling with the first. Runs on the event loop."""
         self._viewers += 1
         if self._task is None:
             self._task = asyncio.ensure_future(self._run())
 
     def leave(self) -> None:
-        """Somebody has closed one."""
+        """A dashboard was closed: stop sampling with the last."""
         self._viewers -= 1
         if self._viewers == 0 and self._task is not None:
             self._task.cancel()
             self._task = None
 
     async def look(self) -> None:
-        """Look once."""
+        """Take one sample."""
         if self._others is None:
             here, elsewhere = await self._reader.read(), Heard()
         else:
@@ -82,6 +82,6 @@ class Sampler:
             try:
                 await self.look()
             except Exception:
-                log.exception("looking at the figures failed")
+                log.exception("dashboard sample failed: the next one follows in %g s", INTERVAL)
             await asyncio.sleep(max(pause / 2, pause - (time.monotonic() - started)))
             pause = INTERVAL

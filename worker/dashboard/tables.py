@@ -1,4 +1,4 @@
-"""The parts of the page that are text: header, tiles, tables, keys of charts. Pure; what comes from apps is escaped."""
+"""The text parts of the page: header, tiles, tables, keys of charts. No I/O; names of apps are escaped."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["apps_table", "duration", "header", "keys", "memory", "tiles", "title
 
 _NONE = "\N{EN DASH}"
 _LISTED = 40
-"""Rows shown; who has more workers looks at those in need, which come first then."""
+"""Rows shown. Of more workers those with problems come first."""
 
 _SLOW_LAG, _STUCK_LAG = 0.1, 1.0
-"""Seconds of event loop lag from which it is shown in another colour: people notice the first, and complain of the
+"""Seconds of event loop lag from which it is shown in another colour: users notice the first, and complain about the
 second."""
 
 _LOGO = (
@@ -56,12 +56,12 @@ def header(totals: Totals, now: float) -> str:
 
 
 def waiting() -> str:
-    """The header before anything is known."""
+    """The header before the first sample."""
     return f'<div class="head"><h1>{_LOGO}Aperture</h1><span class="sub">looking …</span></div>'
 
 
 def tiles(totals: Totals) -> str:
-    """What to look at first."""
+    """The ten numbers that an operator needs first."""
     made = [
         _tile("Sessions", _count(totals.sessions), "", _counted(totals.workers, "worker"), of="sessions"),
         _tile("Connections", _count(totals.connections), "", _per_session(totals), of="connections"),
@@ -86,7 +86,7 @@ def title(text: str, unit: str, labels: Sequence[str]) -> str:
 
 
 def keys(labels: Sequence[str]) -> str:
-    """What each line shows."""
+    """The key of each line: its colour and its label."""
     return "".join(
         f'<span title="{escape(label)}"><i style="background:{LINES[slot % len(LINES)]}"></i>{escape(label)}</span>'
         for slot, label in enumerate(labels)
@@ -94,7 +94,7 @@ def keys(labels: Sequence[str]) -> str:
 
 
 def apps_table(rows: Sequence[AppRow]) -> str:
-    """One row for each app, the dashboard last. Cells say what they hold, for whoever reads the page by program."""
+    """One row for each app, the dashboard last. `data-of` names a cell, for programs that read the page."""
     columns = (
         _head("App")
         + _head("Sessions")
@@ -210,7 +210,7 @@ def _health(totals: Totals) -> tuple[str, str]:
     if totals.silent_workers:
         return "bad", f"{_counted(totals.silent_workers, 'worker')} missing"
     if totals.bus is False:
-        return "bad", "Redis is away"
+        return "bad", "Redis is down"
     if _lag_kind(totals.lag):
         return "warn", "event loops lag"
     return "good", "all well"
