@@ -12,6 +12,8 @@ from bokeh.command.subcommands.serve import Serve
 from bokeh.settings import settings as bokeh_settings
 
 from aperture.config.options import BY_NAME, OPTIONS, Kind, Option
+from aperture.config.plan import DERIVED, ServePlan
+from aperture.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 UNSET = Argument().default
@@ -49,6 +51,35 @@ def test_an_option_is_what_it_is_in_bokeh(flag: str) -> None:
     assert ours.kind is kind_of(theirs)
     assert ours.default == theirs.get("default")
     assert ours.choices == (tuple(theirs["choices"]) if "choices" in theirs else None)
+
+
+OF_NO_OPTION = {
+    # Keywords of aperture.Server that the command line has no word for.
+    *("absolute_url", "auth_provider", "extra_patterns", "http_server_kwargs", "tornado_settings"),
+    # Decided anew at each start of a node.
+    *("metrics_dir", "node", "redis_held"),
+    # A constant that tests shorten.
+    "kept_lifetime",
+}
+
+
+def test_every_field_of_the_settings_is_filled_once() -> None:
+    """By one option or by one function of several; what neither fills is listed here, with its reason."""
+    filled = [*(option.fills for option in OPTIONS if option.fills), *DERIVED, *OF_NO_OPTION]
+    assert sorted(filled) == sorted(field.name for field in dataclasses.fields(Settings))
+
+
+def test_an_option_that_fills_no_field_is_read_elsewhere() -> None:
+    """Its value goes into a derived field or into the plan of the command: none is accepted and then forgotten."""
+    into_the_plan = {field.name for field in dataclasses.fields(ServePlan)}
+    read_elsewhere = {
+        *("ssl_certfile", "ssl_keyfile"),  # tls
+        "admin_token_file",  # admin_token
+        *("args", "dev", "glob", "use_config"),  # app_arguments, watched, files, config_file
+    }
+    for option in OPTIONS:
+        if option.fills is None:
+            assert option.name in {*DERIVED, *into_the_plan, *read_elsewhere}, option.flag
 
 
 @pytest.mark.parametrize("option", [option for option in OPTIONS if option.bokeh], ids=lambda option: option.name)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from aperture.config.options import BOKEH_PREFIX, BY_NAME, Kind
+from aperture.config.converters import negated
+from aperture.config.options import BOKEH_PREFIX, BY_NAME, OPTIONS, Kind
 from aperture.config.plan import settings_of
 from aperture.config.settings import Durability, SessionIds, Settings
 from aperture.config.sources import Sources
@@ -24,20 +25,11 @@ from aperture.errors import ConfigurationError
 
 __all__ = ["LogChoice", "ServerPlan", "plan_of", "with_bokehs_settings"]
 
-BOKEH_NAMES = {
-    "keep_alive_milliseconds": "keep_alive",
-    "check_unused_sessions_milliseconds": "check_unused_sessions",
-    "unused_session_lifetime_milliseconds": "unused_session_lifetime",
-    "stats_log_frequency_milliseconds": "stats_log_frequency",
-    "mem_log_frequency_milliseconds": "mem_log_frequency",
-    "websocket_max_message_size_bytes": "websocket_max_message_size",
-    "xsrf_cookies": "enable_xsrf_cookies",
-    "extra_websocket_origins": "allow_websocket_origin",
-}
-"""What Bokeh's Server calls options of its command line."""
+BOKEH_NAMES = {option.keyword: option.name for option in OPTIONS if option.keyword}
+"""What a `Server` calls options of the command line: Bokeh's names, and one of ours."""
 
-REVERSED = {"use_index": "disable_index", "redirect_root": "disable_index_redirect", "lean_models": "stock_models"}
-"""Switches that are off here where the command line has them on; the first two are of Bokeh's Server."""
+REVERSED = frozenset(option.keyword for option in OPTIONS if option.keyword and option.convert is negated)
+"""Switches that a `Server` has on where the command line has them off."""
 
 BOKEHS_OWN = frozenset({"default_server_port", "secret_key", "sign_sessions", "ico_path"})
 """The settings of Bokeh that its Server reads where no keyword is given."""
@@ -63,11 +55,8 @@ OF_FILES = {
 }
 """Options of the command line that have no meaning here, and why."""
 
-OF_THE_NODE = (
-    *("drain_delay", "max_worker_age", "max_worker_memory"),
-    *("no_preload", "spread_viewers"),
-)
-"""Without effect in one process, which has no gateway, and nobody to start it again."""
+OF_THE_NODE = tuple(option.name for option in OPTIONS if option.node_only)
+"""Without effect in one process, which has no gateway and no supervisor."""
 
 TORNADOS = (
     *("autoescape", "autoreload", "compiled_template_cache", "compress_response", "debug", "default_handler_args"),
@@ -189,7 +178,7 @@ def _options(keywords: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any
     for name, value in keywords.items():
         if name in OF_FILES:
             raise ConfigurationError(f"{name} belongs to the command line: {OF_FILES[name]}")
-        option = BOKEH_NAMES.get(name) or REVERSED.get(name) or name
+        option = BOKEH_NAMES.get(name, name)
         if option not in BY_NAME or (name == "cookie_secret" and not isinstance(value, str)):
             _refuse_slip(name)
             continue
@@ -218,7 +207,7 @@ def _yes_or_no(name: str, value: object) -> bool:
 
 
 def _refuse_slip(name: str) -> None:
-    known = [*BY_NAME, *BOKEH_NAMES, *REVERSED, *NOT_OPTIONS]
+    known = [*BY_NAME, *BOKEH_NAMES, *NOT_OPTIONS]
     if name in known or name in TORNADOS:
         return
     meant = get_close_matches(name, [*known, *TORNADOS, "io_loop", "http_server_kwargs"], n=1, cutoff=LIKE_A_SLIP)
@@ -249,7 +238,7 @@ def _completed(settings: Settings, keywords: Mapping[str, Any], http_server_kwar
 def _is_tornados(name: str, value: object) -> bool:
     if name == "cookie_secret":
         return not isinstance(value, str)  # bytes, or several by their version
-    return not (name in BY_NAME or name in BOKEH_NAMES or name in REVERSED or name in NOT_OPTIONS)
+    return not (name in BY_NAME or name in BOKEH_NAMES or name in NOT_OPTIONS)
 
 
 def _log_choice(sources: Sources) -> LogChoice | None:

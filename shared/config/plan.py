@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from aperture.bus.names import is_namespace
 from aperture.bus.redis_options import BusOptions
 from aperture.config.admin_token import admin_token
-from aperture.config.options import BIGGEST_PORT, BY_NAME, LOG_LEVELS, OPTIONS, serve_parser
+from aperture.config.converters import existing_file
+from aperture.config.options import BY_NAME, OPTIONS, serve_parser
 from aperture.config.settings import DASHBOARD_ROUTE, DEFAULT_PORT, Durability, SessionIds, Settings, Tls
 from aperture.config.sources import Sources, as_bool
 from aperture.errors import ConfigurationError
-from aperture.paths import checked_route, quoted
 
-__all__ = ["ServePlan", "parse", "parser", "settings_of"]
-
-_MILLISECONDS = 1000.0
+__all__ = ["DERIVED", "ServePlan", "parse", "parser", "settings_of"]
 
 _OF_A_SHARED_REDIS = ("redis_password", "redis_start", "redis_ca", "redis_cert", "redis_key", "redis_namespace")
 """Options that say something only beside a URL."""
@@ -185,80 +182,19 @@ def _refuse_network_options(values: Mapping[str, Any], sources: Sources) -> None
 
 
 def _settings(values: Mapping[str, Any], sources: Sources) -> Settings:
-    session_ids, secret_key = _signing(values, sources)
-    dev = values["dev"] is not None
-    return Settings(
-        port=values["port"],
-        address=values["address"] or None,
-        unix_socket=values["unix_socket"],
-        tls=_tls(values, sources),
-        admin_port=_admin_port(values["admin_port"]),
-        admin_port_stated=sources.stated(BY_NAME["admin_port"]) is not None,
-        admin_address=values["admin_address"],
-        dashboard=values["admin"],
-        admin_token=_admin_token(values),
-        num_procs=1 if dev else values["num_procs"] or _cores(),
-        drain_delay=values["drain_delay"],
-        shutdown_grace=values["shutdown_grace"],
-        preload=not values["no_preload"],
-        dev=dev,
-        prefix=_normal_prefix(values["prefix"]),
-        index=_existing_file("--index", values["index"]),
-        use_index=not values["disable_index"],
-        redirect_root=not values["disable_index_redirect"],
-        ico_path=_icon(values["ico_path"]),
-        use_xheaders=values["use_xheaders"],
-        allow_websocket_origin=_origins(values, sources),
-        session_ids=session_ids,
-        secret_key=secret_key,
-        session_token_expiration=values["session_token_expiration"],
-        auth_module=_existing_file("--auth-module", values["auth_module"]),
-        xsrf_cookies=values["enable_xsrf_cookies"],
-        cookie_secret=values["cookie_secret"],
-        include_headers=_some(values["include_headers"]),
-        exclude_headers=_some(values["exclude_headers"]),
-        include_cookies=_some(values["include_cookies"]),
-        exclude_cookies=_some(values["exclude_cookies"]),
-        keep_alive=values["keep_alive"] / _MILLISECONDS,
-        check_unused_sessions=values["check_unused_sessions"] / _MILLISECONDS,
-        unused_session_lifetime=values["unused_session_lifetime"] / _MILLISECONDS,
-        websocket_max_message_size=values["websocket_max_message_size"],
-        websocket_compression_level=values["websocket_compression_level"],
-        websocket_compression_mem_level=values["websocket_compression_mem_level"],
-        max_head_size=values["max_head_size"],
-        head_timeout=values["head_timeout"],
-        max_pending_connections=values["max_pending_connections"],
-        outbox_limit=values["outbox_limit"],
-        redis_url=values["redis_url"] or None,
-        redis_namespace=values["redis_namespace"],
-        redis_password=values["redis_password"] or None,
-        redis_ca=_existing_file("--redis-ca", values["redis_ca"]),
-        redis_cert=_existing_file("--redis-cert", values["redis_cert"]),
-        redis_key=_existing_file("--redis-key", values["redis_key"]),
-        redis_wait=values["redis_start"] == "wait",
-        lease=values["lease"],
-        spread_viewers=values["spread_viewers"],
-        max_worker_memory=values["max_worker_memory"],
-        max_worker_age=values["max_worker_age"],
-        durability=_durability(values),
-        max_snapshot_bytes=values["max_snapshot_bytes"],
-        lean_models=not values["stock_models"],
-        metrics=not values["disable_metrics"],
-        log_level=_log_level(values["log_level"]),
-        stats_log_frequency=values["stats_log_frequency"] / _MILLISECONDS,
-        mem_log_frequency=values["mem_log_frequency"] / _MILLISECONDS,
-    )
+    plain = {option.fills: option.convert(option.flag, values[option.name]) for option in OPTIONS if option.fills}
+    derived = {name: derive(values, sources) for name, derive in DERIVED.items()}
+    return Settings(**plain, **derived)
 
 
-def _durability(values: Mapping[str, Any]) -> Durability:
+def _durability(values: Mapping[str, Any], _: Sources) -> Durability:
     """Who names a Redis wants to lose no session with a worker; the node's own Redis ends with the node."""
     if values["durability"]:
         return Durability(values["durability"])
     return Durability.ASYNC if values["redis_url"] else Durability.NONE
 
 
-def _signing(values: Mapping[str, Any], sources: Sources) -> tuple[SessionIds, bytes | None]:
-    key = sources.bokeh("secret_key")
+def _session_ids(values: Mapping[str, Any], sources: Sources) -> SessionIds:
     mode = SessionIds(values["session_ids"])
     sign = sources.bokeh("sign_sessions")
     said = sources.stated(BY_NAME["session_ids"])
@@ -267,20 +203,25 @@ def _signing(values: Mapping[str, Any], sources: Sources) -> tuple[SessionIds, b
             mode = SessionIds.SIGNED if as_bool(sign) else SessionIds.UNSIGNED
         except ValueError as problem:
             raise ConfigurationError(f"BOKEH_SIGN_SESSIONS={sign}: {problem}") from None
-    if mode.signed and not key:
+    if mode.signed and _secret_key(values, sources) is None:
         raise ConfigurationError(
             "signed session ids need a key in BOKEH_SECRET_KEY, the same on every node; `bokeh secret` makes one"
         )
+    return mode
+
+
+def _secret_key(_: Mapping[str, Any], sources: Sources) -> bytes | None:
+    key = sources.bokeh("secret_key")
     if not key:
-        return mode, None
-    return mode, key if isinstance(key, bytes) else str(key).encode()
+        return None
+    return key if isinstance(key, bytes) else str(key).encode()
 
 
 def _tls(values: Mapping[str, Any], sources: Sources) -> Tls | None:
-    certfile = _existing_file("--ssl-certfile", values["ssl_certfile"])
+    certfile = existing_file("--ssl-certfile", values["ssl_certfile"])
     if certfile is None:
         return None
-    return Tls(certfile, _existing_file("--ssl-keyfile", values["ssl_keyfile"]), sources.bokeh("ssl_password"))
+    return Tls(certfile, existing_file("--ssl-keyfile", values["ssl_keyfile"]), sources.bokeh("ssl_password"))
 
 
 def _origins(values: Mapping[str, Any], sources: Sources) -> tuple[str, ...] | None:
@@ -291,58 +232,22 @@ def _origins(values: Mapping[str, Any], sources: Sources) -> tuple[str, ...] | N
     return () if values["unix_socket"] is not None else None
 
 
-def _admin_port(text: str) -> int | None:
-    if text.lower() == "none":
-        return None
-    if not text.isdecimal() or int(text) > BIGGEST_PORT:
-        raise ConfigurationError(f"--admin-port={text}: neither a port nor 'none'")
-    return int(text)
+def _admin_port_stated(_: Mapping[str, Any], sources: Sources) -> bool:
+    return sources.stated(BY_NAME["admin_port"]) is not None
 
 
-def _admin_token(values: Mapping[str, Any]) -> str | None:
+def _admin_token(values: Mapping[str, Any], _: Sources) -> str | None:
     if values["admin_token"] and values["admin_token_file"]:
         raise ConfigurationError("--admin-token and --admin-token-file contradict each other: give one of them")
     return admin_token(values["admin_token"], values["admin_token_file"])
 
 
-def _icon(value: str) -> str | None:
-    from bokeh.settings import convert_ico_path
-
-    try:
-        path = convert_ico_path(value)
-    except ValueError:
-        raise ConfigurationError(f"--ico-path={value}: neither an .ico file nor 'none'") from None
-    return None if path == "none" else _existing_file("--ico-path", path)
-
-
-def _log_level(value: str) -> str:
-    level = value.lower()
-    # `--log-level None` is Bokeh's way to say that nothing was said.
-    return level if level in LOG_LEVELS else "info"
-
-
-def _normal_prefix(prefix: str | None) -> str:
-    """As it stands in URLs; it may be given like that, or plain."""
-    bare = quoted(checked_route(unquote(prefix or "").strip("/")))
-    return f"/{bare}" if bare else ""
-
-
-def _some(values: list[str] | None) -> tuple[str, ...] | None:
-    return tuple(values) if values else None
-
-
-def _existing_file(flag: str, path: str | None) -> str | None:
-    """The absolute path, so that a worker may change its directory."""
-    if path is None:
-        return None
-    found = Path(path).expanduser()
-    if not found.is_file():
-        raise ConfigurationError(f"{flag}: there is no file {path}")
-    return str(found.absolute())
-
-
 def _existing_files(flag: str, paths: Sequence[str] | None) -> tuple[str, ...]:
-    return tuple(filter(None, map(partial(_existing_file, flag), paths or ())))
+    return tuple(filter(None, map(partial(existing_file, flag), paths or ())))
+
+
+def _num_procs(values: Mapping[str, Any], _: Sources) -> int:
+    return 1 if values["dev"] is not None else values["num_procs"] or _cores()
 
 
 def _cores() -> int:
@@ -350,3 +255,16 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+DERIVED: Mapping[str, Callable[[Mapping[str, Any], Sources], Any]] = {
+    "admin_port_stated": _admin_port_stated,
+    "admin_token": _admin_token,
+    "allow_websocket_origin": _origins,
+    "durability": _durability,
+    "num_procs": _num_procs,
+    "secret_key": _secret_key,
+    "session_ids": _session_ids,
+    "tls": _tls,
+}
+"""Fields of `Settings` that several options, or Bokeh's own settings, decide together."""
