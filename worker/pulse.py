@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from aperture.errors import BusDown
+
 __all__ = ["LoopLag", "every", "resident_bytes"]
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,8 @@ def every(seconds: float, act: Callable[[], Awaitable[None]]) -> asyncio.Task[No
             await asyncio.sleep(seconds)
             try:
                 await act()
+            except BusDown as problem:
+                log.debug("%s is left out: %s", getattr(act, "__qualname__", act), problem)  # the bus has said why
             except Exception:
                 log.exception("%s failed", getattr(act, "__qualname__", act))
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from support.clock import in_fake_time, now
 
+from aperture.errors import BusDown
 from aperture.worker.pulse import LoopLag, every, resident_bytes
 
 
@@ -26,6 +27,25 @@ def test_work_is_repeated_after_it_is_done() -> None:
         assert started == [1.0, 2.5, 4.0]
 
     in_fake_time(scenario)()
+
+
+def test_that_redis_is_gone_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    """The bus says so once; what needs it is left out until it is back, without a traceback each time."""
+
+    async def scenario() -> None:
+        runs: list[float] = []
+
+        async def fail() -> None:
+            runs.append(now())
+            raise BusDown("no connection to Redis")
+
+        task = every(1.0, fail)
+        await asyncio.sleep(3.5)
+        task.cancel()
+        assert len(runs) == 3
+
+    in_fake_time(scenario)()
+    assert not [record for record in caplog.records if record.levelname not in ("DEBUG", "INFO")]
 
 
 def test_a_failure_does_not_end_it(caplog: pytest.LogCaptureFixture) -> None:

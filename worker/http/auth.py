@@ -21,10 +21,11 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import urljoin
 
+from tornado.iostream import StreamClosedError
 from tornado.web import HTTPError, RequestHandler
 
 from aperture.config.settings import Settings
-from aperture.errors import ConfigurationError
+from aperture.errors import BusDown, ConfigurationError
 
 __all__ = ["AuthHooks", "AuthenticatedHandler", "load_auth_module", "with_auth_loaded"]
 
@@ -164,6 +165,10 @@ class AuthenticatedHandler(RequestHandler):
                     where,
                     value.log_message % value.args if value.args else value.log_message,
                 )
+            return
+        if isinstance(value, BusDown | StreamClosedError | ConnectionError):
+            # Redis is away, which the bus has said; or the peer is gone, in the middle of its answer.
+            log.warning("%s failed: %s", where, value)
             return
         log.error("%s failed", where, exc_info=value)
 

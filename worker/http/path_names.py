@@ -44,7 +44,8 @@ class Below(Matcher):
 
     def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
         path = path_of(request.path)
-        if path is None or not path.startswith(self._start):
+        # No file can have a zero byte in its name, and asking for one is an error and not a "no".
+        if path is None or not path.startswith(self._start) or "\0" in path:
             return None
         return {"path_args": [path[len(self._start) :].encode()]}
 

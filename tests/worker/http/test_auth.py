@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from support.peers import in_loop
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
+from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
 
 from aperture.config.settings import Settings
-from aperture.errors import ConfigurationError
+from aperture.errors import BusDown, ConfigurationError
 from aperture.worker.http.auth import AuthenticatedHandler, AuthHooks, load_auth_module, with_auth_loaded
 
 
@@ -178,3 +180,16 @@ def test_the_login_url_may_depend_on_the_request() -> None:
     """Then the hook's answer is used as it is."""
     hooks = AuthHooks(get_user=user, get_login_url=lambda handler: f"/login?from={handler.request.path}")
     assert handler(hooks, "/prefix").get_login_url() == "/login?from=/app"
+
+
+@pytest.mark.parametrize(
+    "problem", [BusDown("no connection to Redis"), StreamClosedError(), BrokenPipeError(32, "gone")]
+)
+def test_what_is_gone_leaves_one_line(problem: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """A Redis that is away, or a peer that has left within its answer, is no failure of the server."""
+    request = SimpleNamespace(method="GET", path="/app", remote_ip="10.0.0.1")
+    handler = cast("AuthenticatedHandler", SimpleNamespace(request=request))
+    AuthenticatedHandler.log_exception(handler, type(problem), problem, None)
+    (record,) = caplog.records
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
+    assert record.getMessage().startswith("GET /app (10.0.0.1) failed: ")
