@@ -51,6 +51,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from aperture.protocol.closing import PROTOCOL_ERROR
+
 __all__ = [
     "ApertureError",
     "AppLoadError",
@@ -136,7 +138,7 @@ class ProtocolError(PeerError):
         close_code: the RFC 6455 code the connection is closed with.
     """
 
-    def __init__(self, reason: str, close_code: int = 1002) -> None:
+    def __init__(self, reason: str, close_code: int = PROTOCOL_ERROR) -> None:
         super().__init__(reason)
         self.close_code = close_code
 

@@ -90,6 +90,15 @@ def test_folders_are_never_imported_by_their_bare_names(name: str) -> None:
 
 
 @named
+def test_close_codes_are_in_one_module(name: str) -> None:
+    """With their meaning, for both sides of a websocket; model ids begin at such a number, too."""
+    if name not in ("aperture.protocol.closing", "aperture.document.ids"):
+        tree = ast.parse(MODULES[name].read_text(encoding="utf-8"))
+        numbers = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) is int}
+        assert not numbers & {*range(1001, 1016)}
+
+
+@named
 def test_what_this_project_replaces_is_not_imported(name: str) -> None:
     """Stock Bokeh's server, protocol and client are peers in tests and nothing else."""
     assert not offenders(name, *REPLACED)

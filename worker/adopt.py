@@ -68,7 +68,7 @@ class AdoptedStream(IOStream):
         adopted: the connected socket; the stream owns it from now on.
         first_bytes: what the gateway has read from it.
         peer: who it is.
-        routed: the session id that the gateway routed by; `UNROUTED` after the first request.
+        session_id: that the gateway routed the first request by; None if it names no session.
     """
 
     def __init__(self, adopted: socket.socket, first_bytes: bytes, peer: Peer, session_id: str | None) -> None:

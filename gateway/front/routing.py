@@ -192,8 +192,8 @@ class RoutingTable:
         """The worker for a request, or None when no worker is up.
 
         Args:
-            session_id: what `session_id_of` found. An id that nobody has goes to the least loaded worker, and is
-                remembered as that worker's for `PROVISIONAL_LIFETIME`.
+            session_id: what `aperture.protocol.naming.session_named` found. An id that nobody has goes to the least
+                loaded worker, and is remembered as that worker's for `PROVISIONAL_LIFETIME`.
             now: in seconds, from the same clock as the other calls.
             viewer: the request opens a websocket, which of a crowded session may be another worker's.
         """

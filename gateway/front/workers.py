@@ -308,14 +308,8 @@ class Roster:
                 self.table.release(worker, message.session_ids)
             case Crowded(session_id=session_id, crowded=crowded):
                 self.table.crowd(worker, session_id, crowded)
-            case SessionsAre():
-                self._heed_sessions(worker, message)
-            case OthersAre(request=request):
-                if (told := self._elsewhere.get(request)) is not None:
-                    told.hear(message)
-            case Acted(request=request):
-                if request in self._orders and not (answer := self._orders[request][1]).done():
-                    answer.set_result(message)
+            case SessionsAre() | OthersAre() | Acted():
+                self._take_answer(worker, message)
             case Moved(session_id=session_id, to=to):
                 self.table.move(worker, session_id, to, self._loop.time())
             case Extensions():
@@ -335,7 +329,19 @@ class Roster:
                 self.all_up.set()
             self._on_change()
 
-    def _heed_sessions(self, worker: int, answer: SessionsAre) -> None:
+    def _take_answer(self, worker: int, answer: SessionsAre | OthersAre | Acted) -> None:
+        """An answer to what the admin port has asked. One that comes late has no request to belong to."""
+        match answer:
+            case SessionsAre():
+                self._take_sessions(worker, answer)
+            case OthersAre(request=request):
+                if (survey := self._elsewhere.get(request)) is not None:
+                    survey.hear(answer)
+            case Acted(request=request):
+                if request in self._orders and not (acted := self._orders[request][1]).done():
+                    acted.set_result(answer)
+
+    def _take_sessions(self, worker: int, answer: SessionsAre) -> None:
         self.table.claim(worker, [row[0] for row in answer.rows])
         if (survey := self._surveys.get(answer.request)) is not None:
             survey.hear(worker, answer)

@@ -20,7 +20,20 @@ from aperture.errors import (
     ServerUnreachable,
     TokenRefused,
 )
-from aperture.protocol.closing import INTERNAL_ERROR, POLICY_VIOLATION, SERVICE_RESTART, TRY_AGAIN_LATER
+from aperture.protocol.closing import (
+    ABNORMAL,
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    MESSAGE_TOO_BIG,
+    NO_CODE,
+    NO_TEXT,
+    NORMAL_CLOSURE,
+    POLICY_VIOLATION,
+    PROTOCOL_ERROR,
+    SERVICE_RESTART,
+    TRY_AGAIN_LATER,
+    UNSUPPORTED_DATA,
+)
 
 __all__ = [
     "closed",
@@ -32,10 +45,8 @@ __all__ = [
     "unreachable",
 ]
 
-_NORMAL = 1000
-_GOING_AWAY = 1001
-_PROTOCOL_ERRORS = (1002, 1003, 1007)
-_TOO_BIG = 1009
+_PROTOCOL_ERRORS = (PROTOCOL_ERROR, UNSUPPORTED_DATA, NO_TEXT)
+_ABOUT_WHAT_WAS_SENT = (*_PROTOCOL_ERRORS, MESSAGE_TOO_BIG)
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 
@@ -95,7 +106,7 @@ def closed_before_ack(code: int | None, reason: str | None) -> ClientError:
     text = reason or "without a reason"
     if code == POLICY_VIOLATION:
         return Refused(f"the server closed the connection: {text}")
-    if code in (INTERNAL_ERROR, SERVICE_RESTART, TRY_AGAIN_LATER, _GOING_AWAY):
+    if code in (INTERNAL_ERROR, SERVICE_RESTART, TRY_AGAIN_LATER, GOING_AWAY):
         return closed(code, reason)
     return TokenRefused(
         f"the server accepted the connection and closed it at once (code {code}, {text}). bokeh serve does so when the"
@@ -107,20 +118,23 @@ def closed_before_ack(code: int | None, reason: str | None) -> ClientError:
 def closed(code: int | None, reason: str | None) -> ClientError:
     """A connection that the other side closed, or that broke off."""
     text = f": {reason}" if reason else ""
-    if code is None or code in (1005, 1006):
+    if code is None or code in (NO_CODE, ABNORMAL):
         return ServerGone(f"the connection to the server broke off{text}", code)
-    if code == _TOO_BIG:
+    if code == MESSAGE_TOO_BIG:
         return MessageTooLarge(f"the server takes no message as large as one that was sent{text}", code)
     if code in _PROTOCOL_ERRORS:
         return ServerGone(f"the server did not understand what it was sent (code {code}{text})", code)
-    if code == _NORMAL:
+    if code == NORMAL_CLOSURE:
         return ServerGone(f"the server has closed the session{text}", code)
     return ServerGone(f"the server closed the connection (code {code}{text})", code)
 
 
 def is_about_what_was_sent(problem: ClientError) -> bool:
     """Whether the server has ended the connection for something that this side sent: sent again, it would again."""
-    return isinstance(problem, MessageTooLarge | ServerGone) and problem.close_code in (*_PROTOCOL_ERRORS, _TOO_BIG)
+    return isinstance(problem, MessageTooLarge | ServerGone) and problem.close_code in (
+        *_PROTOCOL_ERRORS,
+        MESSAGE_TOO_BIG,
+    )
 
 
 def given_up(problem: ClientError) -> ServerGone:
@@ -138,7 +152,7 @@ def given_up(problem: ClientError) -> ServerGone:
 
 def closed_by_us(code: int | None, reason: str | None, max_message_size: int) -> ClientError:
     """A connection that this side's websocket closed because of what came."""
-    if code == _TOO_BIG:
+    if code == MESSAGE_TOO_BIG:
         return MessageTooLarge(f"the server sent a message larger than {max_message_size} bytes (max_message_size)")
     if reason is not None and "ping" in reason:
         return ServerGone("the server does not answer pings any more")

@@ -19,6 +19,7 @@ from aperture.client.connect_options import ClientOptions
 from aperture.client.refusals import closed, closed_before_ack, closed_by_us, hung_up, refused, unreachable
 from aperture.errors import ClientError, MessageTooLarge, ProtocolError, ServerGarbled, ServerSilent
 from aperture.inheritance import withhold
+from aperture.protocol.closing import MESSAGE_TOO_BIG, NORMAL_CLOSURE
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message, Request
@@ -38,7 +39,6 @@ FRAMES_PER_MESSAGE = 16
 """How many times `max_message_size` a message may have over all its frames. As with Bokeh's client the option bounds
 each frame, which holds the text or one array; what a server can make this side hold must end somewhere all the same."""
 
-_TOO_BIG = 1009
 
 _REASON_LIMIT = 120
 """Bytes; a control frame holds 125, two of which are the code (RFC 6455, section 5.5)."""
@@ -105,7 +105,7 @@ class Link:
                 message = self._assembler.feed(fragment)
             except ProtocolError as problem:
                 self.abort(str(problem), problem.close_code)
-                if problem.close_code == _TOO_BIG:
+                if problem.close_code == MESSAGE_TOO_BIG:
                     raise MessageTooLarge(f"the server sent too much: {problem} (max_message_size)") from None
                 raise ServerGarbled(f"the server broke the protocol: {problem}", problem.close_code) from None
             if message is not None:
@@ -134,7 +134,7 @@ class Link:
             self.abort(why)
             return
         self.ended = True
-        self._connection.close(1000, why.encode("utf-8", "replace")[:_REASON_LIMIT].decode("utf-8", "ignore"))
+        self._connection.close(NORMAL_CLOSURE, why.encode("utf-8", "replace")[:_REASON_LIMIT].decode("utf-8", "ignore"))
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._reading:
@@ -144,7 +144,7 @@ class Link:
         self._finished.set()
         self._protocol._abort()
 
-    def abort(self, why: str, code: int = 1000) -> None:
+    def abort(self, why: str, code: int = NORMAL_CLOSURE) -> None:
         """Say goodbye and wait for nothing: the other side does not keep to the rules. Harmless twice."""
         self.ended = True
         self._finished.set()

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable
 
 from aperture.errors import ProtocolError
+from aperture.protocol.closing import MESSAGE_TOO_BIG
 
 __all__ = [
     "BUDGET_FACTOR",
@@ -66,8 +67,6 @@ push a large document every few seconds."""
 MAX_VISITS = 100_000
 """Models that one message may have Bokeh look at. Each change that adds or takes a model has it walk through all of the
 document's, at 20 us to 100 us for each."""
-
-_TOO_BIG = 1009
 
 
 class Allowance:
@@ -139,7 +138,7 @@ class Allowance:
         self._left += self._free
         self._free = 0
         if self._left < 0:
-            raise ProtocolError("too much memory is needed to decode what was sent", _TOO_BIG)
+            raise ProtocolError("too much memory is needed to decode what was sent", MESSAGE_TOO_BIG)
 
     def make(self, properties: int) -> None:
         """Count a model that is about to be made, by its weight.

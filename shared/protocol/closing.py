@@ -7,6 +7,7 @@ from __future__ import annotations
 
 __all__ = [
     "ABNORMAL",
+    "GOING_AWAY",
     "INTERNAL_ERROR",
     "MESSAGE_TOO_BIG",
     "NORMAL_CLOSURE",
@@ -16,13 +17,20 @@ __all__ = [
     "PROTOCOL_ERROR",
     "SERVICE_RESTART",
     "TRY_AGAIN_LATER",
+    "UNSUPPORTED_DATA",
 ]
 
 NORMAL_CLOSURE = 1000
 """All is said: the session was ended on purpose."""
 
+GOING_AWAY = 1001
+"""The peer ends: a tab that is closed, a server that shuts down."""
+
 PROTOCOL_ERROR = 1002
 """The peer's frames break RFC 6455."""
+
+UNSUPPORTED_DATA = 1003
+"""The peer sent a kind of message that is not taken here."""
 
 NO_CODE = 1005
 """Never sent: stands for a close frame without a code (section 7.1.5)."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from aperture.errors import ProtocolError
+from aperture.protocol.closing import MESSAGE_TOO_BIG, NO_TEXT, PROTOCOL_ERROR
 from aperture.protocol.json_text import read_json
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
@@ -18,10 +19,6 @@ __all__ = ["MAX_BUFFERS", "Assembler"]
 
 MAX_BUFFERS = 65_536
 """Far above any document's count of arrays; a header that announces more is not believed."""
-
-_PROTOCOL_ERROR = 1002
-_INVALID_PAYLOAD = 1007
-_TOO_BIG = 1009
 
 
 class Assembler:
@@ -54,7 +51,7 @@ class Assembler:
         """
         self._size += len(fragment) if isinstance(fragment, bytes) or fragment.isascii() else _utf8_size(fragment)
         if self._size > self._limit:
-            self._fail(f"message is larger than {self._limit} bytes", _TOO_BIG)
+            self._fail(f"message is larger than {self._limit} bytes", MESSAGE_TOO_BIG)
         return self._consume(fragment)
 
     @property
@@ -73,7 +70,7 @@ class Assembler:
         if type(awaited) is not int or awaited < 0:
             self._fail("num_buffers is not a count")
         if awaited > MAX_BUFFERS:
-            self._fail(f"more than {MAX_BUFFERS} buffers", _TOO_BIG)
+            self._fail(f"more than {MAX_BUFFERS} buffers", MESSAGE_TOO_BIG)
         self._header = header
         self._awaited = awaited
         self._consume = self._read_metadata
@@ -135,9 +132,9 @@ class Assembler:
         try:
             return read_json(fragment)
         except ValueError:
-            self._fail(f"{what} is not JSON", _INVALID_PAYLOAD)
+            self._fail(f"{what} is not JSON", NO_TEXT)
 
-    def _fail(self, reason: str, close_code: int = _PROTOCOL_ERROR) -> NoReturn:
+    def _fail(self, reason: str, close_code: int = PROTOCOL_ERROR) -> NoReturn:
         self._buffers = {}
         self._content = None
         self._consume = self._refuse

@@ -80,8 +80,8 @@ class Keeping:
     Args:
         bus: started or not; may be down at any time.
         me: this worker.
-        lifetime: seconds for which a session is kept after the last call here that concerned it, `load` and `size` not
-            among them.
+        lifetime: seconds for which a session is kept after the last call here that concerned it, `load`, `exists` and
+            `size` not among them.
         max_snapshot: bytes; a session whose document is larger is not kept.
     """
 
@@ -182,6 +182,16 @@ class Keeping:
                 "session %s: what was kept of it is not whole and cannot be used (%s)", _short(session_key), reason
             )
             return None
+
+    async def exists(self, session_key: str) -> bool:
+        """Whether something is kept of a session, in this version's format. Reads one field, whatever the size.
+
+        A `load` may still find that it is not whole.
+        """
+        try:
+            return bool(await self._bus.command("HGET", self._names.kept(session_key), "format") == FORMAT)
+        except ResponseError as problem:
+            raise KeepingBroken(f"Redis refuses: {problem}") from None
 
     async def forget(self, session_key: str, epoch: int) -> None:
         """Keep nothing of the session any more. Comes before the claim is released.

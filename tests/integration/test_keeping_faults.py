@@ -14,7 +14,7 @@ from aperture.errors import BusDown, KeepingBroken
 from aperture.registry.registry import Registry, WorkerName
 from aperture.registry.snapshots import Keeping, Kept
 
-PLACE = "/app\tsession"
+SESSION_KEY = "/app\tsession"
 ME = WorkerName("node", 0, "n")
 PARTS = ("format", "epoch", "origin", "origin_sum", "sequence", "snapshot", "snapshot_sum", "last")
 OLD = (b"old origin", b"old snapshot", [b"entry one", b"entry two", b"entry three"])
@@ -104,26 +104,29 @@ def test_damage_is_nothing_and_is_healed_by_keeping_anew(url: str, name: str, ca
 
     async def scenario() -> None:
         async with bus_on(url, fresh_namespace()) as bus:
-            epoch = (await Registry(bus, ME, grace=0).claim(PLACE, fresh=True)).epoch
+            epoch = (await Registry(bus, ME, grace=0).claim(SESSION_KEY, fresh=True)).epoch
             keeping = Keeping(bus, ME, lifetime=600, max_snapshot=1000)
             origin, snapshot, entries = OLD
-            await keeping.begin(PLACE, epoch, origin, snapshot)
-            await keeping.add(PLACE, epoch, 1, 3, entries)
-            await DAMAGES[name](bus, bus.names.kept(PLACE), bus.names.journal(PLACE))
-            assert await keeping.load(PLACE) is None
+            await keeping.begin(SESSION_KEY, epoch, origin, snapshot)
+            await keeping.add(SESSION_KEY, epoch, 1, 3, entries)
+            await DAMAGES[name](bus, bus.names.kept(SESSION_KEY), bus.names.journal(SESSION_KEY))
+            assert await keeping.load(SESSION_KEY) is None
             assert keeping.broken_loads == 1
             assert [record.levelno for record in caplog.records] == [logging.WARNING]
-            for attempt in (keeping.add(PLACE, epoch, 4, 4, [b"four"]), keeping.add(PLACE, epoch, 2, 4, [b"x"] * 3)):
+            for attempt in (
+                keeping.add(SESSION_KEY, epoch, 4, 4, [b"four"]),
+                keeping.add(SESSION_KEY, epoch, 2, 4, [b"x"] * 3),
+            ):
                 try:
                     await attempt
                 except KeepingBroken:
-                    assert await keeping.load(PLACE) is None
-            assert await keeping.touch([PLACE]) <= {PLACE}
-            assert await keeping.size(PLACE) >= 0
-            assert await keeping.load(PLACE) is None
-            await keeping.begin(PLACE, epoch, b"o", b"new", sequence=4)
-            await keeping.add(PLACE, epoch, 5, 5, [b"five"])
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"new", 4, (b"five",))
+                    assert await keeping.load(SESSION_KEY) is None
+            assert await keeping.touch([SESSION_KEY]) <= {SESSION_KEY}
+            assert await keeping.size(SESSION_KEY) >= 0
+            assert await keeping.load(SESSION_KEY) is None
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"new", sequence=4)
+            await keeping.add(SESSION_KEY, epoch, 5, 5, [b"five"])
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"new", 4, (b"five",))
 
     caplog.set_level(logging.WARNING)
     run(scenario())
@@ -135,22 +138,22 @@ def test_a_snapshot_makes_nothing_wrong_of_damage(url: str, name: str) -> None:
 
     async def scenario() -> None:
         async with bus_on(url, fresh_namespace()) as bus:
-            epoch = (await Registry(bus, ME, grace=0).claim(PLACE, fresh=True)).epoch
+            epoch = (await Registry(bus, ME, grace=0).claim(SESSION_KEY, fresh=True)).epoch
             keeping = Keeping(bus, ME, lifetime=600, max_snapshot=1000)
             origin, snapshot, entries = OLD
             for sequence in (1, 3, 9):
-                await keeping.begin(PLACE, epoch, origin, snapshot)
-                await keeping.add(PLACE, epoch, 1, 3, entries)
-                await DAMAGES[name](bus, bus.names.kept(PLACE), bus.names.journal(PLACE))
+                await keeping.begin(SESSION_KEY, epoch, origin, snapshot)
+                await keeping.add(SESSION_KEY, epoch, 1, 3, entries)
+                await DAMAGES[name](bus, bus.names.kept(SESSION_KEY), bus.names.journal(SESSION_KEY))
                 try:
-                    await keeping.snapshot(PLACE, epoch, sequence, b"later")
+                    await keeping.snapshot(SESSION_KEY, epoch, sequence, b"later")
                 except KeepingBroken:
-                    assert await keeping.load(PLACE) is None
+                    assert await keeping.load(SESSION_KEY) is None
                 else:
                     rest = tuple(entries[sequence:])
-                    assert await keeping.load(PLACE) in (None, Kept(origin, epoch, b"later", sequence, rest))
-                await keeping.forget(PLACE, epoch)
-                assert await bus.command("EXISTS", bus.names.kept(PLACE), bus.names.journal(PLACE)) == 0
+                    assert await keeping.load(SESSION_KEY) in (None, Kept(origin, epoch, b"later", sequence, rest))
+                await keeping.forget(SESSION_KEY, epoch)
+                assert await bus.command("EXISTS", bus.names.kept(SESSION_KEY), bus.names.journal(SESSION_KEY)) == 0
 
     run(scenario())
 
@@ -171,18 +174,18 @@ def test_the_owner_learns_of_a_loss_when_it_writes_or_touches(url: str, name: st
 
     async def scenario() -> None:
         async with bus_on(url, fresh_namespace()) as bus:
-            epoch = (await Registry(bus, ME, grace=0).claim(PLACE, fresh=True)).epoch
+            epoch = (await Registry(bus, ME, grace=0).claim(SESSION_KEY, fresh=True)).epoch
             keeping = Keeping(bus, ME, lifetime=600, max_snapshot=1000)
             origin, snapshot, entries = OLD
-            await keeping.begin(PLACE, epoch, origin, snapshot)
-            await keeping.add(PLACE, epoch, 1, 3, entries)
-            assert await keeping.touch([PLACE]) == set()
-            await DAMAGES[name](bus, bus.names.kept(PLACE), bus.names.journal(PLACE))
-            assert await keeping.touch([PLACE]) == {PLACE}
+            await keeping.begin(SESSION_KEY, epoch, origin, snapshot)
+            await keeping.add(SESSION_KEY, epoch, 1, 3, entries)
+            assert await keeping.touch([SESSION_KEY]) == set()
+            await DAMAGES[name](bus, bus.names.kept(SESSION_KEY), bus.names.journal(SESSION_KEY))
+            assert await keeping.touch([SESSION_KEY]) == {SESSION_KEY}
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 4, 4, [b"four"])
+                await keeping.add(SESSION_KEY, epoch, 4, 4, [b"four"])
             with pytest.raises(KeepingBroken):
-                await keeping.snapshot(PLACE, epoch, 4, b"later")
+                await keeping.snapshot(SESSION_KEY, epoch, 4, b"later")
 
     run(scenario())
 
@@ -194,8 +197,8 @@ def test_one_damaged_session_does_not_keep_others_from_being_touched(url: str) -
         async with bus_on(url, fresh_namespace()) as bus:
             registry = Registry(bus, ME, grace=0)
             keeping, lasting = (Keeping(bus, ME, lifetime=t, max_snapshot=1000) for t in (60, 600))
-            for place in ("a", "b", "c"):
-                await keeping.begin(place, (await registry.claim(place, fresh=True)).epoch, b"o", b"s")
+            for session_key in ("a", "b", "c"):
+                await keeping.begin(session_key, (await registry.claim(session_key, fresh=True)).epoch, b"o", b"s")
             await replaced_by("kept", "SET", "text")(bus, bus.names.kept("a"), "")
             await replaced_by("kept", "SET", "text")(bus, bus.names.session("b"), "")
             await lasting.touch(["a", "b", "c"])
@@ -210,34 +213,34 @@ def test_a_redis_that_comes_back_empty_is_kept_in_again() -> None:
     async def scenario(server: RedisServer) -> None:
         async with bus_on(server.url, fresh_namespace()) as bus:
             registry = Registry(bus, ME, grace=0)
-            epoch = (await registry.claim(PLACE, fresh=True)).epoch
+            epoch = (await registry.claim(SESSION_KEY, fresh=True)).epoch
             keeping = Keeping(bus, ME, lifetime=600, max_snapshot=1000)
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
             server.kill()
             await eventually(lambda: not bus.up)
             for attempt in (
-                keeping.begin(PLACE, epoch, b"o", b"s0"),
-                keeping.begin(PLACE, epoch, b"o", b"x" * 1001),
-                keeping.add(PLACE, epoch, 1, 1, [b"1"]),
-                keeping.snapshot(PLACE, epoch, 1, b"s1"),
-                keeping.forget(PLACE, epoch),
-                keeping.load(PLACE),
-                keeping.touch([PLACE]),
-                keeping.size(PLACE),
+                keeping.begin(SESSION_KEY, epoch, b"o", b"s0"),
+                keeping.begin(SESSION_KEY, epoch, b"o", b"x" * 1001),
+                keeping.add(SESSION_KEY, epoch, 1, 1, [b"1"]),
+                keeping.snapshot(SESSION_KEY, epoch, 1, b"s1"),
+                keeping.forget(SESSION_KEY, epoch),
+                keeping.load(SESSION_KEY),
+                keeping.touch([SESSION_KEY]),
+                keeping.size(SESSION_KEY),
             ):
                 with pytest.raises(BusDown):
                     await attempt
             server.start()
             await eventually(lambda: bus.up)
-            assert await keeping.touch([PLACE]) == {PLACE}
+            assert await keeping.touch([SESSION_KEY]) == {SESSION_KEY}
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 1, 1, [b"1"])
+                await keeping.add(SESSION_KEY, epoch, 1, 1, [b"1"])
             # Before the heartbeat has put the claim back, and after.
-            await keeping.begin(PLACE, epoch, b"o", b"s1", sequence=1)
-            assert await registry.renew({PLACE: epoch}) == set()
-            await keeping.add(PLACE, epoch, 2, 2, [b"2"])
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s1", 1, (b"2",))
-            assert await keeping.touch([PLACE]) == set()
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s1", sequence=1)
+            assert await registry.renew({SESSION_KEY: epoch}) == set()
+            await keeping.add(SESSION_KEY, epoch, 2, 2, [b"2"])
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s1", 1, (b"2",))
+            assert await keeping.touch([SESSION_KEY]) == set()
             assert keeping.broken_loads == 0
 
     with RedisServer() as server:

@@ -16,7 +16,7 @@ from aperture.errors import BusDown, Fenced, KeepingBroken, TooLarge
 from aperture.registry.registry import Registry, WorkerName
 from aperture.registry.snapshots import ENTRY_OVERHEAD, Keeping, Kept
 
-PLACE = "/app\tsession"
+SESSION_KEY = "/app\tsession"
 LONG = 600.0
 """Seconds; longer than any test."""
 LARGEST = 100_000
@@ -42,8 +42,8 @@ class Worker:
         me = WorkerName("node", index, "n")
         return cls(bus, Registry(bus, me, grace=0), Keeping(bus, me, lifetime=lifetime, max_snapshot=LARGEST))
 
-    async def claim(self, place: str = PLACE) -> int:
-        claim = await self.registry.claim(place, fresh=True)
+    async def claim(self, session_key: str = SESSION_KEY) -> int:
+        claim = await self.registry.claim(session_key, fresh=True)
         assert claim.mine
         return claim.epoch
 
@@ -74,13 +74,15 @@ def test_what_was_kept_is_loaded(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            assert await keeping.load(PLACE) is None
-            await keeping.begin(PLACE, epoch, b"\x00origin\xff", b"\r\nsnapshot")
-            assert await keeping.load(PLACE) == Kept(b"\x00origin\xff", epoch, b"\r\nsnapshot", 0, ())
-            await keeping.add(PLACE, epoch, 1, 3, entries(1, 3))
-            await keeping.add(PLACE, epoch, 4, 4, [b""])
-            await keeping.add(PLACE, epoch, 5, 500, entries(5, 500))
-            kept = await Worker.on(worker.bus, 1).keeping.load(PLACE)
+            assert await keeping.load(SESSION_KEY) is None
+            assert not await keeping.exists(SESSION_KEY)
+            await keeping.begin(SESSION_KEY, epoch, b"\x00origin\xff", b"\r\nsnapshot")
+            assert await keeping.load(SESSION_KEY) == Kept(b"\x00origin\xff", epoch, b"\r\nsnapshot", 0, ())
+            assert await keeping.exists(SESSION_KEY)
+            await keeping.add(SESSION_KEY, epoch, 1, 3, entries(1, 3))
+            await keeping.add(SESSION_KEY, epoch, 4, 4, [b""])
+            await keeping.add(SESSION_KEY, epoch, 5, 500, entries(5, 500))
+            kept = await Worker.on(worker.bus, 1).keeping.load(SESSION_KEY)
             assert kept is not None
             assert kept.entries == (*entries(1, 3), b"", *entries(5, 500))
             assert (kept.epoch, kept.snapshot, kept.sequence, kept.last) == (epoch, b"\r\nsnapshot", 0, 500)
@@ -96,17 +98,17 @@ def test_a_snapshot_takes_the_place_of_what_is_in_it(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
-            await keeping.add(PLACE, epoch, 1, 10, entries(1, 10))
-            await keeping.snapshot(PLACE, epoch, 7, b"s7")
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s7", 7, entries(8, 10))
-            await keeping.snapshot(PLACE, epoch, 10, b"s10")
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s10", 10, ())
-            await keeping.add(PLACE, epoch, 11, 12, entries(11, 12))
-            await keeping.snapshot(PLACE, epoch, 20, b"s20")
-            assert await keeping.add(PLACE, epoch, 11, 20, entries(11, 20)) == 0
-            await keeping.add(PLACE, epoch, 21, 21, entries(21, 21))
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s20", 20, entries(21, 21))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            await keeping.add(SESSION_KEY, epoch, 1, 10, entries(1, 10))
+            await keeping.snapshot(SESSION_KEY, epoch, 7, b"s7")
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s7", 7, entries(8, 10))
+            await keeping.snapshot(SESSION_KEY, epoch, 10, b"s10")
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s10", 10, ())
+            await keeping.add(SESSION_KEY, epoch, 11, 12, entries(11, 12))
+            await keeping.snapshot(SESSION_KEY, epoch, 20, b"s20")
+            assert await keeping.add(SESSION_KEY, epoch, 11, 20, entries(11, 20)) == 0
+            await keeping.add(SESSION_KEY, epoch, 21, 21, entries(21, 21))
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s20", 20, entries(21, 21))
 
     run(scenario())
 
@@ -117,14 +119,14 @@ def test_the_journal_tells_its_size(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"s")
-            assert await keeping.add(PLACE, epoch, 1, 2, [b"x" * 100, b"y" * 1000]) == 1100 + 2 * ENTRY_OVERHEAD
-            assert await keeping.add(PLACE, epoch, 3, 3, [b""]) == 1100 + 3 * ENTRY_OVERHEAD
-            await keeping.snapshot(PLACE, epoch, 1, b"s")
-            assert await keeping.add(PLACE, epoch, 4, 3, []) == 1000 + 2 * ENTRY_OVERHEAD
-            assert await keeping.size(PLACE) > 1000
-            await keeping.forget(PLACE, epoch)
-            assert await keeping.size(PLACE) == 0
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s")
+            assert await keeping.add(SESSION_KEY, epoch, 1, 2, [b"x" * 100, b"y" * 1000]) == 1100 + 2 * ENTRY_OVERHEAD
+            assert await keeping.add(SESSION_KEY, epoch, 3, 3, [b""]) == 1100 + 3 * ENTRY_OVERHEAD
+            await keeping.snapshot(SESSION_KEY, epoch, 1, b"s")
+            assert await keeping.add(SESSION_KEY, epoch, 4, 3, []) == 1000 + 2 * ENTRY_OVERHEAD
+            assert await keeping.size(SESSION_KEY) > 1000
+            await keeping.forget(SESSION_KEY, epoch)
+            assert await keeping.size(SESSION_KEY) == 0
 
     run(scenario())
 
@@ -136,19 +138,19 @@ def test_what_is_repeated_changes_nothing(url: str) -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
             for _ in range(2):
-                await keeping.begin(PLACE, epoch, b"o", b"s0")
-            sizes = [await keeping.add(PLACE, epoch, 1, 5, entries(1, 5)) for _ in range(2)]
+                await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            sizes = [await keeping.add(SESSION_KEY, epoch, 1, 5, entries(1, 5)) for _ in range(2)]
             assert sizes[0] == sizes[1]
-            assert await keeping.add(PLACE, epoch, 2, 3, entries(2, 3)) == sizes[0]
-            await keeping.add(PLACE, epoch, 4, 7, entries(4, 7))
+            assert await keeping.add(SESSION_KEY, epoch, 2, 3, entries(2, 3)) == sizes[0]
+            await keeping.add(SESSION_KEY, epoch, 4, 7, entries(4, 7))
             for _ in range(2):
-                await keeping.snapshot(PLACE, epoch, 3, b"s3")
-            await keeping.snapshot(PLACE, epoch, 2, b"too late")
-            await keeping.add(PLACE, epoch, 1, 7, entries(1, 7))
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s3", 3, entries(4, 7))
+                await keeping.snapshot(SESSION_KEY, epoch, 3, b"s3")
+            await keeping.snapshot(SESSION_KEY, epoch, 2, b"too late")
+            await keeping.add(SESSION_KEY, epoch, 1, 7, entries(1, 7))
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s3", 3, entries(4, 7))
             for _ in range(2):
-                await keeping.forget(PLACE, epoch)
-            assert await keeping.load(PLACE) is None
+                await keeping.forget(SESSION_KEY, epoch)
+            assert await keeping.load(SESSION_KEY) is None
 
     run(scenario())
 
@@ -160,17 +162,17 @@ def test_a_hole_is_refused(url: str) -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 1, 1, entries(1, 1))
+                await keeping.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
             with pytest.raises(KeepingBroken):
-                await keeping.snapshot(PLACE, epoch, 1, b"s")
-            assert await keeping.load(PLACE) is None
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
+                await keeping.snapshot(SESSION_KEY, epoch, 1, b"s")
+            assert await keeping.load(SESSION_KEY) is None
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 2, 2, entries(2, 2))
-            await keeping.add(PLACE, epoch, 1, 2, entries(1, 2))
+                await keeping.add(SESSION_KEY, epoch, 2, 2, entries(2, 2))
+            await keeping.add(SESSION_KEY, epoch, 1, 2, entries(1, 2))
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 4, 5, entries(4, 5))
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s0", 0, entries(1, 2))
+                await keeping.add(SESSION_KEY, epoch, 4, 5, entries(4, 5))
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s0", 0, entries(1, 2))
 
     run(scenario())
 
@@ -181,14 +183,14 @@ def test_a_session_that_goes_on_is_kept_from_where_it_is(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
-            await keeping.add(PLACE, epoch, 1, 5, entries(1, 5))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            await keeping.add(SESSION_KEY, epoch, 1, 5, entries(1, 5))
             await worker.bus.command("FLUSHALL")
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 6, 6, entries(6, 6))
-            await keeping.begin(PLACE, epoch, b"o", b"s6", sequence=6)
-            await keeping.add(PLACE, epoch, 6, 7, entries(6, 7))
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s6", 6, entries(7, 7))
+                await keeping.add(SESSION_KEY, epoch, 6, 6, entries(6, 6))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s6", sequence=6)
+            await keeping.add(SESSION_KEY, epoch, 6, 7, entries(6, 7))
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s6", 6, entries(7, 7))
 
     run(scenario())
 
@@ -198,20 +200,20 @@ def test_only_the_owner_writes(url: str) -> None:
 
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
-            await worker.keeping.begin(PLACE, epoch, b"o", b"s0")
-            await worker.keeping.add(PLACE, epoch, 1, 1, entries(1, 1))
+            await worker.keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            await worker.keeping.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
             stranger = Worker.on(worker.bus, 1).keeping
             for keeping, at in ((stranger, epoch), (worker.keeping, epoch - 1), (worker.keeping, epoch + 1)):
                 for attempt in (
-                    keeping.begin(PLACE, at, b"no", b"no"),
-                    keeping.begin(PLACE, at, b"no", b"x" * (LARGEST + 1)),
-                    keeping.add(PLACE, at, 2, 2, [b"no"]),
-                    keeping.snapshot(PLACE, at, 1, b"no"),
-                    keeping.forget(PLACE, at),
+                    keeping.begin(SESSION_KEY, at, b"no", b"no"),
+                    keeping.begin(SESSION_KEY, at, b"no", b"x" * (LARGEST + 1)),
+                    keeping.add(SESSION_KEY, at, 2, 2, [b"no"]),
+                    keeping.snapshot(SESSION_KEY, at, 1, b"no"),
+                    keeping.forget(SESSION_KEY, at),
                 ):
                     with pytest.raises(Fenced):
                         await attempt
-            assert await worker.keeping.load(PLACE) == Kept(b"o", epoch, b"s0", 0, entries(1, 1))
+            assert await worker.keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s0", 0, entries(1, 1))
 
     run(scenario())
 
@@ -221,21 +223,21 @@ def test_the_next_owner_finds_what_the_last_one_kept(url: str) -> None:
 
     async def scenario() -> None:
         async with worker_on(url) as (old, epoch):
-            await old.keeping.begin(PLACE, epoch, b"o", b"s0")
-            await old.keeping.add(PLACE, epoch, 1, 2, entries(1, 2))
+            await old.keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            await old.keeping.add(SESSION_KEY, epoch, 1, 2, entries(1, 2))
             await old.die()
             new = Worker.on(old.bus, 1)
             next_epoch = await new.claim()
             with pytest.raises(Fenced):
-                await old.keeping.add(PLACE, epoch, 3, 3, entries(3, 3))
-            assert await new.keeping.load(PLACE) == Kept(b"o", epoch, b"s0", 0, entries(1, 2))
+                await old.keeping.add(SESSION_KEY, epoch, 3, 3, entries(3, 3))
+            assert await new.keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s0", 0, entries(1, 2))
             with pytest.raises(KeepingBroken):
-                await new.keeping.add(PLACE, next_epoch, 3, 3, entries(3, 3))
-            await new.keeping.begin(PLACE, next_epoch, b"o", b"rebuilt")
-            await new.keeping.add(PLACE, next_epoch, 1, 1, entries(1, 1))
+                await new.keeping.add(SESSION_KEY, next_epoch, 3, 3, entries(3, 3))
+            await new.keeping.begin(SESSION_KEY, next_epoch, b"o", b"rebuilt")
+            await new.keeping.add(SESSION_KEY, next_epoch, 1, 1, entries(1, 1))
             with pytest.raises(Fenced):
-                await old.keeping.forget(PLACE, epoch)
-            assert await new.keeping.load(PLACE) == Kept(b"o", next_epoch, b"rebuilt", 0, entries(1, 1))
+                await old.keeping.forget(SESSION_KEY, epoch)
+            assert await new.keeping.load(SESSION_KEY) == Kept(b"o", next_epoch, b"rebuilt", 0, entries(1, 1))
 
     run(scenario())
 
@@ -245,22 +247,22 @@ def test_a_sleeper_is_refused_even_when_redis_has_forgotten_the_claims(url: str)
 
     async def scenario() -> None:
         async with worker_on(url) as (old, epoch):
-            await old.keeping.begin(PLACE, epoch, b"o", b"s0")
+            await old.keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
             await old.die()
             new = Worker.on(old.bus, 1)
             next_epoch = await new.claim()
-            await new.keeping.begin(PLACE, next_epoch, b"o", b"new")
-            await new.bus.command("DEL", new.bus.names.session(PLACE))
+            await new.keeping.begin(SESSION_KEY, next_epoch, b"o", b"new")
+            await new.bus.command("DEL", new.bus.names.session(SESSION_KEY))
             for attempt in (
-                old.keeping.begin(PLACE, epoch, b"no", b"no"),
-                old.keeping.add(PLACE, epoch, 1, 1, [b"no"]),
-                old.keeping.snapshot(PLACE, epoch, 1, b"no"),
-                old.keeping.forget(PLACE, epoch),
+                old.keeping.begin(SESSION_KEY, epoch, b"no", b"no"),
+                old.keeping.add(SESSION_KEY, epoch, 1, 1, [b"no"]),
+                old.keeping.snapshot(SESSION_KEY, epoch, 1, b"no"),
+                old.keeping.forget(SESSION_KEY, epoch),
             ):
                 with pytest.raises(Fenced):
                     await attempt
-            await new.keeping.add(PLACE, next_epoch, 1, 1, entries(1, 1))
-            assert await new.keeping.load(PLACE) == Kept(b"o", next_epoch, b"new", 0, entries(1, 1))
+            await new.keeping.add(SESSION_KEY, next_epoch, 1, 1, entries(1, 1))
+            assert await new.keeping.load(SESSION_KEY) == Kept(b"o", next_epoch, b"new", 0, entries(1, 1))
 
     run(scenario())
 
@@ -271,17 +273,17 @@ def test_two_who_take_each_other_for_dead_never_mix(url: str) -> None:
     async def live(worker: Worker, rounds: int, held: list[Kept]) -> None:
         for _ in range(rounds):
             await worker.bus.command("DEL", worker.bus.names.workers)  # everybody is taken for dead
-            claim = await worker.registry.claim(PLACE, fresh=True)
+            claim = await worker.registry.claim(SESSION_KEY, fresh=True)
             epoch = claim.epoch
             try:
-                await worker.keeping.begin(PLACE, epoch, b"o", b"%d" % epoch)
+                await worker.keeping.begin(SESSION_KEY, epoch, b"o", b"%d" % epoch)
                 for number in range(1, 20):
-                    await worker.keeping.add(PLACE, epoch, number, number, [b"%d %d" % (epoch, number)])
+                    await worker.keeping.add(SESSION_KEY, epoch, number, number, [b"%d %d" % (epoch, number)])
                     if number % 7 == 0:
-                        await worker.keeping.snapshot(PLACE, epoch, number, b"%d" % epoch)
+                        await worker.keeping.snapshot(SESSION_KEY, epoch, number, b"%d" % epoch)
             except Fenced:
                 pass  # the other has it, which was the point
-            kept = await worker.keeping.load(PLACE)
+            kept = await worker.keeping.load(SESSION_KEY)
             if kept is not None:  # neither has begun
                 held.append(kept)
         assert worker.keeping.broken_loads == 0
@@ -306,19 +308,19 @@ def test_too_large_a_snapshot_leaves_nothing(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"x" * LARGEST)
-            await keeping.add(PLACE, epoch, 1, 1, entries(1, 1))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"x" * LARGEST)
+            await keeping.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
             with pytest.raises(TooLarge, match=str(LARGEST)):
-                await keeping.snapshot(PLACE, epoch, 1, b"x" * (LARGEST + 1))
-            assert await keeping.load(PLACE) is None
+                await keeping.snapshot(SESSION_KEY, epoch, 1, b"x" * (LARGEST + 1))
+            assert await keeping.load(SESSION_KEY) is None
             with pytest.raises(KeepingBroken):
-                await keeping.add(PLACE, epoch, 2, 2, entries(2, 2))
-            await keeping.begin(PLACE, epoch, b"o", b"s2", sequence=2)
+                await keeping.add(SESSION_KEY, epoch, 2, 2, entries(2, 2))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s2", sequence=2)
             with pytest.raises(TooLarge):
-                await keeping.begin(PLACE, epoch, b"o", b"x" * (LARGEST + 1), sequence=3)
-            assert await keeping.load(PLACE) is None
+                await keeping.begin(SESSION_KEY, epoch, b"o", b"x" * (LARGEST + 1), sequence=3)
+            assert await keeping.load(SESSION_KEY) is None
             names = worker.bus.names
-            assert await worker.bus.command("EXISTS", names.kept(PLACE), names.journal(PLACE)) == 0
+            assert await worker.bus.command("EXISTS", names.kept(SESSION_KEY), names.journal(SESSION_KEY)) == 0
 
     run(scenario())
 
@@ -327,7 +329,7 @@ async def _expired(worker: Worker) -> None:
     """Return once Redis has let go of the session."""
     names = worker.bus.names
     async with asyncio.timeout(seconds(10)):
-        while await worker.bus.command("EXISTS", names.kept(PLACE), names.journal(PLACE)):
+        while await worker.bus.command("EXISTS", names.kept(SESSION_KEY), names.journal(SESSION_KEY)):
             await asyncio.sleep(POLL)
 
 
@@ -337,20 +339,20 @@ def test_what_nobody_touches_expires(url: str) -> None:
     async def scenario() -> None:
         async with worker_on(url, lifetime=0.05) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
             await _expired(worker)
             patient = Worker.on(worker.bus).keeping
             for last in ("add", "snapshot", "touch"):
-                await patient.begin(PLACE, epoch, b"o", b"s0")
-                await patient.add(PLACE, epoch, 1, 1, entries(1, 1))
+                await patient.begin(SESSION_KEY, epoch, b"o", b"s0")
+                await patient.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
                 if last == "add":
-                    await keeping.add(PLACE, epoch, 2, 2, entries(2, 2))
+                    await keeping.add(SESSION_KEY, epoch, 2, 2, entries(2, 2))
                 elif last == "snapshot":
-                    await keeping.snapshot(PLACE, epoch, 0, b"s0")
+                    await keeping.snapshot(SESSION_KEY, epoch, 0, b"s0")
                 else:
-                    assert await keeping.touch([PLACE]) == set()
+                    assert await keeping.touch([SESSION_KEY]) == set()
                 await _expired(worker)
-                assert await keeping.load(PLACE) is None
+                assert await keeping.load(SESSION_KEY) is None
 
     run(scenario())
 
@@ -361,15 +363,15 @@ def test_a_touch_keeps_sessions_for_another_lifetime(url: str) -> None:
     async def scenario() -> None:
         async with bus_on(url, fresh_namespace()) as bus:
             short, long = Worker.on(bus, lifetime=60), Worker.on(bus)
-            places = [f"/app\t{number}" for number in range(600)]
-            for place in places[:-2]:
-                epoch = await short.claim(place)
-                await short.keeping.begin(place, epoch, b"o", b"s")
-                await short.keeping.add(place, epoch, 1, 1, entries(1, 1))
-            await bus.command("DEL", bus.names.journal(places[3]))
-            assert await long.keeping.touch(places) == {places[3], *places[-2:]}
-            for place in (places[0], places[597]):
-                for key in (bus.names.kept(place), bus.names.journal(place)):
+            session_keys = [f"/app\t{number}" for number in range(600)]
+            for session_key in session_keys[:-2]:
+                epoch = await short.claim(session_key)
+                await short.keeping.begin(session_key, epoch, b"o", b"s")
+                await short.keeping.add(session_key, epoch, 1, 1, entries(1, 1))
+            await bus.command("DEL", bus.names.journal(session_keys[3]))
+            assert await long.keeping.touch(session_keys) == {session_keys[3], *session_keys[-2:]}
+            for session_key in (session_keys[0], session_keys[597]):
+                for key in (bus.names.kept(session_key), bus.names.journal(session_key)):
                     assert await bus.command("PTTL", key) > 60_000
             assert await long.keeping.touch([]) == set()
 
@@ -381,10 +383,10 @@ def test_a_touch_leaves_alone_what_is_another_workers(url: str) -> None:
 
     async def scenario() -> None:
         async with worker_on(url, lifetime=60) as (worker, epoch):
-            await worker.keeping.begin(PLACE, epoch, b"o", b"s")
+            await worker.keeping.begin(SESSION_KEY, epoch, b"o", b"s")
             other = Worker.on(worker.bus, 1)
-            assert await other.keeping.touch([PLACE]) == set()
-            assert await worker.bus.command("PTTL", worker.bus.names.kept(PLACE)) <= 60_000
+            assert await other.keeping.touch([SESSION_KEY]) == set()
+            assert await worker.bus.command("PTTL", worker.bus.names.kept(SESSION_KEY)) <= 60_000
 
     run(scenario())
 
@@ -395,20 +397,20 @@ def test_a_redis_without_memory_refuses_and_keeps_nothing_wrong() -> None:
     async def scenario(url: str) -> None:
         async with worker_on(url) as (worker, epoch):
             keeping = worker.keeping
-            await keeping.begin(PLACE, epoch, b"o", b"s0")
-            await keeping.add(PLACE, epoch, 1, 1, entries(1, 1))
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            await keeping.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
             await worker.bus.command("CONFIG", "SET", "maxmemory", 1)
             with pytest.raises(BusDown, match="full"):
-                await keeping.add(PLACE, epoch, 2, 2, entries(2, 2))
+                await keeping.add(SESSION_KEY, epoch, 2, 2, entries(2, 2))
             with pytest.raises(BusDown, match="full"):
-                await keeping.snapshot(PLACE, epoch, 1, b"s1")
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s0", 0, entries(1, 1))
+                await keeping.snapshot(SESSION_KEY, epoch, 1, b"s1")
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s0", 0, entries(1, 1))
             with pytest.raises(BusDown, match="full"):
-                await keeping.begin(PLACE, epoch, b"o", b"s2", sequence=2)
-            assert await keeping.load(PLACE) is None
+                await keeping.begin(SESSION_KEY, epoch, b"o", b"s2", sequence=2)
+            assert await keeping.load(SESSION_KEY) is None
             await worker.bus.command("CONFIG", "SET", "maxmemory", 0)
-            await keeping.begin(PLACE, epoch, b"o", b"s3", sequence=3)
-            assert await keeping.load(PLACE) == Kept(b"o", epoch, b"s3", 3, ())
+            await keeping.begin(SESSION_KEY, epoch, b"o", b"s3", sequence=3)
+            assert await keeping.load(SESSION_KEY) == Kept(b"o", epoch, b"s3", 3, ())
             assert keeping.broken_loads == 0
 
     with RedisServer({"maxmemory-policy": "noeviction"}) as server:

@@ -18,7 +18,7 @@ from aperture.registry import scripts
 from aperture.registry.registry import WorkerName
 from aperture.registry.snapshots import TOUCH_BATCH, Keeping, Kept
 
-PLACE = "/app\tsecretsession"
+SESSION_KEY = "/app\tsecretsession"
 ME = WorkerName("node", 0, "n")
 T = TypeVar("T")
 
@@ -30,6 +30,7 @@ class Answering:
         self.names = Names("test")
         self.answers = list(answers)
         self.asked: list[tuple[Script, Sequence[str], Sequence[bytes | str | int]]] = []
+        self.commands: list[tuple[bytes | str | int, ...]] = []
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
         self.asked.append((script, keys, args))
@@ -37,6 +38,10 @@ class Answering:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def command(self, *args: bytes | str | int) -> Any:
+        self.commands.append(args)
+        return self.answers.pop(0)
 
 
 def keeping_on(bus: Answering) -> Keeping:
@@ -56,9 +61,9 @@ def stored(origin: bytes, sequence: int, snapshot: bytes, entries: Sequence[byte
     """What Redis would hold, from what the keeping asks it to hold; as `KEEP_LOAD` returns it."""
     bus = Answering(0, 0, [])
     keeping = keeping_on(bus)
-    done(keeping.begin(PLACE, 7, origin, snapshot, sequence=sequence))
-    done(keeping.add(PLACE, 7, sequence + 1, sequence + len(entries), entries))
-    done(keeping.load(PLACE))
+    done(keeping.begin(SESSION_KEY, 7, origin, snapshot, sequence=sequence))
+    done(keeping.add(SESSION_KEY, 7, sequence + 1, sequence + len(entries), entries))
+    done(keeping.load(SESSION_KEY))
     written, added, wanted = (args for _, _, args in bus.asked)
     fields = dict(zip(written[3::2], written[4::2], strict=True)) | {"last": sequence + len(entries)}
     values = [fields[name] for name in wanted]  # type: ignore[index] # names are text
@@ -70,7 +75,7 @@ KEPT = Kept(b"origin", 7, b"snapshot", 3, (b"four", b"", b"six"))
 
 
 def loaded(reply: Any) -> Kept | None:
-    return done(keeping_on(Answering(reply)).load(PLACE))
+    return done(keeping_on(Answering(reply)).load(SESSION_KEY))
 
 
 @given(st.binary(max_size=50), st.integers(0, 2**53), st.binary(max_size=10), st.lists(st.binary(max_size=20)))
@@ -118,11 +123,11 @@ def test_what_is_not_whole_is_counted_and_logged_without_secrets(caplog: pytest.
     bus = Answering([], [[None] * 8, []], WHOLE, [[b"secret"] * 8, [b"secret"]])
     keeping = keeping_on(bus)
     with caplog.at_level(logging.WARNING):
-        assert done(keeping.load(PLACE)) is None
+        assert done(keeping.load(SESSION_KEY)) is None
         assert keeping.broken_loads == 0
-        assert done(keeping.load(PLACE)) is None
-        assert done(keeping.load(PLACE)) == KEPT
-        assert done(keeping.load(PLACE)) is None
+        assert done(keeping.load(SESSION_KEY)) is None
+        assert done(keeping.load(SESSION_KEY)) == KEPT
+        assert done(keeping.load(SESSION_KEY)) is None
     assert keeping.broken_loads == 2
     assert len(caplog.records) == 2
     assert "secretse:" in caplog.text
@@ -130,13 +135,22 @@ def test_what_is_not_whole_is_counted_and_logged_without_secrets(caplog: pytest.
     assert "b'secret'" not in caplog.text
 
 
+def test_whether_something_is_kept_is_asked_by_one_small_field() -> None:
+    """The snapshot may be of many megabytes; what another version has written counts as nothing."""
+    bus = Answering(b"1", None, b"0")
+    keeping = keeping_on(bus)
+    assert [done(keeping.exists(SESSION_KEY)) for _ in range(3)] == [True, False, False]
+    assert bus.commands == [("HGET", bus.names.kept(SESSION_KEY), "format")] * 3
+    assert not bus.asked
+
+
 def test_too_large_a_snapshot_is_never_sent() -> None:
     """What was kept before is dropped instead; the limit itself is within the limit."""
     bus = Answering(0, 0, 0, 0)
     keeping = keeping_on(bus)
-    done(keeping.begin(PLACE, 7, b"o", b"x" * 10))
-    done(keeping.snapshot(PLACE, 7, 1, b"x" * 10))
-    for attempt in (keeping.begin(PLACE, 7, b"o", b"x" * 11), keeping.snapshot(PLACE, 7, 1, b"x" * 11)):
+    done(keeping.begin(SESSION_KEY, 7, b"o", b"x" * 10))
+    done(keeping.snapshot(SESSION_KEY, 7, 1, b"x" * 10))
+    for attempt in (keeping.begin(SESSION_KEY, 7, b"o", b"x" * 11), keeping.snapshot(SESSION_KEY, 7, 1, b"x" * 11)):
         with pytest.raises(TooLarge):
             done(attempt)
     assert [script for script, _, _ in bus.asked[2:]] == [scripts.KEEP_FORGET] * 2
@@ -156,20 +170,20 @@ def test_what_redis_answers_is_told_in_our_words(answer: object, problem: type[E
     """A replica becomes a primary elsewhere, and the bus finds it: that is an outage like others."""
     keeping = keeping_on(Answering(answer))
     with pytest.raises(problem):
-        done(keeping.add(PLACE, 7, 1, 1, [b"x"]))
+        done(keeping.add(SESSION_KEY, 7, 1, 1, [b"x"]))
 
 
 @pytest.mark.parametrize(("first", "last", "count"), [(1, 1, 0), (1, 1, 2), (2, 1, 1), (1, 3, 2)])
 def test_numbers_and_entries_must_agree(first: int, last: int, count: int) -> None:
     """Nothing is sent: whoever miscounts would tear a hole without noticing."""
     with pytest.raises(ValueError):
-        done(keeping_on(Answering()).add(PLACE, 7, first, last, [b"x"] * count))
+        done(keeping_on(Answering()).add(SESSION_KEY, 7, first, last, [b"x"] * count))
 
 
 def test_touching_is_done_in_batches() -> None:
     """Redis serves nobody else during a script; positions are those in a batch."""
     bus = Answering([0], [1], [])
-    places = [f"/app\t{number}" for number in range(2 * TOUCH_BATCH + 1)]
-    assert done(keeping_on(bus).touch(iter(places))) == {places[0], places[TOUCH_BATCH + 1]}
+    session_keys = [f"/app\t{number}" for number in range(2 * TOUCH_BATCH + 1)]
+    assert done(keeping_on(bus).touch(iter(session_keys))) == {session_keys[0], session_keys[TOUCH_BATCH + 1]}
     assert [len(keys) // 3 for _, keys, _ in bus.asked] == [TOUCH_BATCH, TOUCH_BATCH, 1]
     assert all(list(args) == [str(ME), 2500] for _, _, args in bus.asked)

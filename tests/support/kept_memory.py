@@ -19,7 +19,7 @@ _TURNS = 50
 
 
 @dataclass(slots=True)
-class _Place:
+class _Stored:
     epoch: int
     origin: bytes
     snapshot: bytes
@@ -35,7 +35,7 @@ class MemoryStore:
     """
 
     def __init__(self, max_snapshot: int = 1_000_000) -> None:
-        self.places: dict[str, _Place] = {}
+        self.stored: dict[str, _Stored] = {}
         self.calls: list[str] = []
         self.problem: Exception | None = None
         """Raised by every call, if there is one."""
@@ -44,43 +44,47 @@ class MemoryStore:
         self.max_snapshot = max_snapshot
         self.gate.set()
 
-    async def begin(self, place: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None:
+    async def begin(self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None:
         await self._called("begin")
-        self._check(place, snapshot)
-        self.places[place] = _Place(epoch, origin, snapshot, sequence)
+        self._check(session_key, snapshot)
+        self.stored[session_key] = _Stored(epoch, origin, snapshot, sequence)
 
-    async def add(self, place: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int:
+    async def add(self, session_key: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int:
         await self._called("add")
         if len(entries) != last + 1 - first:
             raise ValueError("as many entries as numbers")
-        kept = self._of(place, epoch)
+        kept = self._of(session_key, epoch)
         reached = kept.sequence + len(kept.entries)
         if first > reached + 1:
             raise KeepingBroken("a hole")
         kept.entries += entries[reached + 1 - first :]
         return sum(map(len, kept.entries))
 
-    async def snapshot(self, place: str, epoch: int, sequence: int, snapshot: bytes) -> None:
+    async def snapshot(self, session_key: str, epoch: int, sequence: int, snapshot: bytes) -> None:
         await self._called("snapshot")
-        self._check(place, snapshot)
-        kept = self._of(place, epoch)
+        self._check(session_key, snapshot)
+        kept = self._of(session_key, epoch)
         kept.entries = kept.entries[max(0, sequence - kept.sequence) :]
         kept.snapshot, kept.sequence = snapshot, sequence
 
-    async def load(self, place: str) -> Kept | None:
+    async def load(self, session_key: str) -> Kept | None:
         await self._called("load")
-        kept = self.places.get(place)
+        kept = self.stored.get(session_key)
         if kept is None:
             return None
         return Kept(kept.origin, kept.epoch, kept.snapshot, kept.sequence, tuple(kept.entries))
 
-    async def forget(self, place: str, epoch: int) -> None:
-        await self._called("forget")
-        self.places.pop(place, None)
+    async def exists(self, session_key: str) -> bool:
+        await self._called("exists")
+        return session_key in self.stored
 
-    async def touch(self, places: Iterable[str]) -> set[str]:
+    async def forget(self, session_key: str, epoch: int) -> None:
+        await self._called("forget")
+        self.stored.pop(session_key, None)
+
+    async def touch(self, session_keys: Iterable[str]) -> set[str]:
         await self._called("touch")
-        return {place for place in places if place not in self.places}
+        return {session_key for session_key in session_keys if session_key not in self.stored}
 
     async def _called(self, name: str) -> None:
         self.calls.append(name)
@@ -88,15 +92,15 @@ class MemoryStore:
         if self.problem is not None:
             raise self.problem
 
-    def _of(self, place: str, epoch: int) -> _Place:
-        kept = self.places.get(place)
+    def _of(self, session_key: str, epoch: int) -> _Stored:
+        kept = self.stored.get(session_key)
         if kept is None or kept.epoch != epoch:
             raise KeepingBroken("nothing is kept")
         return kept
 
-    def _check(self, place: str, snapshot: bytes) -> None:
+    def _check(self, session_key: str, snapshot: bytes) -> None:
         if len(snapshot) > self.max_snapshot:
-            self.places.pop(place, None)
+            self.stored.pop(session_key, None)
             raise TooLarge("too large")
 
 

@@ -13,9 +13,20 @@ from aperture.protocol.frames import FrameRun
 from aperture.wire.envelopes import MAX_STORED, Envelope, Joined, Patches, Relayed, Reply, Stored
 from aperture.wire.session_key import session_key_of
 
-__all__ = ["ME", "OWNER", "PLACE", "EdgePostbox", "Outbox", "OwnerPostbox", "joined", "patches", "reply", "run_of"]
+__all__ = [
+    "ME",
+    "OWNER",
+    "SESSION_KEY",
+    "EdgePostbox",
+    "Outbox",
+    "OwnerPostbox",
+    "joined",
+    "patches",
+    "reply",
+    "run_of",
+]
 
-PLACE = session_key_of("/app", "session-id")
+SESSION_KEY = session_key_of("/app", "session-id")
 OWNER = "node/0/owner"
 ME = "node/1/me"
 EPOCH = 7
@@ -65,8 +76,8 @@ class OwnerPostbox:
         await self.open.wait()
         self.order.append(kind)
 
-    async def append(self, place: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
-        assert place == PLACE
+    async def append(self, session_key: str, epoch: int, first: int, last: int, payload: bytes, notice: bytes) -> None:
+        assert session_key == SESSION_KEY
         if self.fenced:
             raise Fenced("another's")
         await self._take(f"patches {first}-{last}")
@@ -80,7 +91,7 @@ class OwnerPostbox:
         await self._take(type(envelope).__name__)
         self.told.append((worker, envelope))
 
-    async def announce(self, place: str, envelope: Envelope) -> None:
+    async def announce(self, session_key: str, envelope: Envelope) -> None:
         await self._take(type(envelope).__name__)
         self.announced.append(envelope)
 
@@ -125,7 +136,7 @@ class EdgePostbox:
         self.sent.append((worker, envelope))
         return self.receivers
 
-    async def read(self, place: str, after: int) -> list[bytes] | None:
+    async def read(self, session_key: str, after: int) -> list[bytes] | None:
         if self.down:
             raise BusDown("down")
         if self.problem is not None:
@@ -155,11 +166,11 @@ class Outbox:
 
 
 def joined(connection: str, sequence: int = 0, *, received: int = 0, answered: int = 0, epoch: int = EPOCH) -> Joined:
-    return Joined(PLACE, OWNER, connection, epoch, sequence, received, answered)
+    return Joined(SESSION_KEY, OWNER, connection, epoch, sequence, received, answered)
 
 
 def reply(connection: str, number: int, text: bytes, *, after: int = 0, live: bool = True, epoch: int = EPOCH) -> Reply:
-    return Reply(PLACE, epoch, connection, number, after, text, live)
+    return Reply(SESSION_KEY, epoch, connection, number, after, text, live)
 
 
 def patches(

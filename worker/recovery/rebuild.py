@@ -52,6 +52,8 @@ class KeptStore(JournalStore, Protocol):
 
     async def load(self, session_key: str) -> Kept | None: ...
 
+    async def exists(self, session_key: str) -> bool: ...
+
     async def forget(self, session_key: str, epoch: int) -> None: ...
 
     async def touch(self, session_keys: Iterable[str]) -> set[str]: ...
@@ -152,7 +154,7 @@ class Survival:
             BusDown: that cannot be found out now.
         """
         try:
-            return await self._store.load(session_key_of(app, session_id)) is not None
+            return await self._store.exists(session_key_of(app, session_id))
         except KeepingBroken:
             return False
 

@@ -23,7 +23,7 @@ from aperture.worker.recovery.journal import SessionJournal
 from aperture.worker.session.session import Session
 from aperture.worker.session.turns import Turns
 
-PLACE = "/app\tsession"
+SESSION_KEY = "/app\tsession"
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def journalled(
         assert lost is not None, "another worker's"
         lost.append(session)
 
-    journal = SessionJournal(session, PLACE, b"origin", store, turns=Turns(), at_once=at_once, fenced=fenced)
+    journal = SessionJournal(session, SESSION_KEY, b"origin", store, turns=Turns(), at_once=at_once, fenced=fenced)
     session.keep_journal(journal)
     return session, journal
 
@@ -75,7 +75,7 @@ async def say(session: Session, text: str) -> None:
 
 async def assert_kept(store: MemoryStore, session: Session) -> None:
     """What is kept gives the session's document again."""
-    kept = await store.load(PLACE)
+    kept = await store.load(SESSION_KEY)
     assert kept is not None
     rebuilt = made()
     lay_over(rebuilt, kept.snapshot)
@@ -104,7 +104,7 @@ async def test_changes_that_come_together_go_to_redis_in_one_call() -> None:
         await move(session, value + 1)
     await settled()
     assert store.calls == ["begin", "add"]
-    assert len(store.places[PLACE].entries) == 20
+    assert len(store.stored[SESSION_KEY].entries) == 20
     await assert_kept(store, session)
 
 
@@ -121,9 +121,9 @@ async def test_a_change_of_the_configuration_is_kept() -> None:
         peer.send_events({"kind": "ModelChanged", "model": {"id": model.id}, "attr": attr, "new": value})
     assert peer.read() == ["OK", "OK"]
     await settled()
-    assert len(store.places[PLACE].entries) == 2
+    assert len(store.stored[SESSION_KEY].entries) == 2
     for _ in range(2):
-        kept = await store.load(PLACE)
+        kept = await store.load(SESSION_KEY)
         assert kept is not None
         rebuilt = made()
         lay_over(rebuilt, kept.snapshot)
@@ -134,7 +134,7 @@ async def test_a_change_of_the_configuration_is_kept() -> None:
         assert rebuilt.config.notifications.name == "mine"
         journal.start_over()
         await settled()
-    assert store.places[PLACE].entries == []
+    assert store.stored[SESSION_KEY].entries == []
 
 
 @in_loop
@@ -165,7 +165,7 @@ async def test_a_long_journal_becomes_a_snapshot() -> None:
         await say(session, str(number) * (journal_module.JOURNAL_LIMIT // 4))
         await settled()
     assert 1 <= store.calls.count("snapshot") <= 3
-    assert sum(map(len, store.places[PLACE].entries)) <= journal_module.JOURNAL_LIMIT
+    assert sum(map(len, store.stored[SESSION_KEY].entries)) <= journal_module.JOURNAL_LIMIT
     await assert_kept(store, session)
 
 
@@ -199,7 +199,7 @@ async def test_what_overflows_during_the_beginning_is_not_forgotten(monkeypatch:
     answers: list[str] = []
     await settled(lambda: store.calls)
     await say(session, "x" * 2000)
-    journal.when_safe(lambda: answers.append(store.places[PLACE].snapshot.decode("latin-1")), unexpected)
+    journal.when_safe(lambda: answers.append(store.stored[SESSION_KEY].snapshot.decode("latin-1")), unexpected)
     store.gate.set()
     await settled()
     await assert_kept(store, session)
@@ -213,7 +213,7 @@ async def test_what_redis_has_lost_is_kept_anew() -> None:
     store = MemoryStore()
     session, _ = journalled(store)
     await settled()
-    store.places.clear()
+    store.stored.clear()
     await move(session, 5)
     await settled()
     assert store.calls[:4] == ["begin", "add", "begin", "add"][: len(store.calls)]
@@ -254,7 +254,7 @@ async def test_what_cannot_be_encoded_is_never_missing_from_what_is_kept(caplog:
     journal.when_safe(lambda: answered.append(1), unexpected)
     await move(session, 1)
     await settled(lambda: "is not kept for now" in caplog.text)
-    kept = await store.load(PLACE)
+    kept = await store.load(SESSION_KEY)
     assert kept is not None
     assert (kept.sequence, kept.entries) == (0, ())
     assert answered == [1]
@@ -285,7 +285,7 @@ async def test_a_model_that_is_brought_back_in_one_callback_is_kept_as_it_was_le
 
     await session.with_document_locked(act)
     await settled()
-    kept = await store.load(PLACE)
+    kept = await store.load(SESSION_KEY)
     assert kept is not None
     assert len(kept.entries) == 1
     await assert_kept(store, session)
@@ -417,7 +417,7 @@ async def test_a_document_that_is_too_large_is_not_kept(caplog: pytest.LogCaptur
             await settled()
     assert answers == list(range(6))
     assert [record.message for record in caplog.records].count("session session is too large to be kept") == 1
-    assert PLACE not in store.places
+    assert SESSION_KEY not in store.stored
 
 
 @in_loop
@@ -440,7 +440,7 @@ async def test_a_flush_keeps_anew_what_redis_has_lost() -> None:
     store = MemoryStore()
     session, journal = journalled(store)
     await settled()
-    store.places.clear()
+    store.stored.clear()
     await move(session, 1)
     await session.held.freeze()
     await journal.flush()
@@ -512,7 +512,7 @@ async def test_a_journal_of_many_small_changes_ends_in_a_snapshot(monkeypatch: p
         await move(session, number + 1)
         await settled()
     assert store.calls.count("snapshot") == 100 // 11
-    assert len(store.places[PLACE].entries) <= 11
+    assert len(store.stored[SESSION_KEY].entries) <= 11
     await assert_kept(store, session)
     await say(session, "x" * 100 * journal_module.BYTES_PER_ENTRY)
     for number in range(22):

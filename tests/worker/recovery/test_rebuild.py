@@ -27,7 +27,7 @@ from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 
 URL = "/app"
-PLACE = "/app\ts"
+SESSION_KEY = "/app\ts"
 Act = Callable[[Document], object]
 
 
@@ -104,7 +104,7 @@ async def test_a_session_is_kept_anew_before_anybody_has_it_again() -> None:
     second = Worker(kept)
     await second.store.get_or_create(second.host, "s", Origin(None, {}))
     assert kept.calls == ["load", "begin"]
-    assert kept.places[PLACE].entries == []
+    assert kept.stored[SESSION_KEY].entries == []
 
 
 @in_loop
@@ -120,7 +120,7 @@ async def test_a_session_is_built_again_though_it_cannot_be_kept(monkeypatch: py
 
     second = await Worker(kept, closing).get()
     await do(second, "slider", "value", 6)
-    assert kept.places[PLACE].entries != []
+    assert kept.stored[SESSION_KEY].entries != []
     kept.gate.set()
     await settled()
     assert kept.calls[-1] in {"begin", "add"}
@@ -155,7 +155,7 @@ async def test_what_is_restored_and_what_starts_afresh_is_counted(caplog: pytest
     second = Worker(kept)
     with caplog.at_level(logging.INFO, logger="aperture.worker.recovery"):
         await second.get()
-        kept.places[PLACE].snapshot = kept.places[PLACE].snapshot[:50]
+        kept.stored[SESSION_KEY].snapshot = kept.stored[SESSION_KEY].snapshot[:50]
         third = Worker(kept)
         await third.get()
     assert second.survival.outcomes == {"restored": 1, "remade": 0, "fresh": 0}
@@ -170,11 +170,11 @@ async def test_a_damaged_keeping_starts_the_session_afresh_and_is_replaced(part:
     kept = MemoryStore()
     first = await Worker(kept).get()
     await do(first, "slider", "value", 5)
-    place = kept.places[PLACE]
+    stored = kept.stored[SESSION_KEY]
     if part == "entry":
-        place.entries[-1] = b"\x93\x01\xc4\x02{}\x90"
+        stored.entries[-1] = b"\x93\x01\xc4\x02{}\x90"
     else:
-        setattr(place, part, b"\xc1nothing")
+        setattr(stored, part, b"\xc1nothing")
     second = await Worker(kept).get()
     assert value(second, "slider", "value") == 0
     await do(second, "slider", "value", 6)
@@ -371,16 +371,33 @@ async def test_a_session_that_ends_in_good_order_is_not_kept() -> None:
     kept = MemoryStore()
     worker = Worker(kept)
     session = await worker.get()
-    assert kept.places
+    assert kept.stored
     session.request_expiration()
     await worker.store.discard_unused()
     await settled()
-    assert kept.places == {}
+    assert kept.stored == {}
     quick = await worker.store.get_or_create(worker.host, "s", Origin(None, {}))
     quick.request_expiration()
     await worker.store.discard_unused()
     await settled()
-    assert kept.places == {}
+    assert kept.stored == {}
+
+
+@in_loop
+async def test_whether_a_session_could_be_built_again_is_known_without_its_snapshot() -> None:
+    """A Redis that refuses keeps nothing of use; one that is away leaves it open."""
+    kept = MemoryStore()
+    worker = Worker(kept)
+    assert not await worker.survival.exists(URL, "s")
+    await worker.get()
+    kept.calls.clear()
+    assert await worker.survival.exists(URL, "s")
+    assert kept.calls == ["exists"]
+    kept.problem = KeepingBroken("refused")
+    assert not await worker.survival.exists(URL, "s")
+    kept.problem = BusDown("away")
+    with pytest.raises(BusDown):
+        await worker.survival.exists(URL, "s")
 
 
 @in_loop
@@ -390,11 +407,11 @@ async def test_what_redis_has_lost_is_kept_anew_without_a_change() -> None:
     worker = Worker(kept)
     session = await worker.get()
     await do(session, "slider", "value", 7)
-    kept.places.clear()
+    kept.stored.clear()
     await worker.survival.touch()
     await settled()
     assert value(await Worker(kept).get(), "slider", "value") == 7
-    kept.places.clear()
+    kept.stored.clear()
     await session.held.freeze()
     await worker.survival.flush(10)
     assert value(await Worker(kept).get(), "slider", "value") == 7

@@ -34,7 +34,7 @@ from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 
-PLACE = "/app\ts"
+SESSION_KEY = "/app\ts"
 NOTES = ScriptHandler(filename=str(EXAMPLES / "apps" / "notes.py"))
 
 Act = Callable[[Document], object]
@@ -119,7 +119,7 @@ async def test_values_go_from_worker_to_worker_through_journal_and_snapshot() ->
     await keep(first, count=5, array=np.arange(3), gone=1)
     await do(first, lambda: session_state(first.document).pop("gone"))
     await do(first, lambda: setattr(named(first, "slider"), "value", 7))
-    assert len(kept.places[PLACE].entries) == 3
+    assert len(kept.stored[SESSION_KEY].entries) == 3
     second = Worker(kept)
     session = await second.get()
     assert second.outcome == "restored"
@@ -127,7 +127,7 @@ async def test_values_go_from_worker_to_worker_through_journal_and_snapshot() ->
     assert session_state(session.document)["count"] == 5
     assert session_state(session.document)["array"].tolist() == [0, 1, 2]
     assert named(session, "slider").value == 7
-    assert kept.places[PLACE].entries == [], "it begins with a snapshot"
+    assert kept.stored[SESSION_KEY].entries == [], "it begins with a snapshot"
     assert session_state((await Worker(kept).get()).document)["count"] == 5
 
 
@@ -143,8 +143,8 @@ async def test_a_change_of_both_is_one_entry() -> None:
         session_state(session.document)["count"] = 2
 
     await do(session, both)
-    (entry,) = kept.places[PLACE].entries
-    assert kept_values(kept.places[PLACE].snapshot, [entry]) == {"count": pack_value(2)}
+    (entry,) = kept.stored[SESSION_KEY].entries
+    assert kept_values(kept.stored[SESSION_KEY].snapshot, [entry]) == {"count": pack_value(2)}
 
 
 @in_loop
@@ -178,7 +178,7 @@ async def test_a_change_of_values_alone_is_acknowledged_when_it_is_safe() -> Non
     kept.problem = None
     await settled()
     assert peer.read() == ["OK"]
-    assert kept_values(kept.places[PLACE].snapshot, kept.places[PLACE].entries) == {"count": pack_value(1)}
+    assert kept_values(kept.stored[SESSION_KEY].snapshot, kept.stored[SESSION_KEY].entries) == {"count": pack_value(1)}
 
 
 class Elsewhere:
@@ -324,10 +324,10 @@ async def test_damaged_values_start_the_session_afresh(values: Any, caplog: pyte
     """With one line, before any of the app's code has seen them."""
     kept = MemoryStore()
     await keep(await Worker(kept).get(), count=4)
-    place = kept.places[PLACE]
-    place.entries[-1] = msgpack.packb([2, b"", [], values])
+    stored = kept.stored[SESSION_KEY]
+    stored.entries[-1] = msgpack.packb([2, b"", [], values])
     with pytest.raises(StateMismatch):
-        kept_values(place.snapshot, place.entries)
+        kept_values(stored.snapshot, stored.entries)
     second = Worker(kept)
     with caplog.at_level(logging.INFO, logger="aperture.worker.recovery"):
         assert state_of(await second.get()) == {"count": 0}

@@ -12,7 +12,7 @@ from bokeh.models import Div, Slider
 from bokeh.protocol import Protocol
 from support.clock import in_fake_time
 from support.peers import Peer, make_session
-from support.relay_posts import PLACE, OwnerPostbox, run_of
+from support.relay_posts import SESSION_KEY, OwnerPostbox, run_of
 
 from aperture.errors import BusFull
 from aperture.wire.envelopes import Joined, Probe, Refused, Reply, SessionEnded
@@ -33,7 +33,7 @@ class Stage:
         self.session = make_session(self.slider, self.shown)
         self.post = OwnerPostbox()
         self.lost: list[Session] = []
-        self.audience = SessionAudience(self.session, PLACE, self.post, fenced=self._on_fenced)
+        self.audience = SessionAudience(self.session, SESSION_KEY, self.post, fenced=self._on_fenced)
         self.session.fanout.audience = self.audience
         self._names = iter(range(1000))
 
@@ -425,7 +425,7 @@ async def test_edges_hear_where_the_owner_is() -> None:
     viewer.received, viewer.answered = 5, 4
     stage.audience.welcome_all()
     await turn()
-    assert stage.post.told == [(EDGE, Joined(PLACE, "node/0/owner", viewer.connection, 1, 0, 5, 4))]
+    assert stage.post.told == [(EDGE, Joined(SESSION_KEY, "node/0/owner", viewer.connection, 1, 0, 5, 4))]
 
 
 @in_fake_time

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.clock import in_fake_time
-from support.relay_posts import ME, OWNER, PLACE, EdgePostbox, Outbox, joined, patches, reply
+from support.relay_posts import ME, OWNER, SESSION_KEY, EdgePostbox, Outbox, joined, patches, reply
 
 from aperture.errors import ProtocolError, TransferFailed
 from aperture.metrics import RelayTally
@@ -32,7 +32,7 @@ class Edge:
         self.ended = 0
         self.tally = RelayTally()
         self.session = EdgeSession(
-            PLACE, OWNER, self.post, hostile=self.hostile, ended=self._on_ended, relay_tally=self.tally
+            SESSION_KEY, OWNER, self.post, hostile=self.hostile, ended=self._on_ended, relay_tally=self.tally
         )
 
     def _on_ended(self, session: EdgeSession) -> None:
@@ -380,7 +380,7 @@ async def test_a_connection_that_is_gone_is_reported_until_the_bus_takes_it() ->
     await asyncio.sleep(3)
     edge.post.down = False
     await asyncio.sleep(3)
-    assert edge.post.sent_of(Leave) == [Leave(PLACE, ME, viewer.connection, lost=False)]
+    assert edge.post.sent_of(Leave) == [Leave(SESSION_KEY, ME, viewer.connection, lost=False)]
     edge.session.take_joined(joined(viewer.connection))
     await turn()
     assert len(edge.post.sent_of(Leave)) == 2

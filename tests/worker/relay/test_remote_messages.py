@@ -10,7 +10,7 @@ import pytest
 from bokeh.models import Slider
 from support.clock import in_fake_time
 from support.peers import make_session
-from support.relay_posts import PLACE, OwnerPostbox, run_of
+from support.relay_posts import SESSION_KEY, OwnerPostbox, run_of
 
 from aperture.errors import ProtocolError, SessionGone, TransferFailed
 from aperture.protocol.messages import Message
@@ -31,7 +31,7 @@ class Desk:
     def __init__(self) -> None:
         self.session = make_session(Slider(start=0, end=1))
         self.post = OwnerPostbox()
-        self.audience = SessionAudience(self.session, PLACE, self.post, fenced=self._never)
+        self.audience = SessionAudience(self.session, SESSION_KEY, self.post, fenced=self._never)
         self.viewer = RemoteViewer(self.audience, EDGE, "c", "token", inline=False, max_message_size=1000)
         self.audience.join(self.viewer)
         self.inbox = Inbox(self._receive, self._fetch)
@@ -73,7 +73,7 @@ class Desk:
 
     def _take(self, viewer: RemoteViewer, number: int, kind: str) -> None:
         header = f'{{"msgid": "m{number}", "msgtype": "{kind}"}}'
-        letter = FromClient(PLACE, EDGE, viewer.connection, number, 10 + number, (header, "{}", "{}"))
+        letter = FromClient(SESSION_KEY, EDGE, viewer.connection, number, 10 + number, (header, "{}", "{}"))
         self.inbox.take(self.session, self.audience, viewer, letter)
 
     def told(self, kind: type[Any]) -> list[Any]:
@@ -222,7 +222,7 @@ async def test_what_breaks_the_protocol_ends_its_connection(caplog: pytest.LogCa
 async def test_fragments_that_are_none_end_their_connection() -> None:
     """As they would on a websocket that is here."""
     desk = Desk()
-    letter = FromClient(PLACE, EDGE, "c", 1, 0, ("no json",))
+    letter = FromClient(SESSION_KEY, EDGE, "c", 1, 0, ("no json",))
     desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
     await turn()
     assert len(desk.told(Refused)) == 1
@@ -292,7 +292,7 @@ async def test_a_message_that_is_fetched_keeps_its_place() -> None:
     """What comes behind it waits for it, and is not asked for again."""
     desk = Desk()
     arrives = desk.offers["large"] = asyncio.get_running_loop().create_future()
-    letter = FromClient(PLACE, EDGE, desk.viewer.connection, 1, 11, (), "large", 100)
+    letter = FromClient(SESSION_KEY, EDGE, desk.viewer.connection, 1, 11, (), "large", 100)
     desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
     desk.take(2)
     await turn()
@@ -310,7 +310,7 @@ async def test_a_message_that_cannot_be_fetched_ends_its_connection(size: int, c
     desk = Desk()
     gone = desk.offers["large"] = asyncio.get_running_loop().create_future()
     gone.set_exception(TransferFailed("gone"))
-    letter = FromClient(PLACE, EDGE, desk.viewer.connection, 1, 11, (), "large", size)
+    letter = FromClient(SESSION_KEY, EDGE, desk.viewer.connection, 1, 11, (), "large", size)
     desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
     desk.take(2)
     await turn()
