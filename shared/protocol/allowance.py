@@ -149,7 +149,7 @@ class Allowance:
         self.take(PROPERTY_BYTES * properties)
         self._properties -= properties
         if self._properties < 0:
-            raise ProtocolError("too many models are needed to decode what was sent", _TOO_BIG)
+            raise ProtocolError("too many models are needed to decode what was sent", MESSAGE_TOO_BIG)
 
     def visit(self, models: int) -> None:
         """Count the models that Bokeh is about to look at because of one change.
@@ -161,7 +161,7 @@ class Allowance:
         """
         self._visits += models
         if self._visits > self._max_visits:
-            raise ProtocolError("too many changes of a large document in one message", _TOO_BIG)
+            raise ProtocolError("too many changes of a large document in one message", MESSAGE_TOO_BIG)
 
 
 UNLIMITED = Allowance(sys.maxsize, depth=sys.maxsize, properties=sys.maxsize, visits=sys.maxsize)
