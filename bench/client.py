@@ -26,13 +26,13 @@ from bokeh.util.token import generate_jwt_token
 __all__ = ["Delivery", "Loader", "Pace", "Probed", "Trips", "Until", "Viewer"]
 
 PATIENCE = 60.0
-"""Seconds without a byte after which a measurement is given up."""
+"""Seconds without a byte after which a measurement fails."""
 
 READ_SIZE = 1 << 20
 TAG = b"PATCH-DOC"
 TAIL_SIZE = len(TAG) - 1
-"""Each read is looked at together with the end of the one before, so the tag, and a marker of that length, may be cut
-in two."""
+"""Each read is searched together with the end of the one before, because the tag, or a marker of that length, may be
+split between two reads."""
 
 _LONG = 126
 _TEXT, _CLOSE = 1, 8
@@ -284,7 +284,7 @@ def get(port: int, path: str, patience: float = PATIENCE) -> bytes:
     return page
 
 
-# What a loader process is asked to do; its open connections are kept here, by the name of the group.
+# The commands of a loader process; its open connections are here, by the name of the group.
 
 _open: dict[str, list[Viewer]] = {}
 _plain: dict[str, list[socket.socket]] = {}
@@ -310,7 +310,7 @@ def open_plain(group: str, port: int, count: int, *, nodelay: bool = False) -> N
 
 
 def close_all(group: str) -> None:
-    """Close all connections of a group at once; its viewers as browsers do whose tabs are closed."""
+    """Close all connections of a group at once, as browsers do whose tabs are closed."""
     viewers = _open.pop(group, [])
     for viewer in viewers:
         viewer.say_goodbye()
@@ -340,8 +340,8 @@ def deliver_plain(group: str, size: int, patches: int, marker: bytes) -> Deliver
 def _drain(sockets: list[socket.socket], patches: int, marker: bytes, start: Callable[[], object]) -> Delivery:
     """Count messages by their tag, and read until each socket has had the marker.
 
-    All is read into one buffer, behind the end of what the same socket had before: with 28 KB messages the reader is
-    the slowest of all, and what it copies would be all that is measured.
+    All sockets are read into one buffer, behind the end of the socket's previous read: with 28 KB messages the reader
+    is the slowest part, and its copies would be all that is measured.
     """
     poll = select.epoll()
     by_fd = {connected.fileno(): connected for connected in sockets}

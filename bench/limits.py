@@ -1,4 +1,4 @@
-"""What the machine allows: servers without a protocol, each a process of its own, for the clients of `client`.
+"""The physical limits: servers without a protocol, each a process of its own, for the clients of `client`.
 
     python bench/limits.py send     writes the same bytes to every connection with bare sockets
     python bench/limits.py echo     a uvloop protocol that writes back what it reads
@@ -26,8 +26,8 @@ __all__ = ["bare"]
 TAG = b"PATCH-DOC"
 COMMAND = struct.Struct("!III")
 SEND_BUFFER = 1 << 17
-"""Bytes. What waits in the kernel is sent on the reader's time, as it acknowledges what it has read, and the reader of
-large messages is the slowest of all: with larger buffers the same bytes take it longer."""
+"""Bytes. The kernel sends queued bytes on the reader's time, as the reader acknowledges data, and the reader of large
+messages is the slowest part: with larger buffers the same bytes take it longer."""
 
 MOST_AT_ONCE = 100
 """Messages that a viewer has missed, in one write; the kernel takes 1,024 parts."""
@@ -35,7 +35,7 @@ MOST_AT_ONCE = 100
 
 @contextlib.contextmanager
 def bare(kind: str) -> Iterator[int]:
-    """Run one of the two; gives its port."""
+    """Run one of the two; yields its port."""
     process = subprocess.Popen([sys.executable, str(Path(__file__)), kind], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -52,7 +52,7 @@ def _listen() -> socket.socket:
 
 
 def send() -> None:
-    """Obey "so many viewers, bytes and rounds, then the marker", which any connection may send."""
+    """Execute the command "so many viewers, bytes and rounds, then the marker", which any connection may send."""
     listening = _listen()
     viewers: dict[int, socket.socket] = {}
     poll = select.epoll()
@@ -84,9 +84,9 @@ def _accept(listening: socket.socket) -> socket.socket:
 
 
 def _send_rounds(viewers: list[socket.socket], command: bytes) -> None:
-    """Nothing is copied here, and nobody is asked again who is known to be full.
+    """Send without copying, and without a write to a socket that is known to be full.
 
-    One write for each message and viewer, as long as any of them keeps up. When none does, all that is left is due.
+    One write for each message and viewer, as long as any viewer reads fast enough. When none does, wait for room.
     """
     _, size, rounds = COMMAND.unpack_from(command)
     payload = TAG.ljust(size, b".")
@@ -107,7 +107,7 @@ def _send_rounds(viewers: list[socket.socket], command: bytes) -> None:
 
 
 def _send(viewer: socket.socket, parts: Sequence[bytes | memoryview]) -> int:
-    """Send what the kernel takes: a full socket must not hold up the others."""
+    """Send as much as the kernel accepts: a full socket must not delay the others."""
     try:
         return viewer.sendmsg(parts, (), socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -115,10 +115,10 @@ def _send(viewer: socket.socket, parts: Sequence[bytes | memoryview]) -> int:
 
 
 class _Behind:
-    """The viewers whose sockets were full, and how far each has come. They go on where the kernel has room again.
+    """The viewers whose sockets were full, and how many bytes each has had. They continue once the kernel has room.
 
     Args:
-        payload: which all get again and again.
+        payload: the message that all get again and again.
     """
 
     def __init__(self, payload: bytes) -> None:
@@ -130,12 +130,12 @@ class _Behind:
         return len(self._sent)
 
     def take(self, viewer: socket.socket, sent: int) -> None:
-        """A viewer has got so many bytes and no more."""
+        """Add a viewer that has had so many bytes."""
         self._sent[viewer.fileno()] = viewer, sent
         self._room.register(viewer, select.EPOLLOUT)
 
     def catch_up(self, due: int, *, wait: bool) -> list[socket.socket]:
-        """Send of what is due as much as there is room for; returns the viewers that have all of it now.
+        """Send as many due bytes as there is room for; returns the viewers that now have all of them.
 
         Args:
             due: bytes to each viewer, of whole messages.
@@ -154,7 +154,7 @@ class _Behind:
         return done
 
     def _missed(self, sent: int, due: int) -> Sequence[bytes | memoryview]:
-        """The rest of a message, and some more: always the same bytes in memory, which stay in the cache."""
+        """The rest of a message, and further ones: always the same bytes in memory, which stay in the CPU's cache."""
         begun, size = sent % len(self._payload), len(self._payload)
         more = (due - sent - (size - begun)) // size
         return [memoryview(self._payload)[begun:], *[self._payload] * min(more, MOST_AT_ONCE)]

@@ -1,4 +1,4 @@
-"""Where figures come from: when, how often and on what each row was measured, and how a caption says so.
+"""The provenance of figures: when, how often and on what each row was measured, and the caption that says so.
 
 Rows of one table may have been measured in several runs, so each has its own.
 """
@@ -22,7 +22,7 @@ VERSIONS = ("bokeh", "bokeh-aperture", "tornado", "uvloop", "numpy", "orjson")
 
 
 def provenance(plan: Plan) -> dict[str, Any]:
-    """What somebody needs to know to compare; nothing that tells which machine it was."""
+    """The facts that a comparison needs, and none that identifies the machine."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "repeat": plan.repeat,
@@ -43,11 +43,11 @@ def _cpu_model() -> str:
 
 
 def caption(rows: Iterable[dict[str, Any]]) -> str:
-    """When and on what recorded rows were measured; those for which that differs from most are named."""
+    """The caption: when and on what the rows were measured, with the names of those that differ from most."""
     names = defaultdict(list)
     for row in rows:
         names[_when(row["measured"]), _where(row["measured"])].append(row["name"])
-    (when, where), *others = sorted(names, key=lambda told: -len(names[told]))
+    (when, where), *others = sorted(names, key=lambda measured: -len(names[measured]))
     parts = [f"Measured {when}: {where}, loopback; medians."]
     for other in others:
         elsewhere = "" if other[1] == where else f", {other[1]}"

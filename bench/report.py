@@ -1,4 +1,4 @@
-"""From results to something to look at: lines on the terminal, JSON, a picture, the tables of the pages.
+"""Shows results: lines on the terminal, JSON, a picture, the tables of the pages.
 
 python bench/report.py      renews the picture and these tables from bench/results/latest.json
 """
@@ -26,7 +26,7 @@ GUIDE = HERE.parent / "docs" / "operators-guide.md"
 BEGIN, END = "<!-- benchmarks -->", "<!-- end of benchmarks -->"
 
 FIVE = ("deliver-100", "change-slider-5000", "trip-200-p99", "trips", "stall-page")
-"""What the README shows: a fan-out, a large document, a tail, a throughput, and what others wait for."""
+"""The rows in the README: a fan-out, a large document, a tail, a throughput, and the wait of other viewers."""
 
 STOCK_ROWS = (
     "encode-slider-50",
@@ -166,7 +166,7 @@ def verdict(results: Sequence[Result]) -> str:
 
 
 def write_json(results: Sequence[Result], path: Path, plan: Plan, *, keep: bool = False) -> None:
-    """Write the results down.
+    """Write the results to a file.
 
     Args:
         results: of this run.
@@ -231,7 +231,7 @@ def table(path: Path) -> str:
             "|---|---|---|---|---|",
             *lines,
             "",
-            "Two nodes that share a Redis, and sessions kept in it; Aperture on both sides:",
+            "Two nodes that share a Redis, and sessions stored in it; Aperture on both sides:",
             "",
             "| | without | with | ratio | asked for |",
             "|---|---|---|---|---|",
@@ -262,7 +262,7 @@ def _markdown(row: dict[str, Any]) -> str:
 
 
 def renew_tables() -> None:
-    """Put five rows into the README and all of them into `docs/benchmarks.md`, where they have a place for them."""
+    """Put five rows into the README and all of them into `docs/benchmarks.md`, between their markers."""
     for page, rows in ((README, five(LATEST)), (PAGE, table(LATEST))):
         before, begin, rest = page.read_text().partition(BEGIN)
         _, end, after = rest.partition(END)

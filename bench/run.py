@@ -1,10 +1,10 @@
-"""Measure Aperture beside stock Bokeh, in one run and by turns, and write down what came out.
+"""Measure Aperture beside stock Bokeh, in one run and by turns, and record the results.
 
     python bench/run.py [--row NAME ...] [--repeat N] [--quick] [--list] [--json PATH] [--renew]
 
-A complete run renews `bench/results/`; a partial one only prints, unless `--json` says where to, or `--renew` that its
-rows shall take the place of those in `bench/results/`, say of one that something else on the machine disturbed: what
-the limit's samples show. Each row there says when, how often and on what it was measured.
+A complete run renews `bench/results/`. A partial one only prints, unless `--json` names a file, or `--renew` replaces
+its rows in `bench/results/`, for example a row that another process on the machine has disturbed, which the limit's
+samples show. Each row there says when, how often and on what it was measured.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def chosen(patterns: Sequence[str] | None) -> frozenset[str]:
 
 
 def measure(plan: Plan) -> list[Result]:
-    """All results, each printed when it is there. A row that fails takes those along that its group has not given yet,
-    and no others."""
+    """All results, each printed at once. A row that fails ends its group, but not the others."""
     print(report.heading())
     results = []
     for group in GROUPS:

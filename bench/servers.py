@@ -1,7 +1,7 @@
 """The servers under test as processes: stock `bokeh serve`, the same with TCP_NODELAY, and ours.
 
 All of them get the same apps and the same options, a free port on the loopback interface, and one core's worth of
-workers unless a row says otherwise. Whatever was started is gone when the `with` block is left.
+workers unless a row says otherwise. At the end of the `with` block all processes have ended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOG_SHOWN = 3000
 """Characters of a server's log that are shown when a row fails."""
 
 KEEP_SESSIONS = ("--unused-session-lifetime", "3600000")
-"""The end of sessions has a row of its own; in the others it would hit whichever server is being measured."""
+"""The end of sessions has a row of its own; in the others it would slow down the server that is being measured."""
 
 Kind = str
 STOCK: Kind = "stock"
@@ -75,7 +75,7 @@ class Server:
         raise RuntimeError(f"{self.kind} did not start:\n{self._log.read_text()}")
 
     def processes(self) -> list[int]:
-        """Its first process and all that came of it."""
+        """Its first process and all descendants."""
         return _descendants(self._process.pid)
 
     def resident(self) -> int:
@@ -87,7 +87,7 @@ class Server:
         return sum(_cpu(pid) for pid in self.processes())
 
     def stop(self) -> None:
-        """End it, by force if it takes too long. Harmless twice."""
+        """End it, by force if it takes too long. Idempotent."""
         pids = self.processes()
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)

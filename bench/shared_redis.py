@@ -1,5 +1,5 @@
-"""The Redis that nodes under test share: started here on a private unix socket, with nothing on disk, and gone at the
-end of the `with` block. What it counts is read over a connection of the benchmark's own.
+"""The Redis that nodes under test share: started here on a private unix socket, with nothing on disk, and ended with
+the `with` block. The benchmark reads its counters over a connection of its own.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class SharedRedis:
                 time.sleep(0.02)
 
     def options(self, namespace: str, durability: str = "none") -> tuple[str, ...]:
-        """Of a node that shares it."""
+        """The options of a node that shares it."""
         return ("--redis-url", self.url, "--redis-namespace", namespace, "--durability", durability)
 
     def commands(self) -> Counter[str]:
-        """Calls so far by command, those that scripts made among them, and those for this reading not."""
+        """Calls so far by command, with those of scripts, and without those of this reading."""
         stats = self._client.info("commandstats")
         assert isinstance(stats, dict)
         calls = {name.removeprefix("cmdstat_"): int(about["calls"]) for name, about in stats.items()}

@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parents[1]
 PRODUCT = {"shared": "aperture", "gateway": "aperture.gateway", "worker": "aperture.worker"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
 LONG = 40
-"""Lines of a function's body from which on a reader scrolls."""
+"""Lines of a function's body above which a reader has to scroll."""
 
 MANNERED = ("nobody", "whoever", "somebody", "told", "heed", "harmless twice", "as good as", "is away", "as he likes")
 """Words that the glossary in docs/architecture.md has plainer ones for."""
@@ -192,7 +192,7 @@ def figures(root: Path) -> dict[str, object]:
     ]
     classes = [node for module in files for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)]
     methods = max((sum(isinstance(part, FUNCTION) for part in cls.body), cls.name) for cls in classes)
-    kept = max((len(attributes(cls)), cls.name) for cls in classes)
+    most = max((len(attributes(cls)), cls.name) for cls in classes)
     known = {module.name for module in files}
     rings = circles({module.name: imported(module, known) for module in files})
     names = defaultdict(list)
@@ -209,7 +209,7 @@ def figures(root: Path) -> dict[str, object]:
         "functions": len(functions),
         f"functions over {LONG} lines": [place for length, place in sorted(functions, reverse=True) if length > LONG],
         "largest class, methods": f"{methods[0]} ({methods[1]})",
-        "largest class, attributes": f"{kept[0]} ({kept[1]})",
+        "largest class, attributes": f"{most[0]} ({most[1]})",
         "highest complexity": [f"{number} {place}" for number, place in complexities(root)[:3]],
         "import circles": [" ".join(ring) for ring in rings],
         "modules of one name": [f"{name}: {' '.join(same)}" for name, same in names.items() if len(same) > 1],

@@ -2,7 +2,7 @@
 # The first command of the container. Without arguments, or with options of `aperture serve`, it serves every app in
 # $APPS_FOLDER; anything else is run as it is, so that `docker run IMAGE aperture serve …` and `docker run IMAGE sh` work.
 #
-# It ends in an exec: the supervisor takes its place as process 1 and gets the signals.
+# It ends in an exec, so that the supervisor is process 1 and gets the signals.
 set -eu
 
 case "${1:-}" in
@@ -13,7 +13,7 @@ esac
 folder=${APPS_FOLDER:-/apps}
 options=$#
 
-# Scripts, notebooks and folders that are apps; what else lies there is none of our business.
+# Scripts, notebooks and folders with a main file are apps; other files are ignored.
 for found in "$folder"/*.py "$folder"/*.ipynb "$folder"/*/main.py "$folder"/*/main.ipynb; do
     [ -f "$found" ] || continue
     case "$found" in
@@ -27,7 +27,7 @@ if [ "$#" -eq "$options" ]; then
     exit 2
 fi
 
-# The options came first and have to be last: the last of them may take everything that follows.
+# Move the options behind the apps: --args takes everything that follows it.
 while [ "$options" -gt 0 ]; do
     option=$1
     shift

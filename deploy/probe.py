@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Ask this container's admin endpoints: `aperture-probe /livez`. Exit code 0 when the answer is 200.
 
-Standard library only, and without a proxy, whatever the environment says: a probe runs every few seconds.
+Standard library only, because a probe runs every few seconds; http.client ignores the environment's proxies.
 """
 
 import http.client
@@ -9,17 +9,17 @@ import os
 import sys
 
 TIMEOUT = 4.0
-"""Seconds; below the timeout of the health check, so that it says what was wrong."""
+"""Seconds; below the timeout of the health check, so that the probe can print what is wrong."""
 
 
 ADDRESSES = {"": "127.0.0.1", "*": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}
-"""What listens on all addresses is asked at this machine's own."""
+"""A node that listens on all addresses is asked at this machine's own."""
 
 
 def probe(path: str, address: str, port: str) -> str:
-    """What is wrong, or an empty string; `address` and `port` are as the node was told them, if it was."""
+    """What is wrong, or an empty string; `address` and `port` are the node's variables, empty if they are not set."""
     if not port or port.startswith(("tcp://", "udp://")):
-        port = "9006"  # Kubernetes sets the variable for a service of our name, and the node passes over it
+        port = "9006"  # Kubernetes sets the variable for a service of our name, and the node ignores it
     if not port.isdecimal() or not int(port):
         return f"no port to ask at: APERTURE_ADMIN_PORT={port}"
     connection = http.client.HTTPConnection(ADDRESSES.get(address, address), int(port), timeout=TIMEOUT)

@@ -1,8 +1,8 @@
 """What a second node costs: the hop from an edge to the session's owner, the owner's work, and Redis's.
 
-Two nodes with a worker each share one Redis. A session is begun on the first, which owns it; viewers that connect to
-the second sit on an edge there. Both sides of these rows are ours, by turns in one run. Nothing is kept of sessions
-(`--durability none`): that has rows of its own in `survival`.
+Two nodes with a worker each share one Redis. The first node owns the session; viewers of the second are on an edge
+there. Both sides of these rows are ours, by turns in one run. Sessions are not stored (`--durability none`): that has
+rows of its own in `survival`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ PACES = {"hop-1": (1, 0.0), "hop-20": (20, 0.1)}
 """Sessions, and seconds between an answer and the next move of the same slider."""
 
 ADDED_MS = 2.0
-"""What the hop may add to a round trip."""
+"""Milliseconds that the hop may add to a round trip."""
 
 CPU_VIEWERS = (0, 1, 10, 100)
 GROWTH = 1.1
-"""Nothing grows; the rest is what the clock of /proc, in steps of 10 ms, and a shared processor make of it."""
+"""Nothing should grow; the tolerance is for the clock of /proc, in steps of 10 ms, and for a shared processor."""
 
 BURST = 100
-"""Patches between two waits for the last viewer: what is queued for an edge is bounded, whatever a turn's length."""
+"""Patches between two waits for the last viewer, which bounds the queue for an edge in turns of any length."""
 
 BURSTS = 40
 COUNTED_BURSTS = 20
@@ -77,11 +77,11 @@ class _Pair:
         self.owner, self.edge = [stack.enter_context(serve(OURS, app, options=options)) for _ in range(2)]
 
     def view(self, group: str, server: Server, viewers: int, session: str) -> None:
-        """Connect viewers of one session to a node until the group has so many."""
+        """Connect viewers of one session to a node until the group has `count`."""
         self.loader.call(client.open_viewers, group, server.port, f"/{self._app}", viewers, session=session)
 
     def deliver(self, group: str, bursts: int) -> int:
-        """Bring patches to every viewer of the group; returns how many the owner made."""
+        """Deliver patches to every viewer of the group; returns how many the owner made."""
         for _ in range(bursts):
             self.loader.call(client.deliver, group, "small", BURST, next(self._markers).encode())
         return bursts * (BURST + 1)

@@ -1,8 +1,7 @@
-"""What metrics cost: the same server with them and with --disable-metrics, by turns; and how long an answer takes.
+"""The cost of metrics: the same server with them and with --disable-metrics, by turns; and the time of a scrape.
 
-Most of it would be on the paths of patches, so that is what is measured: patches delivered, and saturated round trips.
-Both servers are alive all the time and have their turns in pairs, many of them, because the cost is less than what one
-turn differs from the next.
+Most of the cost is on the path of patches, so the rows are patches delivered, and saturated round trips. Both servers
+run all the time and have many pairs of turns, because the cost is less than the difference between two turns.
 
 `/metrics` is asked for while many sessions are open, over several workers; stock Bokeh has none to compare with.
 """
@@ -94,14 +93,14 @@ def _scraped(plan: Plan) -> Result:
         deadline = time.monotonic() + COUNTED_AFTER
         while _scrape(port)[1] != OPEN:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"/metrics never told of {OPEN} sessions")
+                raise RuntimeError(f"/metrics never showed {OPEN} sessions")
             time.sleep(0.2)
         result.ours = [1e3 * _scrape(port)[0] for _ in range(plan.repeat * SCRAPES)]
     return result
 
 
 def _scrape(port: int) -> tuple[float, int]:
-    """Seconds until all of the answer is there, and the sessions that it tells of."""
+    """Seconds until the whole answer is there, and the number of sessions in it."""
     connection = HTTPConnection("127.0.0.1", port)
     started = time.perf_counter()
     connection.request("GET", "/metrics")
@@ -126,7 +125,7 @@ def _servers(stack: ExitStack, app: str) -> Mapping[str, Server]:
 
 
 def _by_turns(row: Row, plan: Plan, turn: Callable[[str], float]) -> Result:
-    """The first pair warms up; who begins changes with each pair."""
+    """Measure by turns. The first pair warms up; each pair begins with the other side than the one before."""
     result = Result(row)
     for pair in range(plan.repeat * TURNS + 1):
         order = (WITHOUT, WITH) if pair % 2 else (WITH, WITHOUT)

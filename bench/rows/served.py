@@ -1,8 +1,8 @@
 """What a change costs between the websocket's fragments and the document, and between the document and the frames.
 
-Both sides are what their server runs for it, all of it, and nothing is left out but the wire: the handler of a
-websocket, the session with its lock, and one viewer that has pulled the document, whose socket takes everything and
-keeps nothing. Stock Bokeh is spared the framing, too, which its websocket does behind that point; ours is in.
+Each side runs all that its server runs, but for the wire: the handler of a websocket, the session with its lock, and
+one viewer that has pulled the document, whose socket accepts and drops everything. Stock Bokeh's time is without the
+framing, which its websocket does after that point; ours is with it.
 
     apply-*     a viewer's message arrives: assembled, decoded, applied to the document under the lock and with
                 `curdoc()` set, and answered with OK
@@ -86,14 +86,14 @@ class StockSocket(WSHandler):
         await super().send_message(message)
 
     async def write_message(self, message: Any, binary: bool = False, locked: bool = True) -> None:
-        """Nobody reads it."""
+        """No-op: there is no socket."""
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         raise AssertionError(reason)
 
 
 class _Outbox:
-    """Takes ready frames and keeps the last of them."""
+    """Accepts ready frames and remembers the last."""
 
     def __init__(self) -> None:
         self.said = FrameRun(b"")
@@ -131,7 +131,7 @@ class OurSocket(SessionSocket):
         _finished(self.session.with_document_locked(setattr, slider, "value", value))
 
     def _acknowledge_now(self) -> None:
-        """There is no socket to tell."""
+        """No-op: there is no socket."""
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         raise AssertionError(reason)

@@ -1,7 +1,7 @@
-"""What it costs to keep sessions in Redis: deliveries, round trips and Redis's memory, by `--durability`.
+"""The cost of storing sessions in Redis: deliveries, round trips and Redis's memory, by `--durability`.
 
-Three nodes, alike but for that option, each with a namespace of its own in one Redis, by turns in one run. The node
-that keeps nothing knows the same Redis, so that nothing else differs.
+Three nodes that differ in that option only, each with a namespace of its own in one Redis, by turns in one run. The
+node with `none` uses the same Redis, so that nothing else differs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TURN_SECONDS = 1.0
 WEIGHED = 100
 MOVES = 100
 SETTLE_SECONDS = 2.0
-"""Longer than what is kept waits before it is written, and than a heartbeat."""
+"""Longer than patches wait before they are stored, and longer than a heartbeat."""
 
 _TARGETS = {ASYNC: Target(faster=SHARE)}
 
@@ -169,7 +169,7 @@ def _node(app: str, redis: SharedRedis, durability: str) -> AbstractContextManag
 
 
 def _move(loader: Loader, node: Server, group: str, sessions: int, moves: int) -> None:
-    """Move each slider of the group so often, and let what is kept of it arrive in Redis."""
+    """Move each slider of the group `moves` times, and wait until Redis has stored it."""
     loader.call(client.open_viewers, group, node.port, "/curve", sessions, nodelay=True)
     for _ in range(moves):
         loader.call(client.move_sliders, group, sessions, Pace(0, writes=1))

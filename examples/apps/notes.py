@@ -1,4 +1,4 @@
-"""Notes that are typed, listed and deleted, and still there when the session goes on in another worker.
+"""Notes that are typed, listed and deleted, and still there when the session continues in another worker.
 
 The list is not in the models but in the session's own values; the models are made from it, whenever this code runs. So
 it runs again as if nothing had happened, and each button deletes the note that it stands beside. Whatever is made from
@@ -26,7 +26,7 @@ def line(number, words):
     def delete():
         notes = state["notes"]
         notes.pop(number, None)
-        state["notes"] = notes  # what is read is a copy: it must be assigned to be kept
+        state["notes"] = notes  # reading returns a copy: only an assignment stores it
         show()
 
     button = Button(name=f"delete-{number}", label="Delete", width=80)

@@ -1,8 +1,8 @@
 """Dask's dashboard, served by Aperture at the port and the paths where Dask has it.
 
-Dask's scheduler hands its plots to `distributed.dashboard.scheduler.connect`, which makes a server of Bokeh's of them.
-What stands in its place here makes one of ours; everything else is Dask's. A program calls `use_aperture` before it
-makes its scheduler. This one is a whole cluster that has something to do:
+Dask's scheduler passes its plots to `distributed.dashboard.scheduler.connect`, which serves them with Bokeh's server.
+The function here replaces that one and serves them with Aperture's; everything else is Dask's. A program calls
+`use_aperture` before it makes its scheduler. This one runs a whole cluster with some work:
 
     python examples/embedding/dask_dashboard.py --port 8787      # http://localhost:8787/status
 """
@@ -24,12 +24,12 @@ from aperture import Server
 
 
 def use_aperture() -> None:
-    """Have schedulers that start from now on show their dashboard through Aperture."""
+    """Let schedulers that start from now on serve their dashboard with Aperture."""
     dashboard.connect = connect
 
 
 def connect(application: Any, http_server: Any, scheduler: Any, prefix: str = "") -> None:
-    """Serve the plots of a scheduler among its other pages; what Dask calls on the scheduler's loop."""
+    """Serve the plots of a scheduler among its other pages. Dask calls this on the scheduler's loop."""
     base = f"/{prefix.strip('/')}/".replace("//", "/")
     known = {"prefix": base, **dashboard.template_variables(scheduler)}
     server = Server(

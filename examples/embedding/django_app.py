@@ -1,4 +1,4 @@
-"""A Django site, in one file, whose visitors log in once: the apps take Django's word for who they are.
+"""A Django site, in one file, whose visitors log in once: the apps accept Django's login.
 
 Django signs a cookie with the visitor's name. The embedded script is loaded with credentials, so the cookie goes to the
 server as well, whose auth module (`django_auth.py`, beside this file) checks it with the same key.
@@ -60,7 +60,7 @@ PAGE = """<!doctype html>
 
 @never_cache
 def index(request: HttpRequest) -> HttpResponse:
-    """The app for whoever is logged in, a form for everybody else."""
+    """The app for users who are logged in, a login form for others."""
     user = request.get_signed_cookie(COOKIE, default=None, max_age=DAY)
     script = server_document(settings.APP_URL, with_credentials=True) if user else ""
     page = engines["django"].from_string(PAGE)

@@ -1,7 +1,7 @@
-"""A FastAPI page that is the only way to an app: who gets in, and to which session, is decided here.
+"""A FastAPI page that is the only way to an app: this program decides who gets in, and to which session.
 
-The server takes signed session ids alone and makes none itself. This program has the key, asks visitors for a password
-and gives each a session of their own. The id travels in a header, so that it stands in no URL and in no log.
+The server accepts only signed session ids and makes none itself. This program has the key, asks visitors for a password
+and gives each a session of their own. The id travels in a header, so that it is in no URL and in no log.
 
     export BOKEH_SECRET_KEY=…     # the same for both; `bokeh secret` makes one
     aperture serve examples/apps/sliders.py --session-ids external-signed --allow-websocket-origin localhost:8000
@@ -46,7 +46,7 @@ basic = HTTPBasic()
 
 
 def visitor(given: Annotated[HTTPBasicCredentials, Depends(basic)]) -> str:
-    """The name of whoever knows the password."""
+    """Check the password, and return the user's name."""
     if not secrets.compare_digest(given.password.encode(), os.environ["SITE_PASSWORD"].encode()):
         raise HTTPException(401, "wrong password", {"WWW-Authenticate": "Basic"})
     return given.username
@@ -63,7 +63,7 @@ def create_app(server: str) -> FastAPI:
     @app.get("/", response_class=HTMLResponse)
     def index(user: Annotated[str, Depends(visitor)]) -> HTMLResponse:
         script = server_session(None, generate_session_id(signed=True), url=server)
-        # The script is for one visitor and one session: nobody may keep the page.
+        # The script is for one visitor and one session, so no cache may store the page.
         return HTMLResponse(PAGE.format(user=escape(user), script=script), headers={"Cache-Control": "no-store"})
 
     return app

@@ -1,8 +1,8 @@
-"""A client of Bokeh sessions that works anywhere: blocking, or inside of a running event loop.
+"""A client of Bokeh sessions that works anywhere: blocking, or on a running event loop.
 
-`pull_session`, `push_session`, `show_session` and `ClientSession` are `bokeh.client`'s, and `connect` is for code that
-has an event loop. Both speak to Aperture and to `bokeh serve`. What can go wrong is in `aperture.errors`, under
-`ClientError`.
+`pull_session`, `push_session`, `show_session` and `ClientSession` have the signatures of `bokeh.client`, and `connect`
+is for code with an event loop. Both work with Aperture and with `bokeh serve`. The errors are in `aperture.errors`,
+under `ClientError`.
 """
 
 from aperture.client.async_session import AsyncSession, connect

@@ -1,7 +1,7 @@
-"""The client for code that has an event loop: plain asyncio, uvloop, Tornado's, a notebook's.
+"""The client for code with an event loop: plain asyncio, uvloop, Tornado's, a notebook's.
 
-Everything happens on that loop: patches are applied between two of the program's steps, changes that the program makes
-in one step go out together at its end, and the document's timed callbacks run in between. The document belongs to the
+Everything runs on that loop: patches are applied between two of the program's steps, changes that the program makes
+in one step are sent together at its end, and the document's timed callbacks run in between. The document belongs to the
 loop's thread; from another one, use `add_next_tick_callback`.
 """
 
@@ -42,14 +42,14 @@ __all__ = ["AsyncSession", "connect"]
 log = logging.getLogger(__name__)
 
 STEADY_SECONDS = 10.0
-"""After so long with equal documents a connection was a good one, and its loss has all the attempts before it again."""
+"""After so long with equal documents a connection counts as good, and the attempts to reconnect start over."""
 
 
 class AsyncSession:
     """A session on a running event loop. Made by `connect`.
 
     Args:
-        options: whom to connect to, and how.
+        options: the server, the session and the limits.
         document: to be pushed; without one the server's is pulled.
     """
 
@@ -66,13 +66,13 @@ class AsyncSession:
         self._link: Link | None = None
         self._running: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Future[None]] = set()
-        """Woken after everything that happens."""
+        """Woken after every message and every change of the connection."""
         self._callbacks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._closing = False
         self._away = False
-        """From the loss of a connection until the documents are equal again: bounded by the attempts alone."""
+        """From the loss of a connection until the documents are equal again. Only the attempts bound that time."""
         self._patiences: set[_Patience] = set()
         self._failure: ClientError | None = None
         self._reported = False
@@ -100,24 +100,24 @@ class AsyncSession:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a connection now, and the document is the server's but for what is under way."""
+        """Whether there is a connection now, and the document equals the server's but for changes in flight."""
         return self._link is not None and not self._link.ended and self._exchange.phase is Phase.SHARED
 
     # What it does
 
     async def pull(self) -> None:
-        """Make the document what the server's is now. Models that are in both stay the same objects.
+        """Replace the content of the document by the server's. Models that are in both stay the same objects.
 
         Raises:
-            ClientError: it could not be had.
+            ClientError: the server did not send it.
         """
         await self._request(self._exchange.pull)
 
     async def push(self) -> None:
-        """Make the server's document what this one is.
+        """Replace the content of the server's document by this one's.
 
         Raises:
-            ClientError: it could not be given.
+            ClientError: the server did not accept it.
         """
         await self._request(self._exchange.push)
 
@@ -128,16 +128,16 @@ class AsyncSession:
         return content
 
     async def force_roundtrip(self) -> None:
-        """Wait until the server has answered everything that was changed here.
+        """Wait until the server has answered every local change.
 
         Raises:
             RequestFailed: it answered one of the changes with an error.
-            MessageTooLarge: one of the changes is larger than it takes.
+            MessageTooLarge: one of the changes is larger than its limit.
             ClientError: it did not answer.
         """
         await self._settle()
         await self._request(self._exchange.ask_server_info)
-        self._raise_what_a_change_met()
+        self._raise_change_failure()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -156,9 +156,9 @@ class AsyncSession:
         self._raise_failure()
 
     async def close(self, why: str = "closed") -> None:
-        """Leave the session; the document stays as it is. Harmless twice.
+        """Leave the session; the document stays as it is. Idempotent.
 
-        What was changed here is sent before, if there is a connection, within `timeout`. What cannot be is logged.
+        Waiting changes are sent first, if there is a connection, within `timeout`. Unsent ones are logged.
         """
         if self._closing:
             return
@@ -194,7 +194,7 @@ class AsyncSession:
         """Connect, and pull or push the document. `connect` calls it.
 
         Raises:
-            ClientError: there is no session to be had; the class says why.
+            ClientError: the session cannot be opened; the class says why.
         """
         self._link = await Link.open(self._options)
         self._running = self._loop.create_task(self._run(self._link))
@@ -208,7 +208,7 @@ class AsyncSession:
             raise
 
     async def _run(self, link: Link) -> None:
-        """Read until the connection ends, and then the next one, until there is none any more."""
+        """Read one connection after the other, until no attempt to reconnect succeeds."""
         delays = iter(self._options.delays)
         while True:
             problem, was_steady = await self._read(link)
@@ -227,7 +227,7 @@ class AsyncSession:
             self._resume(link)
 
     async def _read(self, link: Link) -> tuple[ClientError, bool]:
-        """Take what comes. Returns why nothing comes any more, and whether the connection was of any use."""
+        """Process messages until the connection ends. Returns why it ended, and whether the connection was good."""
         shared_since: float | None = None
         answered = self._exchange.patches_answered
         try:
@@ -243,7 +243,7 @@ class AsyncSession:
 
     async def _reopen(self, delays: Iterator[float], problem: ClientError) -> Link | ClientError:
         for delay in delays:
-            log.info("the connection to session %s... was lost (%s); again in %g s", self.id[:8], problem, delay)
+            log.info("connection lost: session %s..., %s, next attempt in %g s", self.id[:8], problem, delay)
             await asyncio.sleep(delay)
             try:
                 return await Link.open(self._options)
@@ -271,15 +271,15 @@ class AsyncSession:
         self._happened()
 
     def _ran(self, running: asyncio.Task[None]) -> None:
-        """Whatever ends the reader ends the session: nobody would ever be answered."""
+        """End the session if the reader has failed: without a reader no request would ever be answered."""
         problem = None if running.cancelled() else running.exception()
         if problem is None:
             return
-        log.error("the session ends by an error of this side", exc_info=problem)
+        log.error("client failed: session %s... ends", self.id[:8], exc_info=problem)
         if self._link is not None:
             self._link.abort("internal error")
             self._link = None
-        failure = ClientError(f"the session ended by an error of this side: {problem!r}")
+        failure = ClientError(f"the session ended by an error of the client itself: {problem!r}")
         failure.__cause__ = problem
         self._fail(failure)
 
@@ -300,7 +300,7 @@ class AsyncSession:
     # Waiting
 
     async def _request(self, ask: Callable[[], Answer]) -> Answer:
-        """Ask and wait, over a lost connection if there is another one: what is asked here may be asked twice."""
+        """Send a request and wait for its answer; retry it on a new connection, because these are idempotent."""
         while True:
             async with self._patience("the server did not answer"):
                 await self._until(lambda: self._link is not None and self._exchange.phase is not Phase.CUT_OFF)
@@ -341,7 +341,7 @@ class AsyncSession:
 
     @asynccontextmanager
     async def _patience(self, text: str) -> AsyncIterator[None]:
-        """Bound a wait by `timeout`, which does not run while there is no session to be had."""
+        """Bound a wait by `timeout`, which is suspended while the client reconnects."""
         patience = _Patience(None if self._away else self._options.timeout)
         self._patiences.add(patience)
         try:
@@ -354,7 +354,7 @@ class AsyncSession:
         finally:
             self._patiences.discard(patience)
 
-    def _raise_what_a_change_met(self) -> None:
+    def _raise_change_failure(self) -> None:
         failure = self._exchange.take_failure()
         if failure is not None:
             raise failure
@@ -369,7 +369,7 @@ class AsyncSession:
     def _changed(self, change: Change) -> None:
         if threading.get_ident() != self._thread:
             with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._exchange.strayed)
+                self._loop.call_soon_threadsafe(self._exchange.diverged)
             raise NotLocked("the document changed on another thread than its loop's; use add_next_tick_callback")
         self._exchange.changed(change)
 
@@ -409,7 +409,7 @@ class AsyncSession:
             if inspect.isawaitable(result):
                 await result
         except Exception:
-            log.exception("a timed callback of the document failed")
+            log.exception("timed callback failed: session %s..., it stays scheduled", self.id[:8])
         self._agenda.finished(entry, started)
 
     # The block
@@ -423,19 +423,19 @@ class AsyncSession:
         try:
             if kind is None and not self._closing and not self._reported:
                 await self._settle()
-                self._raise_what_a_change_met()
+                self._raise_change_failure()
         finally:
             await self.close()
 
 
 class _Patience:
-    """A timeout that can be stopped, and starts anew."""
+    """A timeout that can be suspended and restarted."""
 
     def __init__(self, seconds: float | None) -> None:
         self.timeout = asyncio.timeout(seconds)
 
     def set(self, seconds: float | None) -> None:
-        """Wait so much longer; None stops the clock."""
+        """Set the time left; None suspends the timeout."""
         if not self.timeout.expired():
             self.timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
@@ -443,24 +443,24 @@ class _Patience:
 class connect:  # noqa: N801  # used like a function, as in `async with connect(...)`
     """Open a session on the running event loop: `async with connect(url) as session:`, or `await connect(url)`.
 
-    Leaving the block waits until the server has answered what was changed in it, and closes the session. If the session
-    was lost meanwhile and nothing has said so, leaving it raises that.
+    Leaving the block waits until the server has answered all changes, and closes the session. If the session was lost
+    meanwhile and no call has raised that, leaving the block does.
 
     Args:
         url: of the app, or `"default"` for a local server's root.
-        session_id: of a session that is there or is to be made; None for a new one.
+        session_id: of an existing session, or of one to create; None for a new id.
         arguments: for the app's code, if the session is new.
         headers: to be sent with the handshake.
         cookies: to be sent with the handshake, by name.
-        secret_key: signs the token; without one that of `BOKEH_SECRET_KEY`, if it is set, does.
+        secret_key: signs the token; the default is `BOKEH_SECRET_KEY`, if it is set.
         document: to be pushed; without one the session's is pulled.
         max_message_size: bytes of one message, in either direction.
         connect_timeout: seconds until the websocket is open.
-        timeout: seconds until anything else is answered; the first answer waits for the app's code.
-        reconnect: whether to come back when the connection is lost, or the seconds before each attempt.
+        timeout: seconds for any other answer; the first one waits for the app's code.
+        reconnect: whether to reconnect when the connection is lost, or the seconds before each attempt.
 
     Raises:
-        ClientError: there is no session to be had; the class and the text say why.
+        ClientError: the session cannot be opened; the class and the text say why.
     """
 
     def __init__(

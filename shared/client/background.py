@@ -1,7 +1,7 @@
-"""The loop that the blocking client's connections live on: one for the process, in a thread of its own.
+"""The event loop of all connections of the blocking client: one per process, in a thread of its own.
 
-So a blocking call works wherever it is made, also inside of a running event loop, and the server's pings are answered
-and its patches taken while the program does something else. Nothing here touches a document.
+So a blocking call also works where an event loop is running, and the server's pings are answered and its patches read
+while the program does something else. This thread never touches a document.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ __all__ = ["call", "submit"]
 T = TypeVar("T")
 
 _guard = threading.RLock()
-"""Taken again by a finalizer that runs while its thread has it."""
+"""Reentrant, because a finalizer can run in a thread that holds it."""
 _loop: asyncio.AbstractEventLoop | None = None
 
 
 def submit(work: Coroutine[Any, Any, T]) -> Future[T]:
-    """Run a coroutine there."""
+    """Run a coroutine on the loop."""
     return asyncio.run_coroutine_threadsafe(work, _running_loop())
 
 
 def call(func: Callable[..., object], *args: Any) -> None:
-    """Call something there, in the order of the calls; its outcome is nobody's business."""
+    """Call a function on the loop, in the order of the calls; its result is dropped."""
     _running_loop().call_soon_threadsafe(func, *args)
 
 
@@ -42,7 +42,7 @@ def _running_loop() -> asyncio.AbstractEventLoop:
 
 
 def _forget() -> None:
-    """A fork has no thread but its own; its parent's connections stay its parent's."""
+    """Start afresh in a forked child, which has no copy of the thread; the parent's connections stay the parent's."""
     global _loop, _guard
     _loop, _guard = None, threading.RLock()
 

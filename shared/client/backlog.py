@@ -1,8 +1,8 @@
-"""The changes made here that the server has not answered: those that wait, those under way, those to be made again.
+"""Local changes that the server has not answered: waiting, in flight, or to be made again after a reconnect.
 
-All of them are bytes in memory, so all of them count against one bound. A change that was under way when the
-connection was lost is made again if twice is the same as once, and only once more: if the connection is lost under it
-again, it may be the change itself that ends the server.
+All of them are bytes in memory, so all of them count against one bound. A change that was in flight when the connection
+was lost is made again if it is idempotent, and only once: if the connection is lost under it again, the change itself
+may be what breaks it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from aperture.client.mirror import Change
 __all__ = ["Backlog"]
 
 MAX_UNANSWERED = 64
-"""Patches under way at a time: enough to fill a long line, few enough that a burst becomes a few large patches."""
+"""Patches in flight: enough to fill a line with a long round trip, few enough that a burst becomes a few large patches.
+"""
 
 UNANSWERED_SIZE = 4 * 1024 * 1024
-"""Bytes under way above which no further patch is sent; a single change may be larger."""
+"""Bytes in flight above which no further patch is sent; a single change may be larger."""
 
 MAX_SIZE = 64 * 1024 * 1024
 """Bytes of changes that the server has not answered."""
@@ -35,34 +36,34 @@ class Backlog:
 
     def __init__(self) -> None:
         self.waiting: list[Change] = []
-        self.under_way: dict[str, list[Change]] = {}
-        """By the request that carries them."""
+        self.in_flight: dict[str, list[Change]] = {}
+        """By the id of the request that carries them."""
         self.again: list[Change] = []
         """To be made on the next document."""
         self.size = 0
-        """Bytes, of all of them."""
-        self._size_under_way = 0
+        """Bytes of all changes."""
+        self._size_in_flight = 0
 
     def has_room_for(self, change: Change) -> bool:
         return self.size + change.size <= MAX_SIZE
 
     def add(self, change: Change) -> None:
-        """It waits for the server."""
+        """Add a change to those that wait."""
         self.waiting.append(change)
         self.size += change.size
 
     @property
     def may_send(self) -> bool:
-        """Whether little enough is under way."""
-        return len(self.under_way) < MAX_UNANSWERED and self._size_under_way < UNANSWERED_SIZE
+        """Whether another patch may be in flight."""
+        return len(self.in_flight) < MAX_UNANSWERED and self._size_in_flight < UNANSWERED_SIZE
 
     @property
     def unsent(self) -> int:
-        """How many have never been sent, or are to be sent once more."""
+        """How many changes were never sent, or are to be sent again."""
         return len(self.waiting) + len(self.again)
 
     def next_batch(self, limit: int) -> list[Change]:
-        """Those that the next patch has room for, which do not wait any more."""
+        """Take the changes of the next patch from those that wait."""
         size = count = 0
         for change in self.waiting:
             full = size + change.size > min(PATCH_SIZE, limit)
@@ -74,13 +75,13 @@ class Backlog:
         return batch
 
     def sent(self, msgid: str, batch: list[Change]) -> None:
-        """They are under way."""
-        self.under_way[msgid] = batch
+        """Note that a batch is in flight."""
+        self.in_flight[msgid] = batch
         self._count(_size_of(batch))
 
     def answered(self, msgid: str) -> bool:
-        """The server has answered what was sent so; whether that was a patch."""
-        batch = self.under_way.pop(msgid, None)
+        """Note that the server has answered a request. Returns whether that was a patch."""
+        batch = self.in_flight.pop(msgid, None)
         if batch is None:
             return False
         self._count(-_size_of(batch))
@@ -88,43 +89,43 @@ class Backlog:
 
     def _count(self, size: int) -> None:
         self.size += size
-        self._size_under_way += size
+        self._size_in_flight += size
 
-    def keep_for_later(self) -> None:
-        """What waits is made again on the next document instead of being sent as it is."""
+    def hold_back(self) -> None:
+        """Make waiting changes again on the next document, instead of sending them as they are."""
         self.again += self.waiting
         self.waiting = []
 
     def lost(self, *, refused: bool) -> list[Change]:
-        """Nobody will answer what is under way: keep what may be made again.
+        """Sort out the changes in flight after the loss of a connection: the idempotent ones are made again.
 
         Args:
-            refused: whether something that was under way is the reason.
+            refused: whether the server closed the connection because of one of them.
 
         Returns:
-            What may be, but for having been in the way of the connection.
+            Idempotent changes that are dropped all the same, because they may be why connections are lost.
         """
-        changes = [change for batch in self.under_way.values() for change in batch]
+        changes = [change for batch in self.in_flight.values() for change in batch]
         self._count(-_size_of(changes))
-        self.under_way = {}
+        self.in_flight = {}
         repeatable = [change for change in changes if isinstance(change.event, _REPEATABLE)]
         dropped = [change for change in repeatable if refused or change.losses]
-        kept = [change for change in repeatable if not refused and not change.losses]
-        for change in kept:
+        again = [change for change in repeatable if not refused and not change.losses]
+        for change in again:
             change.losses += 1
-        self.again += kept
-        self.size += _size_of(kept)
+        self.again += again
+        self.size += _size_of(again)
         return dropped
 
     def take_again(self) -> list[Change]:
-        """Those that are to be made now."""
+        """Take the changes that are to be made again."""
         again, self.again = self.again, []
         self.size -= _size_of(again)
         return again
 
     def forget(self) -> None:
-        """All that was not sent is of no interest any more."""
-        self.size = self._size_under_way
+        """Drop all changes that were not sent."""
+        self.size = self._size_in_flight
         self.waiting, self.again = [], []
 
 

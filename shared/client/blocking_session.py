@@ -1,11 +1,11 @@
 """The client for code without an event loop: `bokeh.client`'s functions and its `ClientSession`, blocking.
 
-The connection lives in a thread of its own (`aperture.client.background`), so these calls also work where a loop is
-running already. The document belongs to the caller: what the server sends is applied, and the document's timed
+The connection has a thread of its own (`aperture.client.background`), so these calls also work where a loop is
+running. The document belongs to the caller: the server's patches are applied, and the document's timed
 callbacks run, in the calling thread and only during a blocking call (`pull`, `push`, `force_roundtrip`,
-`request_server_info`, `connect`), as with Bokeh's client. What is changed here is sent at once. Whoever uses one
-session from several threads must see to it that only one does at a time. A loop that the caller gives, and that does
-not run, is run by these calls while they wait (`aperture.client.callers_loop`), because the server may be on it.
+`request_server_info`, `connect`), as with Bokeh's client. Local changes are sent at once. A program that uses one
+session from several threads must ensure that only one does at a time. If the caller gives a loop that is not running,
+these calls run it while they wait (`aperture.client.callers_loop`), because the server may be on it.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ DEFAULT_SESSION_ID = "default"
 
 
 class ErrorReason(Enum):
-    """Why a session is not connected any more."""
+    """Why a session is no longer connected."""
 
     NO_ERROR = auto()
     HTTP_ERROR = auto()
@@ -88,18 +88,18 @@ def pull_session(
     max_message_size: int = MAX_MESSAGE_SIZE,
     **more: Any,
 ) -> ClientSession:
-    """Open a session, or make one, with the server's document in it.
+    """Open a session, or create one, and pull its document.
 
     Args:
-        session_id: None for a new one; its `id` tells.
+        session_id: None for a new one; the session's `id` has it.
         url: of the app, or `"default"` for a local server's root.
-        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
+        io_loop: run while a call waits, if it is not running; the connection has a loop of its own.
         arguments: for the app's code, if the session is new.
         max_message_size: bytes of one message, in either direction.
         more: further arguments of `ClientSession`.
 
     Raises:
-        ClientError: there is no session to be had; the class and the text say why.
+        ClientError: the session cannot be opened; the class and the text say why.
     """
     websocket_url = websocket_url_for_server_url(app_url(url))
     session = ClientSession(session_id, websocket_url, io_loop, arguments, max_message_size, **more)
@@ -119,18 +119,18 @@ def push_session(
     max_message_size: int = MAX_MESSAGE_SIZE,
     **more: Any,
 ) -> ClientSession:
-    """Open a session, or make one, and make its document this one.
+    """Open a session, or create one, and push this document to it.
 
     Args:
         document: becomes the session's `document`.
-        session_id: None for a new one; its `id` tells.
+        session_id: None for a new one; the session's `id` has it.
         url: of the app, or `"default"` for a local server's root.
-        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
+        io_loop: run while a call waits, if it is not running; the connection has a loop of its own.
         max_message_size: bytes of one message, in either direction.
         more: further arguments of `ClientSession`.
 
     Raises:
-        ClientError: there is no session to be had; the class and the text say why.
+        ClientError: the session cannot be opened; the class and the text say why.
     """
     websocket_url = websocket_url_for_server_url(app_url(url))
     session = ClientSession(session_id, websocket_url, io_loop, None, max_message_size, **more)
@@ -150,7 +150,7 @@ def show_session(
     new: BrowserTarget = "tab",
     controller: BrowserLike | None = None,
 ) -> None:
-    """Open a browser with a session in it.
+    """Open a session in a browser.
 
     Args:
         session_id: None for a new one. Not used with `session`.
@@ -158,7 +158,7 @@ def show_session(
         session: to be shown.
         browser: its name, as in the standard library's `webbrowser`.
         new: `"tab"` or `"window"`.
-        controller: opens the page in the place of a browser.
+        controller: opens the page instead of a browser.
     """
     from bokeh.util.browser import NEW_PARAM, get_browser_controller
 
@@ -178,15 +178,15 @@ class ClientSession:
     Args:
         session_id: None for a new one.
         websocket_url: of the app's websocket.
-        io_loop: run while a call waits, if it does not run already; the connection has a loop of its own.
+        io_loop: run while a call waits, if it is not running; the connection has a loop of its own.
         arguments: for the app's code, if the session is new.
         max_message_size: bytes of one message, in either direction.
         headers: to be sent with the handshake.
         cookies: to be sent with the handshake, by name.
-        secret_key: signs the token; without one that of `BOKEH_SECRET_KEY`, if it is set, does.
+        secret_key: signs the token; the default is `BOKEH_SECRET_KEY`, if it is set.
         connect_timeout: seconds until the websocket is open.
-        timeout: seconds until anything else is answered.
-        reconnect: whether a call that finds the connection lost makes a new one, or the seconds before each attempt.
+        timeout: seconds for any other answer.
+        reconnect: whether a call that finds the connection lost opens a new one, or the seconds before each attempt.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class ClientSession:
     ) -> None:
         ids.install()
         current.install()
-        server_url_for_websocket_url(websocket_url)  # complains of what is none
+        server_url_for_websocket_url(websocket_url)  # raises BadAddress
         key = key_bytes(secret_key)
         self._options = ClientOptions(
             websocket_url=websocket_url,
@@ -226,11 +226,12 @@ class ClientSession:
         self._exchange: Exchange | None = None
         self._link: Link | None = None
         self._unclosed: weakref.finalize[..., ClientSession] | None = None
-        """Ends the connection of a session that nobody has closed, or can any more."""
+        """Ends the connection when the session is garbage-collected without having been closed."""
         self._failure: ClientError | None = None
         self._over = False
         self._opened = False
-        """A first `pull` or `push` has returned. Timed callbacks wait for it, since they may use what it is part of."""
+        """A first `pull` or `push` has returned. Timed callbacks wait for it, because they may use the session that
+        `pull_session` or `push_session` is still to return."""
 
     # What it is
 
@@ -241,21 +242,21 @@ class ClientSession:
 
     @property
     def error_reason(self) -> ErrorReason | None:
-        """Why it is not connected any more; None while it is, and before it ever was."""
+        """Why the session is no longer connected; None while it is, and before it ever was."""
         if self._failure is None:
             return ErrorReason.NO_ERROR if self._over else None
         return ErrorReason.HTTP_ERROR if self.error_code else ErrorReason.NETWORK_ERROR
 
     @property
     def error_code(self) -> int | None:
-        """The HTTP status that the server refused the connection with; 0 while nothing is wrong."""
+        """The HTTP status with which the server refused the connection; 0 while there is no error."""
         if self._failure is None:
             return None if self._over else 0
         return getattr(self._failure, "status", None)
 
     @property
     def error_detail(self) -> str:
-        """What is wrong, in words; empty while nothing is."""
+        """The error's text; empty while there is no error."""
         return "" if self._failure is None else str(self._failure)
 
     @property
@@ -282,7 +283,7 @@ class ClientSession:
     # What it does
 
     def connect(self) -> None:
-        """Connect, if it is not connected. What goes wrong is for `check_connection_errors` to tell."""
+        """Connect, if the session is not connected. Does not raise; `check_connection_errors` raises the error."""
         if self.connected or self._over:
             return
         self._learn_why()
@@ -293,18 +294,18 @@ class ClientSession:
             self._failure = problem
 
     def check_connection_errors(self) -> None:
-        """Raise what is wrong, if it is not connected.
+        """Raise the error of the connection, if the session is not connected.
 
         Raises:
-            ClientError: what is wrong.
+            ClientError: why it is not connected.
         """
         self._raise_unless_connected()
 
     def pull(self) -> None:
-        """Make the document what the server's is now. Connects if need be. Models in both stay the same objects.
+        """Connect if need be, and replace the document's content by the server's. Models in both stay the same objects.
 
         Raises:
-            ClientError: it could not be had.
+            ClientError: the server did not send it.
         """
         self.connect()
         self._start(Document())
@@ -312,11 +313,11 @@ class ClientSession:
         self._opened = True
 
     def push(self, document: Document | None = None) -> None:
-        """Make the server's document this one, or what the session's own is now. Connects if need be.
+        """Replace the content of the server's document by this one's, or by the session's own. Connects if need be.
 
         Raises:
             ValueError: the session has another document already.
-            ClientError: it could not be given.
+            ClientError: the server did not accept it.
         """
         own: Document | None = self.document
         if own is not None and document is not None and document is not own:
@@ -332,18 +333,18 @@ class ClientSession:
         return content
 
     def force_roundtrip(self) -> None:
-        """Wait until the server has answered everything that was changed here, and apply what it has sent.
+        """Wait until the server has answered every local change, and apply what it has sent.
 
         Raises:
             RequestFailed: it answered one of the changes with an error.
-            MessageTooLarge: one of the changes is larger than it takes.
+            MessageTooLarge: one of the changes is larger than its limit.
             ClientError: it did not answer.
         """
         try:
             self._ask(lambda exchange: exchange.ask_server_info())
         except MessageTooLarge:
             if self._exchange is not None:
-                self._exchange.take_failure()  # the same
+                self._exchange.take_failure()  # the same error, which the next call must not raise again
             raise
         exchange = self._exchange
         if exchange is None:
@@ -363,51 +364,51 @@ class ClientSession:
             yield
 
     def show(self, obj: UIElement | None = None, browser: str | None = None, new: BrowserTarget = "tab") -> None:
-        """Open a browser with this session in it; `obj` is added to its document first, if it is not there."""
+        """Open this session in a browser; `obj` is added to its document first, if it is not there."""
         if obj is not None and obj not in self.document.roots:
             self.document.add_root(obj)
         show_session(session=self, browser=browser, new=new)
 
     def close(self, why: str = "closed") -> None:
-        """Leave the session; the document stays as it is. Harmless twice."""
+        """Leave the session; the document stays as it is. Idempotent."""
         if self._over:
             return
         self._send_the_rest()
         self._over = True
-        link = self._let_go()
+        link = self._detach_link()
         if link is not None:
-            self._say_goodbye(link, why)
+            self._close_link(link, why)
         if self._exchange is not None:
             self._exchange.cut_off(SessionClosed("the session has been closed"))
             self._exchange.close()
 
-    def _say_goodbye(self, link: Link, why: str) -> None:
+    def _close_link(self, link: Link, why: str) -> None:
         closing = background.submit(link.close(why))
         if self._loop.runs_here:
-            return  # the server may be on this loop, and answers when the caller has returned
+            return  # the server may be on this loop, and can answer only after this call has returned
         try:
             self._loop.result(closing, CLOSE_SECONDS + 1)
         except TimeoutError:
-            log.debug("the server did not say goodbye")
+            log.debug("close not answered: session %s..., connection dropped", self.id[:8])
 
     def _give_up(self) -> None:
-        """Close without waiting for a server that has not given what it should."""
+        """Close without waiting for a server that has not answered as it should."""
         self._abort_link("no document")
         self.close()
 
     def _abort_link(self, why: str) -> None:
-        link = self._let_go()
+        link = self._detach_link()
         if link is not None:
             background.call(link.abort, why)
 
-    def _let_go(self) -> Link | None:
+    def _detach_link(self) -> Link | None:
         link, self._link = self._link, None
         if self._unclosed is not None:
             self._unclosed.detach()
         return link
 
     def _send_the_rest(self) -> None:
-        """What gathered while much was under way would be lost; what was sent arrives before the goodbye."""
+        """Send the waiting changes, which would be lost; those in flight arrive before the close frame anyway."""
         exchange = self._exchange
         if exchange is None:
             return
@@ -428,7 +429,7 @@ class ClientSession:
         self.close()
 
     def _loop_until_closed(self) -> None:
-        """Apply what comes and run callbacks until the connection ends, or somebody types Ctrl-C."""
+        """Apply patches and run callbacks until the connection ends, or until Ctrl-C."""
         try:
             while self.connected:
                 self._turn(None)
@@ -451,12 +452,12 @@ class ClientSession:
         except ServerSilent as problem:
             raise _blocked(problem) from None
         background.submit(_deliver(link, self._inbox))
-        self._unclosed = weakref.finalize(self, _forgotten, link, self.id[:8], os.getpid())
-        self._unclosed.atexit = False  # then nobody has forgotten it: the program ends
+        self._unclosed = weakref.finalize(self, _abandoned, link, self.id[:8], os.getpid())
+        self._unclosed.atexit = False  # a session that is open when the program ends is no mistake
         return link
 
     def _start(self, document: Document) -> None:
-        """Have an exchange, which may be without a document so far."""
+        """Create the exchange, whose document may still be empty."""
         self._raise_unless_connected()
         if self._exchange is None or not self._exchange.mirror.attached:
             own: Document | None = self.document
@@ -464,12 +465,12 @@ class ClientSession:
             self._exchange = Exchange(mirror, self._send, self._wake, self._options.max_message_size)
 
     def _ask(self, ask: Callable[[Exchange], Answer]) -> Message:
-        """Ask and wait, over a lost connection if there may be another one: what is asked here may be asked twice."""
-        delays = iter(self._options.delays)  # for all of this call, which so has an end
+        """Send a request and wait for its answer; retry it on a new connection, because these are idempotent."""
+        delays = iter(self._options.delays)  # of the whole call, not of each loss: so the call ends
         while True:
             self._take_all()
             if not self.connected:
-                self._come_back(delays)
+                self._reconnect(delays)
             if self._exchange is None:
                 self._start(Document())
             answer = ask(self._exchange)  # type: ignore[arg-type]
@@ -479,8 +480,8 @@ class ClientSession:
                 if not self._options.delays:
                     raise
 
-    def _come_back(self, delays: Iterator[float]) -> None:
-        """Connect again and make the documents equal, or raise why not."""
+    def _reconnect(self, delays: Iterator[float]) -> None:
+        """Connect again and make the documents equal, or raise the last error."""
         if self._over or not self._options.delays or self._exchange is None:
             self._raise_unless_connected()
         self._learn_why()
@@ -512,14 +513,14 @@ class ClientSession:
             raise self._failure or SessionClosed("the session has been closed, or was never connected")
 
     def _learn_why(self) -> None:
-        """The end of a connection is known a moment before its reason, which comes behind all that had arrived."""
+        """Wait for the reason of a connection's end, which is queued behind all messages that arrived before."""
         self._take_all()
         if self._link is not None:
             with suppress(ServerSilent):
                 self._wait(lambda: self._link is None, "did not say why", CLOSE_SECONDS)
 
     def _lose(self, problem: ClientError) -> None:
-        self._let_go()
+        self._detach_link()
         if self._over:
             return
         self._failure = problem
@@ -544,7 +545,7 @@ class ClientSession:
             self._turn(until)
 
     def _turn(self, until: float | None) -> None:
-        """Take one thing that has arrived, or wait for one, and run the callbacks that are due."""
+        """Process one item of the inbox, or wait for one, and run the callbacks that are due."""
         due = self._agenda.next_due() if self._opened else None
         limit = until if due is None else due if until is None else min(due, until)
         item = self._next_item(limit)
@@ -571,7 +572,7 @@ class ClientSession:
                 if self._exchange is not None:
                     self._exchange.overrun()
             case Ended():
-                if item.link is self._link:  # and not one that was given up before
+                if item.link is self._link:  # and not an earlier one, which was aborted
                     self._lose(item.problem)
 
     def _receive(self, message: Message) -> None:
@@ -590,7 +591,7 @@ class ClientSession:
             if inspect.isawaitable(result):
                 self._loop.run(result)
         except Exception:
-            log.exception("a timed callback of the document failed")
+            log.exception("timed callback failed: session %s..., it stays scheduled", self.id[:8])
         self._agenda.finished(entry, started)
 
     # What the document does
@@ -617,7 +618,7 @@ class ClientSession:
 
 
 async def _deliver(link: Link, inbox: Inbox) -> None:
-    """Put what arrives into the inbox until the connection ends, and why it has ended behind it."""
+    """Put messages into the inbox until the connection ends, and then the reason."""
     try:
         while True:
             inbox.put(await link.receive(), link.size)
@@ -625,21 +626,22 @@ async def _deliver(link: Link, inbox: Inbox) -> None:
         inbox.put(Ended(link, problem))
 
 
-def _forgotten(link: Link, name: str, pid: int) -> None:
-    """End a connection whose session is garbage. May run anywhere, also in a child of the process that has it."""
+def _abandoned(link: Link, name: str, pid: int) -> None:
+    """End the connection of a session that was garbage-collected. May run in any thread, and in a forked child, which
+    must not close the parent's connection."""
     if not link.ended and pid == os.getpid():
-        background.call(link.abort, "forgotten")
+        background.call(link.abort, "abandoned")
         warnings.warn(f"session {name}... was never closed", ResourceWarning, stacklevel=2)
 
 
 def _close_late(opening: Future[Link]) -> None:
-    """Nobody waits for this connection any more."""
+    """Close a connection that opened after its caller had given up."""
     if not opening.cancelled() and opening.exception() is None:
         background.submit(opening.result().close("too late"))
 
 
 def _blocked(problem: ServerSilent) -> ServerSilent:
-    """The problem, with what may have caused it if an event loop runs in this thread."""
+    """The error, or one that names the likely cause if an event loop runs in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,7 +1,7 @@
-"""The event loop that a program gives to a blocking session: it is run while a call waits, as `bokeh.client` does.
+"""The event loop that a program gives to a blocking session: calls run it while they wait, as `bokeh.client` does.
 
-So the server may live on that loop: whatever waits for its answer lets it make one. A loop that runs already, in this
-thread or another, is left alone, and so is one that is closed: the connection itself never needs it.
+So the server may be on that loop, and can answer while the client waits. A loop that is running, in this thread or
+another, is left alone, and so is a closed one: the connection itself does not need it.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class CallersLoop:
         self._loop: asyncio.AbstractEventLoop | None = inner
         self._bell = asyncio.Event()
         self._rung = False
-        """The loop has been asked to set the bell: once is enough, however often something comes while it rests."""
+        """The loop has been asked to set the bell: one request is enough until the loop runs again."""
 
     @property
     def rests(self) -> bool:
-        """Whether it can be run from here."""
+        """Whether this thread can run it now."""
         loop = self._loop
         return loop is not None and not loop.is_running() and not loop.is_closed() and _running_loop() is None
 
     @property
     def runs_here(self) -> bool:
-        """Whether the caller is a callback or a task of it, so that waiting would keep it from everything else."""
+        """Whether the caller is a callback or a task of it, so that waiting would block the loop."""
         return self._loop is not None and _running_loop() is self._loop
 
     def ring(self) -> None:
@@ -61,7 +61,7 @@ class CallersLoop:
             self._loop.call_soon_threadsafe(self._set_bell)
 
     def run_until_rung(self, until: float | None) -> None:
-        """Run it until something rings, or until then (`time.monotonic`), and one turn of it at least."""
+        """Run it until `ring`, or until then (`time.monotonic`), but for one turn at least."""
 
         async def wait() -> None:
             await asyncio.sleep(0)
@@ -73,10 +73,10 @@ class CallersLoop:
         self._run(wait)
 
     def result(self, future: Future[T], seconds: float) -> T:
-        """What another thread brings forth; the loop runs meanwhile, if it rests.
+        """Wait for another thread's result; the loop runs meanwhile, if it is idle.
 
         Raises:
-            TimeoutError: not within that time.
+            TimeoutError: there is no result within that time.
         """
 
         async def wait() -> None:
@@ -88,9 +88,9 @@ class CallersLoop:
         return future.result(seconds)
 
     def run(self, awaitable: Awaitable[Any]) -> None:
-        """Wait for what a callback has returned: on this loop if it rests, else on one of its own.
+        """Run the awaitable of a callback: on this loop if it is idle, otherwise on a new one.
 
-        Where a loop runs in this thread there is no way to, and Python says so.
+        If a loop is running in this thread, neither is possible, and Python raises a RuntimeError.
         """
 
         async def wait() -> None:

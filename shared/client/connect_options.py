@@ -1,4 +1,4 @@
-"""What can be chosen of a client's session, with the limits of everything that could go on for ever."""
+"""The options of a client's session, with the default timeouts and limits."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ TIMEOUT = 30.0
 """Seconds for an answer. The first one waits for the app's code, which makes the session."""
 
 DELAYS = (0.0, 2.0, 4.0, 8.0, 16.0)
-"""Seconds before each attempt to reconnect: those of BokehJS, so a server that drains sees its clients spread alike."""
+"""Seconds before each attempt to reconnect: those of BokehJS, so that the load on a draining server is alike."""
 
 TOKEN_SECONDS = 300
-"""How long a token opens a websocket. Each attempt has a fresh one, so this need only cover a wrong clock."""
+"""Seconds for which a token is valid. Each attempt has a fresh one, so this only has to cover wrong clocks."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientOptions:
-    """All that a session is opened with.
+    """The options of one session.
 
     Args:
         websocket_url: of the app's websocket, without arguments of ours.
@@ -46,11 +46,11 @@ class ClientOptions:
         arguments: for the app's code, if the session is new.
         headers: sent with the handshake.
         cookies: sent with the handshake, by name.
-        secret_key: signs the tokens; None takes that of the environment at the time.
+        secret_key: signs the tokens; None reads the environment for each token.
         max_message_size: bytes of one message, in either direction.
         connect_timeout: seconds until the websocket is open.
-        timeout: seconds until anything else is answered.
-        delays: seconds before each attempt to reconnect; none, and a lost connection is the end of the session.
+        timeout: seconds for any other answer.
+        delays: seconds before each attempt to reconnect; if empty, a lost connection ends the session.
     """
 
     websocket_url: str
@@ -90,7 +90,7 @@ def delays_of(reconnect: bool | Iterable[float]) -> tuple[float, ...]:
 
 
 def session_id_or_new(session_id: str | None, secret_key: bytes | None) -> str:
-    """The id, or a new one that nobody can guess, signed if there is a key."""
+    """The id, or a new one that cannot be guessed, signed if there is a key."""
     return session_id if session_id is not None else _tokens(secret_key).new_session_id()
 
 
@@ -102,5 +102,5 @@ def _tokens(secret_key: bytes | None) -> Tokens:
 
 
 def key_bytes(secret_key: str | bytes | None) -> bytes | None:
-    """The key as it signs."""
+    """The key as bytes."""
     return secret_key.encode() if isinstance(secret_key, str) else secret_key

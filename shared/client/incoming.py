@@ -1,4 +1,4 @@
-"""What has arrived for a program that looks at it only now and then: bounded, and never without an answer."""
+"""The inbox of a program that reads it only during its calls: bounded by dropping patches, never answers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["Ended", "Inbox", "Item", "Overrun"]
 
 MAX_BYTES = 64 * 1024 * 1024
 MAX_MESSAGES = 10_000
-"""Above either, waiting patches are dropped: the program pulls the document when it looks again."""
+"""Above either, waiting patches are dropped, and the program pulls the document at its next call."""
 
 _ANSWERS = (MessageType.OK, MessageType.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """Patches were dropped here."""
+    """Marks that patches were dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A connection has.
+    """Marks that a connection has ended.
 
     Args:
-        link: which one; another may be there already.
-        problem: why.
+        link: the connection; a newer one may exist already.
+        problem: why it ended.
     """
 
     link: object
@@ -43,11 +43,11 @@ Item = Message | Ended | Overrun
 
 
 class Inbox:
-    """From the connection's thread to the program's.
+    """The queue from the connection's thread to the program's.
 
     Args:
         max_bytes: above which waiting patches are dropped.
-        max_messages: above which they are, too.
+        max_messages: above which waiting patches are dropped, too.
         on_news: called after `put` and `wake`, in their threads.
     """
 
@@ -67,11 +67,11 @@ class Inbox:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no item waits."""
         return not self._items
 
     def put(self, item: Item, size: int = 0) -> None:
-        """Add what has arrived."""
+        """Add an item. Above a bound, drop the patches."""
         with self._news:
             self._items.append((item, size))
             self._bytes += size
@@ -81,14 +81,14 @@ class Inbox:
         self._on_news()
 
     def wake(self) -> None:
-        """Let whoever waits look around, though nothing has arrived."""
+        """End a waiting `get` without an item."""
         with self._news:
             self._woken = True
             self._news.notify_all()
         self._on_news()
 
     def get(self, until: float | None) -> Item | None:
-        """The oldest item; None if `wake` was called, or nothing came until then (`time.monotonic`)."""
+        """The oldest item; None after `wake`, or if none came until then (`time.monotonic`)."""
         with self._news:
             while not self._items and not self._woken:
                 left = None if until is None else until - time.monotonic()
@@ -103,7 +103,7 @@ class Inbox:
             return item
 
     def take_answers(self) -> list[Message]:
-        """The short answers that wait, without what else does: they say how much more may be sent."""
+        """Take only the OK and ERROR answers, which allow more patches in flight; the other items stay."""
         with self._news:
             taken = [(item, size) for item, size in self._items if isinstance(item, Message) and _is_short(item)]
             if taken:
@@ -113,9 +113,9 @@ class Inbox:
             return [item for item, _ in taken]
 
     def _drop_patches(self) -> None:
-        kept = [(item, size) for item, size in self._items if not _is_droppable(item)]
-        self._items = deque([(Overrun(), 0), *kept])
-        self._bytes = sum(size for _, size in kept)
+        rest = [(item, size) for item, size in self._items if not _is_droppable(item)]
+        self._items = deque([(Overrun(), 0), *rest])
+        self._bytes = sum(size for _, size in rest)
 
 
 def _is_short(message: Message) -> bool:

@@ -1,8 +1,8 @@
-"""A client's copy of a session's document: what the server sends goes in, what was changed here comes out.
+"""A client's copy of a session's document: applies the server's messages, and reports local changes.
 
-The models stay the same objects, also when the whole document comes again after a reconnect or a gap: a model that is
-there already is given the values that it has on the server, so that what a program holds on to, and the callbacks on
-it, go on. The callbacks of what one message changes run when all of it is in place, and one that fails stops nothing.
+The models stay the same objects, also when the whole document is pulled again after a reconnect or a gap: an existing
+model gets the server's values, so that the program's references and callbacks stay valid. The callbacks of one
+message run after all of it is applied, and one that fails does not stop the others.
 
 This is the only module of the client that touches Bokeh's internals.
 """
@@ -38,13 +38,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Change:
-    """One change that was made here.
+    """One local change.
 
     Args:
         event: Bokeh's own.
-        encoded: as it was when it was made.
-        brings_back: whether it writes out a model that has left the document before. The server may have that one
-            still when it reads the patch, and then takes nothing of it, so what removed it must be in an earlier patch.
+        encoded: the event, encoded when it happened.
+        brings_back: whether it contains a model that has left the document before. If the server still has that model
+            when it decodes the patch, it ignores the new values, so its removal must be in an earlier patch.
     """
 
     event: DocumentPatchedEvent
@@ -53,24 +53,24 @@ class Change:
     size: int = field(init=False)
     """Bytes."""
     losses: int = 0
-    """How often a connection was lost while it was under way."""
+    """How often a connection was lost while the change was in flight."""
 
     def __post_init__(self) -> None:
         self.size = len(self.encoded.json) + sum(len(buffer.data) for buffer in self.encoded.buffers)
 
 
 READ_BUDGET = 4 * 1024 * 1024 * 1024
-"""Bytes that decoding what a server sends may allocate, beyond what is in proportion to it, in a minute. Its documents
-may be large and inline, where a viewer's messages are neither."""
+"""Bytes that decoding a server's messages may allocate in a minute, beyond an amount in proportion to them. A server's
+documents may be large and inline; a viewer's messages are neither, so a worker allows less."""
 
 
 class Mirror:
-    """One document and its changes. Calls must be serialised; who changes the document is one of the callers.
+    """One document and its changes. Calls must be serialised, changes of the document included.
 
     Args:
-        document: to be filled, or that is to be pushed.
-        changed: told each change that is made here; what it raises comes out of the assignment.
-        agenda: takes the document's timed callbacks.
+        document: to be filled, or to be pushed.
+        changed: called with each local change; the assignment raises what it raises.
+        agenda: runs the document's timed callbacks.
     """
 
     def __init__(self, document: Document, changed: Callable[[Change], None], agenda: Agenda) -> None:
@@ -82,12 +82,12 @@ class Mirror:
         self._encoder = EventEncoder(self._known, self._learned)
         self.attached = False
         self.filled = False
-        """Whether it has ever been attached: before that it is nobody's document."""
+        """Whether it was ever attached: before that the document is not the session's."""
 
     # The document's changes
 
     def attach(self) -> None:
-        """Listen to the document from now on. Harmless twice."""
+        """Listen to the document from now on. Idempotent."""
         if self.attached:
             return
         self.attached = self.filled = True
@@ -100,7 +100,7 @@ class Mirror:
             self._agenda.add(entry)
 
     def detach(self) -> None:
-        """Leave the document to whoever has it. Harmless twice."""
+        """Stop listening; the document stays the program's. Idempotent."""
         if not self.attached:
             return
         self.attached = False
@@ -108,8 +108,8 @@ class Mirror:
         self.document.remove_on_change(self)
         self._agenda.clear()
 
-    def heard(self, event: DocumentPatchedEvent) -> None:
-        """The document has changed, and not by what this one's server sent."""
+    def on_local_change(self, event: DocumentPatchedEvent) -> None:
+        """Report a change of the document that did not come from this session's server."""
         encoded = self._encoder.encode(event)
         self._changed(Change(event, encoded, self._brings_back(encoded)))
 
@@ -140,7 +140,7 @@ class Mirror:
         return encode_document(self.document, inline=False)
 
     def pushed(self) -> None:
-        """The server has all of it."""
+        """Note that the server has all models."""
         self.document.models.flush_synced()
 
     # What comes in
@@ -149,7 +149,7 @@ class Mirror:
         """Apply a patch.
 
         Raises:
-            Exception: it cannot be applied. What is in the document then is for a pull to put right.
+            Exception: it cannot be applied. The document may then be half changed, and must be pulled.
         """
         document, models = self.document, self.document.models
         created: list[Model] = []
@@ -162,24 +162,24 @@ class Mirror:
             allowance=self._allowance,
         )
         if events is None:
-            log.debug("dropped a patch of a model that has left the document")
+            log.debug("patch dropped: its model has left the document")
             return
-        told = [event for event in events if event["kind"] == "MessageSent"]
+        sent_messages = [event for event in events if event["kind"] == "MessageSent"]
         with self._callbacks_afterwards():
             for event in events:
                 if event["kind"] != "MessageSent":
                     apply_event(document, event, self)
             if not self.attached or self._listeners.mirrors == [self]:
                 self._learn(created)
-        self._learn(created)  # after another session has heard of them, whose server does not have them
-        for event in told:
+        self._learn(created)  # after other sessions of the document have encoded them: their servers lack them
+        for event in sent_messages:
             self._guarded(partial(apply_event, document, event, self))
 
     def replace(self, message: Message) -> None:
-        """Make the document what a pull was answered with, in place.
+        """Replace the content of the document, in place, by that of the answer to a pull.
 
         Raises:
-            ServerGarbled: it is no document, or one that cannot be made here.
+            ServerGarbled: it is not a document, or one that cannot be built here.
         """
         self._allowance.begin(message.size)
         reader = _InPlace(self.document, message.buffers, self, self._allowance)
@@ -198,7 +198,7 @@ class Mirror:
         self.document.models.flush_synced()
 
     def shares_roots_with(self, message: Message) -> bool:
-        """Whether what a pull was answered with has any root of this document; true if this one has none."""
+        """Whether the answer to a pull has any root of this document; true if this one has none."""
         doc = message.content.get("doc") if isinstance(message.content, dict) else None
         roots = doc.get("roots") if isinstance(doc, dict) else None
         theirs = {root.get("id") for root in roots if isinstance(root, dict)} if isinstance(roots, list) else set()
@@ -218,7 +218,7 @@ class Mirror:
         setter: Any = self
         serialized = [name for name in model._property_values if model.lookup(name).serialized]
         for name in [name for name in serialized if name not in values]:
-            # Not by the property's deleter, which would tell of a change made here.
+            # Not by the property's deleter, which would report a local change.
             old = model._property_values.pop(name)
             new = getattr(model, name)
             if not model.lookup(name).property.matches(old, new):
@@ -245,17 +245,17 @@ class Mirror:
         try:
             invoke_with_curdoc(self.document, act)
         except Exception:
-            log.exception("a callback of the document failed")
+            log.exception("callback of the document failed: the other callbacks run")
 
-    # What must be made once more
+    # After a reconnect
 
     def make_again(self, change: Change) -> None:
-        """Make a change that the server did not get once more, on what the document is now."""
+        """Apply a change that the server did not get again, on the current document."""
         self._guarded(lambda: _make_again(self.document, change.event))
 
 
 class _Listeners:
-    """Stands before a document's dispatch of its changes, for all the sessions that follow the document."""
+    """Wraps a document's dispatch of its changes, for all sessions that follow the document."""
 
     def __init__(self, document: Document) -> None:
         self.mirrors: list[Mirror] = []
@@ -265,40 +265,40 @@ class _Listeners:
 
     @classmethod
     def of(cls, document: Document) -> _Listeners:
-        """The document's own."""
+        """The document's wrapper; installs it the first time."""
         callbacks = document.callbacks
         if not isinstance(callbacks.trigger_on_change, cls):
             callbacks.trigger_on_change = cls(document)  # type: ignore[method-assign]
         return callbacks.trigger_on_change
 
     def remove(self, mirror: Mirror) -> None:
-        """Tell this one no more."""
+        """Remove a mirror, and the wrapper with the last one."""
         self.mirrors.remove(mirror)
         if not self.mirrors and self._callbacks.trigger_on_change is self:
             del self._callbacks.trigger_on_change  # the instance's, not the class's
 
     def __call__(self, event: DocumentChangedEvent) -> None:
-        # Before the callbacks of the change, which may change more: a patch is in the order of what happened. What
-        # `hold` holds back comes here again when it is let go.
+        # Before the callbacks of the change, which may change more: the events of a patch are in the order of the
+        # changes. Events that `hold` holds back come here again at `unhold`.
         if self._callbacks._hold is None and isinstance(event, DocumentPatchedEvent):
             setter: Any = event.setter
-            self._tell([mirror for mirror in self.mirrors if mirror is not setter], event)
+            self._notify([mirror for mirror in self.mirrors if mirror is not setter], event)
         self._dispatch(event)
 
-    def _tell(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
+    def _notify(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
         if len(mirrors) == 1:
-            mirrors[0].heard(event)
+            mirrors[0].on_local_change(event)
         elif mirrors:
-            self._tell_each(mirrors, event)
+            self._notify_each(mirrors, event)
 
-    def _tell_each(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
-        """Have none take a new model for known because another's server has just learned of it."""
+    def _notify_each(self, mirrors: list[Mirror], event: DocumentPatchedEvent) -> None:
+        """Give each mirror the same new models: encoding marks them as known, but to one server only."""
         models, new = self._models, self._models._new_models
         left, problems = list[set[Model]](), list[Exception]()
         for mirror in mirrors:
             models._new_models = set(new)
             try:
-                mirror.heard(event)
+                mirror.on_local_change(event)
             except Exception as problem:
                 problems.append(problem)
             left.append(models._new_models)
@@ -311,7 +311,7 @@ def _make_again(document: Document, change: DocumentPatchedEvent) -> None:
     event: Any = change
     model: Any = getattr(event, "model", None)
     if event.kind not in ("RootAdded", "MessageSent", "TitleChanged") and model.document is not document:
-        log.debug("a change of a model that has left the document is not made again")
+        log.debug("change dropped after a reconnect: %s, its model has left the document", event.kind)
         return
     match event.kind:
         case "ModelChanged":
@@ -334,7 +334,7 @@ def _make_again(document: Document, change: DocumentPatchedEvent) -> None:
 
 @contextmanager
 def _frozen(document: Document) -> Iterator[None]:
-    """As `freeze` of Bokeh's, which stays frozen after an exception."""
+    """Like Bokeh's `freeze`, which leaves the document frozen after an exception; this one does not."""
     document.models._push_freeze()
     try:
         yield
@@ -343,7 +343,7 @@ def _frozen(document: Document) -> Iterator[None]:
 
 
 class _InPlace(ValueDecoder):
-    """Reads a document; models that are there already are noted with their new values instead of being made."""
+    """Decodes a document; for existing models it collects the new values instead of making them again."""
 
     def __init__(self, document: Document, buffers: dict[str, bytes], setter: object, allowance: Allowance) -> None:
         super().__init__(lambda _: None, buffers, setter, allowance)
@@ -365,13 +365,13 @@ class _InPlace(ValueDecoder):
         there = self._there(obj)
         if there is None:
             return super()._decode_object_ref(obj)
-        # Known before its attributes are read, so that cycles end.
+        # Registered before its attributes are decoded, so that cycles end.
         self._references[there.id] = there
         self.updates.append((there, {name: self._decode(value) for name, value in obj.get("attributes", {}).items()}))
         return there
 
     def _there(self, obj: Any) -> Model | None:
-        """The model that is here already. Another type under the same id is another model."""
+        """The existing model of that id. One of another type is another model."""
         name = obj["id"]
         if not isinstance(name, str) or name in self._references:
             return None

@@ -1,7 +1,7 @@
-"""From what a server does to a client that it does not want to what is wrong, in words.
+"""Turns statuses, close codes and failures of a connection into errors that say what is wrong.
 
-Aperture refuses before the handshake, with a status and a reason. Stock Bokeh refuses a wrong path and a wrong origin
-so, and everything else by closing the connection that it has just accepted, without a word.
+Aperture refuses before the handshake, with a status and a reason. Stock Bokeh does so for a wrong path and a wrong
+origin only, and otherwise closes the connection that it has just accepted, without a reason.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 
 
 def refused(status: int, reason: str, location: str | None, url: str) -> CannotConnect:
-    """A handshake that was answered with something else than 101."""
+    """The error for a handshake that was answered with another status than 101."""
     said = f"status {status}, {reason!r}" if reason else f"status {status}"
     lowered = reason.lower()
     if status == 404:
         return NoSuchApp(f"the server has no app at {url}: check the path of the address", status)
     if status in _REDIRECTS:
-        text = f"the server sends {url} on to {location}: the address is another one, or one must log in there first"
+        text = f"the server redirects {url} to {location}: the address is another one, or a login is needed first"
         return NotLoggedIn(text, status)
     if status == 401 or "not logged in" in lowered:
-        return NotLoggedIn(f"the server wants to know the user, by headers or cookies: {said}", status)
+        return NotLoggedIn(f"the server requires a login, by headers or cookies: {said}", status)
     if status == 403 and "origin" in lowered:
         return OriginRefused(f"the server accepts no websocket from the origin in the headers: {said}", status)
     if status in (400, 403) and ("token" in lowered or "session id" in lowered or "expired" in lowered):
@@ -75,7 +75,7 @@ def refused(status: int, reason: str, location: str | None, url: str) -> CannotC
 
 
 def unreachable(problem: BaseException, url: str) -> CannotConnect:
-    """No connection, or one that ended before it became a websocket."""
+    """The error for a connection that failed, or ended before it became a websocket."""
     detail = str(problem) or type(problem).__name__
     kinds = {kind.__name__ for kind in type(problem).__mro__}  # `ssl` does I/O, and is not imported here
     if "SSLCertVerificationError" in kinds:
@@ -88,12 +88,12 @@ def unreachable(problem: BaseException, url: str) -> CannotConnect:
     if isinstance(problem, ConnectionResetError):
         return hung_up(detail, url)
     if isinstance(problem, OSError) and "StreamClosedError" not in kinds:
-        return ServerUnreachable(f"nobody answers at {url} ({detail}); is the server running?")
-    return NotAServer(f"what answers at {url} is no websocket server ({detail})")
+        return ServerUnreachable(f"no answer from {url} ({detail}); is the server running?")
+    return NotAServer(f"what answers at {url} is not a websocket server ({detail})")
 
 
 def hung_up(detail: str, url: str) -> CannotConnect:
-    """A connection that was closed in place of an answer to the handshake."""
+    """The error for a connection that was closed instead of an answer to the handshake."""
     return NotAServer(f"what answers at {url} closed the connection ({detail}){_is_it_https(url)}")
 
 
@@ -102,7 +102,7 @@ def _is_it_https(url: str) -> str:
 
 
 def closed_before_ack(code: int | None, reason: str | None) -> ClientError:
-    """A connection that was accepted and closed before the server's first message."""
+    """The error for a connection that was accepted and closed before the server's first message."""
     text = reason or "without a reason"
     if code == POLICY_VIOLATION:
         return Refused(f"the server closed the connection: {text}")
@@ -110,27 +110,27 @@ def closed_before_ack(code: int | None, reason: str | None) -> ClientError:
         return closed(code, reason)
     return TokenRefused(
         f"the server accepted the connection and closed it at once (code {code}, {text}). bokeh serve does so when the"
-        " token is expired or wrongly signed (secret_key=, BOKEH_SECRET_KEY), when nobody is logged in, and when the"
+        " token is expired or wrongly signed (secret_key=, BOKEH_SECRET_KEY), when no user is logged in, and when the"
         " app fails to make a session"
     )
 
 
 def closed(code: int | None, reason: str | None) -> ClientError:
-    """A connection that the other side closed, or that broke off."""
+    """The error for a connection that the other side closed, or that was lost."""
     text = f": {reason}" if reason else ""
     if code is None or code in (NO_CODE, ABNORMAL):
-        return ServerGone(f"the connection to the server broke off{text}", code)
+        return ServerGone(f"the connection to the server was lost{text}", code)
     if code == MESSAGE_TOO_BIG:
-        return MessageTooLarge(f"the server takes no message as large as one that was sent{text}", code)
+        return MessageTooLarge(f"a message was larger than the server accepts{text}", code)
     if code in _PROTOCOL_ERRORS:
-        return ServerGone(f"the server did not understand what it was sent (code {code}{text})", code)
+        return ServerGone(f"the server could not read a message (code {code}{text})", code)
     if code == NORMAL_CLOSURE:
         return ServerGone(f"the server has closed the session{text}", code)
     return ServerGone(f"the server closed the connection (code {code}{text})", code)
 
 
 def is_about_what_was_sent(problem: ClientError) -> bool:
-    """Whether the server has ended the connection for something that this side sent: sent again, it would again."""
+    """Whether the server closed the connection because of a message of ours, which must then not be sent again."""
     return isinstance(problem, MessageTooLarge | ServerGone) and problem.close_code in (
         *_PROTOCOL_ERRORS,
         MESSAGE_TOO_BIG,
@@ -138,7 +138,7 @@ def is_about_what_was_sent(problem: ClientError) -> bool:
 
 
 def given_up(problem: ClientError) -> ServerGone:
-    """The end of a session that no attempt to reconnect has brought back.
+    """The error for a session after all attempts to reconnect have failed.
 
     Args:
         problem: of the last attempt.
@@ -151,9 +151,9 @@ def given_up(problem: ClientError) -> ServerGone:
 
 
 def closed_by_us(code: int | None, reason: str | None, max_message_size: int) -> ClientError:
-    """A connection that this side's websocket closed because of what came."""
+    """The error for a connection that this side's websocket closed because of a received frame."""
     if code == MESSAGE_TOO_BIG:
         return MessageTooLarge(f"the server sent a message larger than {max_message_size} bytes (max_message_size)")
     if reason is not None and "ping" in reason:
-        return ServerGone("the server does not answer pings any more")
+        return ServerGone("the server no longer answers pings")
     return ServerGarbled(f"the server broke the websocket protocol ({reason or code})")

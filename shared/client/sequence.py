@@ -1,11 +1,10 @@
-"""Where in a session's sequence a client's document is, and so whether a patch was missed.
+"""The position of a client's document in its session's sequence, which shows whether a patch was missed.
 
-Aperture numbers what it sends: a patch says which one it is, the answer to a pull says which one it includes. A client
-is not sent its own changes back, so their numbers are missing honestly; how many that may be is what it has sent. What
-is missing beyond that was lost, and only a pull can bring it. What one patch cannot say comes as several of the same
-number, which say which part they are. A batch in which nothing but the app's own values changed
-has a number, too, and costs a client a pull that it did not need. Stock Bokeh numbers nothing, and then nothing is
-looked for.
+Aperture numbers its messages: a patch has its number, the answer to a pull that of the last patch that it includes. A
+client is not sent its own changes back, so up to as many numbers as it has sent changes are missing legitimately.
+Further missing numbers are lost patches, and only a pull restores them. A batch that needs several patches gives all of
+them the same number, and each its part. A batch that changes only the app's own values has a number, too, and costs
+the client an unnecessary pull. Stock Bokeh sends no numbers, and then nothing is checked.
 """
 
 from __future__ import annotations
@@ -15,24 +14,24 @@ from collections.abc import Mapping
 from enum import Enum, auto
 from typing import Any, Final
 
-__all__ = ["Place", "Step"]
+__all__ = ["Position", "Step"]
 
 
 _ALL: Final = math.inf
 
 
 class Step(Enum):
-    """What a patch is to a document at some place."""
+    """How a patch relates to the document's position."""
 
     NEXT = auto()
     KNOWN = auto()
-    """The document has it already."""
+    """The document includes it already."""
     GAP = auto()
-    """Something between the document and this patch was lost."""
+    """A patch before this one was lost."""
 
 
-class Place:
-    """The epoch and the number of the last patch that the document includes; unknown until a message says."""
+class Position:
+    """The epoch and the number of the last patch that the document includes; unknown until a message has them."""
 
     __slots__ = ("_epoch", "_own", "_part", "_sequence")
 
@@ -40,29 +39,29 @@ class Place:
         self._epoch: int | None = None
         self._sequence = 0
         self._part = _ALL
-        """Of the patches of that number, the last one that the document includes."""
+        """The last part of that number that the document includes."""
         self._own = 0
-        """Changes of this client that were answered since; each may have taken a number."""
+        """Changes of this client that were answered since; each may have used a number."""
 
     def answered(self) -> None:
-        """A change of this client's was answered."""
+        """Note the answer to a change of this client."""
         self._own += 1
 
     def forget(self) -> None:
-        """The next message says where the document is."""
+        """Take the position from the next message."""
         self._epoch = None
         self._own = 0
 
     def move(self, metadata: Mapping[str, Any]) -> None:
-        """The document came with this message."""
+        """Take the position from the message that the document came with."""
         self._go(metadata, _ALL)
 
-    def step(self, metadata: Mapping[str, Any], under_way: int) -> Step:
-        """Judge a patch, and go on to it if it is the next one.
+    def step(self, metadata: Mapping[str, Any], in_flight: int) -> Step:
+        """Compare a patch with the position, and advance to it if it is the next one.
 
         Args:
             metadata: of the patch.
-            under_way: changes of this client that were sent and not answered.
+            in_flight: changes of this client in flight.
         """
         found = _read(metadata)
         part = _part_of(metadata)
@@ -72,7 +71,7 @@ class Place:
         epoch, sequence = found
         if epoch == self._epoch and (sequence, part) <= (self._sequence, self._part):
             return Step.KNOWN
-        if epoch != self._epoch or sequence - self._sequence - 1 > self._own + under_way:
+        if epoch != self._epoch or sequence - self._sequence - 1 > self._own + in_flight:
             return Step.GAP
         self._go(metadata, part)
         return Step.NEXT

@@ -1,21 +1,20 @@
-"""What a client and a server say to each other about one document, without I/O: requests, answers, patches, pulls.
+"""The client's side of synchronising one document with a server, without I/O: requests, answers, patches, pulls.
 
-Both faces of the client are pumps around this. They give it the messages that arrive, in order, and put what it sends
-on the wire. The rules:
+The asynchronous and the blocking session are I/O adapters around this. They feed it the received messages, in order,
+and write what it sends. The rules:
 
-- A patch is applied when it comes, whatever answer is awaited. Until the first document is here, and from the moment
-  that something is known to be missing until the document has been pulled anew, patches are dropped: the answer to the
-  pull includes them.
-- Changes made here go out in order, as many in one patch as have gathered. While much is under way they gather; above a
-  bound the assignment that would add to them fails (`aperture.client.backlog`). What failed so is in this document and
-  never in the server's, so the document is pulled anew as soon as everything else has been answered.
-- When the connection was lost and there is a new one, the document becomes the server's. Then the changes that were
-  never sent are made again on it and sent. So are those that were sent and not answered, if making them twice is the
-  same as once (attributes and titles), unless the server has ended the connection for what it was sent, or it was lost
-  under them twice. The others (streams, patches of columns, messages, roots) are in the server's document, if they
-  arrived.
-- A document that was pushed belongs to this side. It is pushed again if the connection was lost before the answer, and
-  if the session that is there afterwards has none of its roots: then it is another one under the same id.
+- A patch is applied when it arrives, also while an answer is awaited. Before the first document, and from the detection
+  of a gap until the document has been pulled again, patches are dropped: the answer to the pull includes them.
+- Local changes are sent in order, as many in one patch as have gathered. They gather while the bound of patches in
+  flight is reached; above a second bound the assignment that would add to them fails (`aperture.client.backlog`). A
+  change that failed so is in this document and never in the server's, so the document is pulled again as soon as
+  everything else has been answered.
+- After a reconnect the document takes the server's state. Then the changes that were never sent are applied again and
+  sent. So are those in flight, if they are idempotent (attributes and titles), unless the server closed the connection
+  because of a message, or the connection was lost under them twice. The others (streams, patches of columns, messages,
+  roots) are in the server's document, if they arrived.
+- A pushed document belongs to this side. It is pushed again if the connection was lost before the answer, or if the
+  session after a reconnect has none of its roots: then it is a new session under the same id.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from enum import Enum, auto
 from aperture.client.backlog import Backlog
 from aperture.client.mirror import Change, Mirror
 from aperture.client.refusals import is_about_what_was_sent
-from aperture.client.sequence import Place, Step
+from aperture.client.sequence import Position, Step
 from aperture.errors import ClientError, MessageTooLarge, Overloaded, RequestFailed, ServerGarbled, ServerGone
 from aperture.protocol import messages
 from aperture.protocol.codec import join_events
@@ -42,16 +41,16 @@ log = logging.getLogger(__name__)
 
 
 class Phase(Enum):
-    """What the document here is to the server's."""
+    """How the local document relates to the server's."""
 
     APART = auto()
-    """It has never been the server's."""
+    """They were never equal."""
     FETCHING = auto()
-    """The answer to a pull or a push is awaited; patches before it are part of it."""
+    """The answer to a pull or a push is awaited; it includes the patches before it."""
     SHARED = auto()
-    """It is the server's, but for what is under way."""
+    """They are equal, but for changes in flight."""
     CUT_OFF = auto()
-    """It was, and the connection is lost."""
+    """They were equal, and the connection is lost."""
 
 
 _TRANSITIONS: dict[Phase, frozenset[Phase]] = {
@@ -63,7 +62,7 @@ _TRANSITIONS: dict[Phase, frozenset[Phase]] = {
 
 
 class Answer:
-    """What becomes of a request."""
+    """The outcome of a request."""
 
     __slots__ = ("_message", "_problem", "done", "when_done")
 
@@ -74,7 +73,7 @@ class Answer:
         self._problem: ClientError | None = None
 
     def settle(self, outcome: Message | ClientError) -> None:
-        """It is answered, or never will be."""
+        """Set the answer, or the reason why there will be none. Only the first call counts."""
         if self.done:
             return
         self.done = True
@@ -104,9 +103,9 @@ class _Fetch:
 
     Args:
         msgid: of the request.
-        answer: what becomes of it.
-        asked: whether somebody wanted it; otherwise nobody would hear of its failure.
-        resumes: whether it is the first of a connection that follows another one.
+        answer: its outcome.
+        asked: whether a caller waits for it; if not, its failure ends the connection.
+        resumes: whether it is the first after a reconnect.
     """
 
     msgid: str
@@ -116,7 +115,7 @@ class _Fetch:
 
 
 class Exchange:
-    """One session's conversation, over all its connections. Calls must be serialised.
+    """The synchronisation of one session, over all its connections. Calls must be serialised.
 
     Args:
         mirror: the document.
@@ -131,32 +130,32 @@ class Exchange:
         self.mirror = mirror
         self.phase = Phase.APART
         self.failure: ClientError | None = None
-        """What became of a change that nobody waited for; for whoever asks next."""
+        """The failure of a change, until `take_failure` fetches it: no caller waits for a change."""
         self.patches_answered = 0
         self._send = send
         self._wake = wake
         self._max_message_size = max_message_size
-        self._place = Place()
+        self._position = Position()
         self._answers: dict[str, tuple[str, Answer]] = {}
-        """Requests that wait: the type of the answer, and where it goes."""
+        """Requests in flight, by message id: the expected type of the answer, and its outcome."""
         self._backlog = Backlog()
         self._fetch: _Fetch | None = None
-        """The last one that was sent; the answer to an earlier one comes too late."""
+        """The last one that was sent; answers to earlier ones are ignored."""
         self._pushing = False
-        """A push has not been answered, over however many connections."""
+        """A push is not answered yet, even after reconnects."""
         self._ours = False
-        """The document is what was pushed."""
-        self._astray = False
-        """A change is in this document that the server will never get."""
+        """The document was pushed, and so belongs to this side."""
+        self._diverged = False
+        """This document has a change that the server will never get."""
         self._losses = 0
-        """Of the change that is being made again."""
+        """The losses of the change that is being made again."""
         self._batches = 0
         self._last_call = False
 
     # Changes made here
 
     def has_room_for(self, change: Change) -> bool:
-        """Whether `changed` would not be `Overloaded` by it."""
+        """Whether `changed` would accept it, and not raise `Overloaded`."""
         return self._backlog.has_room_for(change)
 
     def changed(self, change: Change) -> None:
@@ -164,49 +163,49 @@ class Exchange:
 
         Raises:
             MessageTooLarge: it alone is too large for a message.
-            Overloaded: too much waits already.
+            Overloaded: too many changes wait already.
         """
         if change.size > self._max_message_size:
-            self.strayed()
+            self.diverged()
             raise MessageTooLarge(f"a change of {change.size} bytes; {self._max_message_size} are allowed")
         if not self.has_room_for(change):
-            self.strayed()
+            self.diverged()
             raise Overloaded(f"{self._backlog.size} bytes of changes wait for the server already")
         change.losses = self._losses
         self._backlog.add(change)
         if not self._batches:
             self._wake()
 
-    def strayed(self) -> None:
-        """The document has changed in a way that the server will never hear of: put it right when there is time."""
-        self._astray = True
+    def diverged(self) -> None:
+        """Note a change that the server will never get: the document is pulled when all other changes are answered."""
+        self._diverged = True
         if not self._batches:
             self._wake()
 
     @contextmanager
     def batch(self) -> Iterator[None]:
-        """Changes made meanwhile go out together, also if the block fails: they have been made."""
+        """Send the changes of the block together, also if the block raises: the document has them."""
         self._batches += 1
         try:
             yield
         finally:
             self._batches -= 1
-            if not self._batches and (self._backlog.waiting or self._astray):
+            if not self._batches and (self._backlog.waiting or self._diverged):
                 self._wake()
 
     def flush(self) -> None:
-        """Send what waits, as far as that may be sent now."""
+        """Send waiting changes, up to the bound of patches in flight."""
         backlog = self._backlog
         while backlog.waiting and self.ready_to_send:
             batch = backlog.next_batch(self._max_message_size)
             request = messages.patch_request(*join_events(change.encoded for change in batch))
             backlog.sent(request.msgid, batch)
             self._request(request, MessageType.OK)
-        if self._astray and self.ready_to_send and not backlog.under_way:
+        if self._diverged and self.ready_to_send and not backlog.in_flight:
             self._refetch()
 
     def last_call(self) -> None:
-        """The session is about to end: send what waits, also from within a batch."""
+        """Send waiting changes before the session ends, also from within a batch."""
         self._last_call = True
         self.flush()
 
@@ -216,36 +215,36 @@ class Exchange:
 
     @property
     def settled(self) -> bool:
-        """Whether the server has answered all that was changed here."""
+        """Whether the server has answered all local changes."""
         backlog = self._backlog
-        return self.phase is Phase.SHARED and not (backlog.waiting or backlog.under_way or self._astray)
+        return self.phase is Phase.SHARED and not (backlog.waiting or backlog.in_flight or self._diverged)
 
     @property
     def unsent(self) -> int:
-        """How many changes have not been sent, though there is a session to send them to."""
+        """How many changes wait to be sent to the session; 0 before there is one."""
         return 0 if self.phase is Phase.APART else self._backlog.unsent
 
     # Requests
 
     def pull(self) -> Answer:
-        """Ask for the document, which becomes this one's content. What was changed here before is sent before."""
+        """Request the document, whose content replaces this one's. Waiting changes are sent first."""
         return self._pull(asked=True)
 
     def _pull(self, *, asked: bool, resumes: bool = False) -> Answer:
         if self._fetch is None:
-            self._astray = False
+            self._diverged = False
             self.flush()
             return self._fetch_with(messages.pull_request(), MessageType.PULL_DOC_REPLY, asked=asked, resumes=resumes)
-        return self._fetch.answer  # nothing has been sent since
+        return self._fetch.answer  # no change was sent since: its answer is as current as a new one
 
     def push(self) -> Answer:
-        """Make the server's document what this one is.
+        """Replace the server's document by this one.
 
         Raises:
             MessageTooLarge: it does not fit into a message.
         """
         if self._pushing and self._fetch is not None:
-            return self._fetch.answer  # what was changed since follows
+            return self._fetch.answer  # later changes follow as patches
         return self._push(asked=True)
 
     def _push(self, *, asked: bool, answer: Answer | None = None) -> Answer:
@@ -253,15 +252,15 @@ class Exchange:
         size = len(content) + sum(len(buffer.data) for buffer in buffers)
         if size > self._max_message_size:
             raise MessageTooLarge(f"the document has {size} bytes; {self._max_message_size} are allowed")
-        self._backlog.forget()  # all of it is in the document
-        self._astray = False
+        self._backlog.forget()  # the pushed document includes all waiting changes
+        self._diverged = False
         self.mirror.pushed()
         self.mirror.attach()
         self._pushing = True
         return self._fetch_with(messages.push(content, buffers), MessageType.OK, asked=asked, answer=answer)
 
     def ask_server_info(self) -> Answer:
-        """Ask for versions, and so whether the server still answers."""
+        """Request the server's versions, which also shows whether it still answers."""
         return self._request(messages.server_info_request(), MessageType.SERVER_INFO_REPLY)
 
     def _fetch_with(
@@ -283,49 +282,49 @@ class Exchange:
     # What arrives
 
     def receive(self, message: Message) -> None:
-        """Take a message of the server's.
+        """Process a message of the server.
 
         Raises:
-            ServerGarbled: nothing that it could say here.
-            ClientError: the document could not be made the server's, and nobody else is told so.
+            ServerGarbled: the message is invalid at this point.
+            ClientError: a pull or push without a waiting caller has failed, so the connection is of no use.
         """
         if message.reqid is not None:
             self._receive_answer(message, message.reqid)
         elif message.msgtype == MessageType.PATCH_DOC:
             self._receive_patch(message)
         else:
-            raise ServerGarbled(f"the server sent {message.msgtype[:40]} without being asked")
+            raise ServerGarbled(f"the server sent {message.msgtype[:40]} without a request")
 
     def _receive_patch(self, message: Message) -> None:
         if self.phase is not Phase.SHARED:
             return
-        match self._place.step(message.metadata, len(self._backlog.under_way)):
+        match self._position.step(message.metadata, len(self._backlog.in_flight)):
             case Step.KNOWN:
                 return
             case Step.GAP:
-                log.warning("patches of the session were lost on their way; pulling its document anew")
+                log.warning("patches lost: numbers are missing, pulling the document again")
                 self._refetch()
                 return
         try:
             self.mirror.apply(message)
         except Exception as problem:
-            log.warning("a patch cannot be applied (%s); pulling the document anew", problem)
+            log.warning("patch cannot be applied: %s, pulling the document again", problem)
             self._refetch()
 
     def overrun(self) -> None:
-        """Patches were dropped before they came here, because too many waited."""
+        """Pull the document, because the inbox was full and has dropped patches."""
         if self.phase is Phase.SHARED:
             self._refetch()
 
     def _refetch(self) -> None:
-        """Pull without anybody waiting for it. The server has what was sent before: its answer comes behind that."""
-        self._backlog.keep_for_later()
+        """Pull without a waiting caller. Messages are in order, so the answer includes all changes sent before."""
+        self._backlog.hold_back()
         self._pull(asked=False)
 
     def _receive_answer(self, message: Message, reqid: str) -> None:
         expected, answer = self._answers.get(reqid, (None, None))
         if answer is None or expected is None:
-            log.debug("the server answered what nobody asked: %s", message.msgtype)
+            log.debug("answer dropped: %s, no request waits for it", message.msgtype)
             return
         del self._answers[reqid]
         try:
@@ -338,7 +337,7 @@ class Exchange:
         was_patch = self._backlog.answered(reqid)
         if was_patch:
             self.patches_answered += 1
-            self._place.answered()
+            self._position.answered()
         if message.msgtype == MessageType.ERROR:
             self._failed(message, was_patch, answer)
         elif message.msgtype != expected:
@@ -355,17 +354,18 @@ class Exchange:
         self._fetch = None
         if message.msgtype == MessageType.PULL_DOC_REPLY:
             if fetch.resumes and self._ours and not self.mirror.shares_roots_with(message):
-                log.warning("the session is there no more; pushing its document into the one that is in its place")
+                log.warning("session is gone: pushing its document into the new session of the same id")
                 self._push(asked=False, answer=fetch.answer)
                 return
-            self._backlog.keep_for_later()  # or it would be overwritten here and not there
-            self._astray = False
-            self._place.move(message.metadata)
+            # Changes made since the request: sent now, they would be overwritten here and not on the server.
+            self._backlog.hold_back()
+            self._diverged = False
+            self._position.move(message.metadata)
             self.mirror.replace(message)
             self.mirror.attach()
         else:
             self._pushing, self._ours = False, True
-            self._place.forget()
+            self._position.forget()
         self._enter(Phase.SHARED)
         self._make_again()
         self.flush()
@@ -380,14 +380,14 @@ class Exchange:
         content = message.content if isinstance(message.content, dict) else {}
         problem = RequestFailed(f"the server answered: {content.get('text') or 'an error without a text'}")
         if was_patch:
-            # Nobody knows how much of it was done, so the server's document must tell.
-            log.warning("a change that was made here has failed: %s", problem)
+            # The server may have applied a part of it, so only its document shows the result.
+            log.warning("a change that was made here has failed: %s, pulling the document again", problem)
             self.failure = self.failure or problem
             if self.phase is Phase.SHARED:
                 self._refetch()
         elif self._fetch is not None and self._fetch.answer is answer:
             if not self._fetch.asked:
-                raise problem  # there is no document, so this connection is of no use
+                raise problem  # without a document this connection is of no use, and no caller waits for the answer
             self._fetch, self._pushing = None, False
             self._enter(Phase.APART)
         answer.settle(problem)
@@ -395,42 +395,42 @@ class Exchange:
     # Connections
 
     def cut_off(self, problem: ClientError) -> None:
-        """The connection is lost: nobody will be answered any more, and what was changed here is kept."""
+        """Note the loss of the connection: all requests fail, and the changes wait for the next one."""
         answers, self._answers = self._answers, {}
         self._fetch = None
-        self._lose_what_is_under_way(problem)
-        self._place.forget()
+        self._lose_in_flight(problem)
+        self._position.forget()
         if self.phase is not Phase.APART:
             self._enter(Phase.CUT_OFF)
         for _, answer in answers.values():
             answer.settle(problem)
 
-    def _lose_what_is_under_way(self, problem: ClientError) -> None:
+    def _lose_in_flight(self, problem: ClientError) -> None:
         refused = is_about_what_was_sent(problem)
         if refused:
             self._pushing = False
         dropped = self._backlog.lost(refused=refused)
         if not dropped:
             return
-        log.warning("changes of this side that are not made again: %d (%s)", len(dropped), problem)
+        log.warning("changes dropped: %d, %s, they may be why the connection was lost", len(dropped), problem)
         if not refused:
-            problem = ServerGone(f"the connection was lost twice while the same changes were under way: {problem}")
+            problem = ServerGone(f"the connection was lost twice while the same changes were in flight: {problem}")
         self.failure = self.failure or problem
 
     def resume(self) -> Answer:
-        """There is a connection again: make the documents equal, and make again what the server has not had."""
+        """Resynchronise over a new connection: pull or push the document, then make the unsent changes again."""
         if self._pushing:
             return self._push(asked=False)
-        self._backlog.keep_for_later()
+        self._backlog.hold_back()
         return self._pull(asked=False, resumes=True)
 
     def take_failure(self) -> ClientError | None:
-        """What became of a change that nobody waited for, once."""
+        """Fetch the failure of a change, and clear it."""
         failure, self.failure = self.failure, None
         return failure
 
     def close(self) -> None:
-        """Leave the document to whoever has it."""
+        """Stop following the document, and drop all unsent changes."""
         self.mirror.detach()
         self._backlog.forget()
 

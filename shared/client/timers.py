@@ -1,6 +1,6 @@
 """When the callbacks of a document are due: `add_next_tick_callback`, `add_timeout_callback`, `add_periodic_callback`.
 
-Without a clock or a loop of its own, because one face of the client runs them on a loop and the other while it waits.
+It has neither a clock nor a loop: the asynchronous session runs them on its loop, the blocking one while it waits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ __all__ = ["Agenda", "Entry"]
 
 
 class Entry(Protocol):
-    """What Bokeh makes of `Document.add_…_callback`: periodic ones have a `period`, timeouts a `timeout`, in ms."""
+    """Bokeh's object for an `add_…_callback`: periodic ones have a `period`, timeouts a `timeout`, in ms."""
 
     @property
     def id(self) -> str: ...
@@ -26,8 +26,8 @@ class Agenda:
     """The callbacks of one document, and the times at which they are due. May be used from any thread.
 
     Args:
-        clock: seconds that only grow.
-        changed: called when something may be due earlier than before, on whatever thread that happens.
+        clock: monotonic seconds.
+        changed: called when a callback may be due earlier than before, in any thread.
     """
 
     def __init__(self, clock: Callable[[], float], changed: Callable[[], None]) -> None:
@@ -38,31 +38,31 @@ class Agenda:
         self._due: dict[str, float] = {}
 
     def add(self, entry: Entry) -> None:
-        """Have it run when its time has come."""
+        """Schedule a callback."""
         with self._guard:
             self._entries[entry.id] = entry
             self._due[entry.id] = self._clock() + _delay(entry)
         self._changed()
 
     def remove(self, entry: Entry) -> None:
-        """Do not run it any more. Harmless twice."""
+        """Cancel a callback. Idempotent."""
         with self._guard:
             self._entries.pop(entry.id, None)
             self._due.pop(entry.id, None)
 
     def clear(self) -> None:
-        """Run nothing any more."""
+        """Cancel all callbacks."""
         with self._guard:
             self._entries.clear()
             self._due.clear()
 
     def next_due(self) -> float | None:
-        """When to look again, on the clock; None if nothing waits."""
+        """The time at which the next callback is due, on the clock; None without callbacks."""
         with self._guard:
             return min(self._due.values(), default=None)
 
     def take_due(self) -> list[Entry]:
-        """Those whose time has come, the longest due first. A periodic one is not due again before `finished`."""
+        """Take the callbacks that are due, the longest due first. A periodic one is not due again before `finished`."""
         with self._guard:
             now = self._clock()
             names = sorted((name for name, due in self._due.items() if due <= now), key=self._due.__getitem__)
@@ -71,7 +71,8 @@ class Agenda:
             return [self._entries[name] for name in names]
 
     def finished(self, entry: Entry, started: float) -> None:
-        """It ran, from `started` until now. The callback's own time counts against its period, as in Bokeh."""
+        """Schedule a periodic callback again after a run that began at `started`, so that its own time counts against
+        its period, as in Bokeh."""
         if getattr(entry, "period", None) is None:
             return
         with self._guard:

@@ -23,10 +23,10 @@ _PLAIN = {"ws": "http", "wss": "https"}
 
 
 def app_url(url: str) -> str:
-    """The address of an app, without a slash at its end; `"default"` is what a local server has at its root.
+    """The address of an app, without a slash at its end; `"default"` is the root of a local server.
 
     Raises:
-        BadAddress: a websocket's address, or none at all.
+        BadAddress: it is a websocket's address, or not an address.
     """
     if url == "default":
         url = DEFAULT_SERVER_HTTP_URL
@@ -38,7 +38,7 @@ def app_url(url: str) -> str:
 
 
 def websocket_url_for_server_url(url: str) -> str:
-    """The address of the websocket of the app at this one.
+    """The address of the websocket of the app at this address.
 
     Raises:
         BadAddress: it is not an HTTP address.
@@ -62,7 +62,7 @@ def server_url_for_websocket_url(url: str) -> str:
 
 
 def with_query(url: str, arguments: Mapping[str, str | Iterable[str]]) -> str:
-    """The address with these arguments behind those that it has."""
+    """The address with these arguments after its own."""
     parts = urlsplit(url)
     pairs: list[tuple[str, str]] = parse_qsl(parts.query, keep_blank_values=True)
     for name, value in arguments.items():

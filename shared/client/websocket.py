@@ -1,4 +1,4 @@
-"""One websocket to a server: the client's only I/O. Fragments in and messages out, requests in and fragments out."""
+"""One websocket to a server, the client's only I/O: turns fragments into messages, and requests into fragments."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ __all__ = ["Link"]
 log = logging.getLogger(__name__)
 
 PING_SECONDS = 30.0
-"""Between two pings, and until one must be answered: a server whose machine is gone says nothing at all."""
+"""Seconds between two pings, and for the answer to one: only a missing pong shows that the server's machine is gone."""
 
 CLOSE_SECONDS = 2.0
-"""For the server's half of the closing handshake; after it nobody waits any more."""
+"""Seconds for the server's half of the closing handshake; then the connection is dropped."""
 
 FRAMES_PER_MESSAGE = 16
-"""How many times `max_message_size` a message may have over all its frames. As with Bokeh's client the option bounds
-each frame, which holds the text or one array; what a server can make this side hold must end somewhere all the same."""
+"""A message may have this many times `max_message_size` over all its frames. As with Bokeh's client the option bounds
+each frame, which holds the text or one array; this bounds the memory that a server can make the client use."""
 
 
 _REASON_LIMIT = 120
@@ -45,17 +45,17 @@ _REASON_LIMIT = 120
 
 
 class Link:
-    """One connection, open and acknowledged. Belongs to the loop it was opened on."""
+    """One connection, open and acknowledged. Belongs to the loop on which it was opened."""
 
     def __init__(self, connection: WebSocketClientConnection, max_message_size: int) -> None:
         self._connection = connection
         self._max_message_size = max_message_size
         self._assembler = Assembler(max_message_size * FRAMES_PER_MESSAGE)
         self._ours: tuple[int | None, str | None] | None = None
-        """What this side said as it closed."""
+        """The close code and reason of this side, if it closed first."""
         self.ended = False
         self.size = 0
-        """Of the last message, in bytes or characters."""
+        """The size of the last message, in bytes or characters."""
         self._reading = False
         self._finished = asyncio.Event()
         self._protocol: Any = connection.protocol
@@ -67,10 +67,10 @@ class Link:
         """Connect, and wait for the server's first message.
 
         Raises:
-            CannotConnect: there is no session to be had there; the class and the text say why.
+            CannotConnect: the session cannot be opened; the class and the text say why.
             ServerSilent: no answer in time.
             ServerGone: the server closed before its first message.
-            ServerGarbled: its first message is not what a server says first.
+            ServerGarbled: its first message is not ACK.
         """
         link = await _connect(options)
         try:
@@ -80,7 +80,7 @@ class Link:
                 raise ServerGarbled(f"the server's first message is {first.msgtype[:40]} and not ACK")
         except TimeoutError:
             link.abort("no ACK")
-            text = f"{options.websocket_url} accepted the connection and said nothing for {options.timeout:g} s"
+            text = f"{options.websocket_url} accepted the connection and sent nothing for {options.timeout:g} s"
             raise ServerSilent(text) from None
         except BaseException:
             link.abort("no session")
@@ -92,8 +92,8 @@ class Link:
 
         Raises:
             ServerGone: the connection has ended.
-            MessageTooLarge: of this side's limit, or the server's.
-            ServerGarbled: what came is no message. The connection is closed.
+            MessageTooLarge: a message exceeds this side's limit, or the server's.
+            ServerGarbled: the server broke the protocol. The connection is closed.
         """
         self.size = 0
         while True:
@@ -119,7 +119,7 @@ class Link:
             self._reading = False
 
     def send(self, request: Request) -> None:
-        """Put a request on the wire. One that cannot be sent any more is forgotten: the end is told by `receive`."""
+        """Send a request. One that cannot be sent is dropped, because `receive` raises the end of the connection."""
         if self.ended:
             return
         for fragment in request.fragments:
@@ -129,7 +129,7 @@ class Link:
                 writing.add_done_callback(_forget_failure)
 
     async def close(self, why: str = "closed") -> None:
-        """Say goodbye, and wait a moment until the server has, too. Harmless twice."""
+        """Send a close frame, and wait `CLOSE_SECONDS` at most for the server's. Idempotent."""
         if self.ended:
             self.abort(why)
             return
@@ -138,21 +138,21 @@ class Link:
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 if self._reading:
-                    await self._finished.wait()  # whoever reads is told
+                    await self._finished.wait()  # `receive` reads; Tornado allows one reader only
                 while not self._finished.is_set() and await self._connection.read_message() is not None:
                     pass
         self._finished.set()
         self._protocol._abort()
 
     def abort(self, why: str, code: int = NORMAL_CLOSURE) -> None:
-        """Say goodbye and wait for nothing: the other side does not keep to the rules. Harmless twice."""
+        """Send a close frame and drop the connection at once, because the other side broke the protocol. Idempotent."""
         self.ended = True
         self._finished.set()
         self._connection.close(code, why.encode("utf-8", "replace")[:_REASON_LIMIT].decode("utf-8", "ignore"))
         self._protocol._abort()
 
     def descriptors(self) -> Iterable[int]:
-        """The connection's, which no forked child shares."""
+        """The connection's descriptor, which is closed in forked children."""
         stream = self._protocol.stream
         if not stream.closed():
             yield stream.socket.fileno()
@@ -167,7 +167,7 @@ class Link:
         return closed_before_ack(code, reason) if before_ack else closed(code, reason)
 
     def _watch(self, protocol: Any) -> None:
-        """Note what Tornado closes the connection for; it keeps that to itself."""
+        """Record the code with which Tornado closes the connection, which it exposes nowhere."""
         protocol.set_nodelay(True)
         close, abort = protocol.close, protocol._abort
 
@@ -205,7 +205,8 @@ async def _connect(options: ClientOptions) -> Link:
         if not connecting.cancelled() and connecting.exception() is None:
             links.append(Link(connecting.result(), options.max_message_size))
 
-    # At once: what came with the handshake is read before whoever awaits it goes on.
+    # In a callback of the future, not after `await`: frames that came with the handshake are read before a waiting
+    # coroutine resumes, and the link must watch the protocol by then.
     connecting.add_done_callback(connected)
     try:
         await asyncio.shield(connecting)
@@ -226,12 +227,12 @@ async def _connect(options: ClientOptions) -> Link:
 
 
 def _close_late(links: list[Link], _: Any) -> None:
-    """Tornado went on connecting, though nobody waits for it any more."""
+    """Drop a connection that Tornado has opened after its caller was cancelled."""
     for link in links:
         link.abort("too late")
 
 
 def _forget_failure(writing: Any) -> None:
-    """A write that failed says nothing that the end of the connection does not."""
+    """Fetch the error of a failed write, so that it is not logged: the end of the connection reports it."""
     if not writing.cancelled():
         writing.exception()

@@ -1,8 +1,8 @@
-"""`aperture doctor`: from a user's machine to a session and back, saying in plain words what is in the way.
+"""`aperture doctor`: connects from a user's machine to a session, and reports in plain words what blocks the way.
 
-It does what a browser does, through whatever proxies stand before the server, and knows neither the server's settings
-nor its insides; it examines `bokeh serve` as well. `findings` holds what is found, `visit` does the I/O, `checks`
-judges, `examination` puts them in order, `command` is the command line.
+It does what a browser does, through all proxies in front of the server, and uses neither the server's settings nor its
+internals, so it checks `bokeh serve` as well. `findings` has the type of a result, `visit` does the I/O, `checks`
+turns answers into findings, `examination` runs the checks in order, `command` is the command line.
 """
 
 from __future__ import annotations

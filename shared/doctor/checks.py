@@ -1,4 +1,4 @@
-"""The judgements: from what came back to what it means and how to mend it. No I/O."""
+"""Turns answers into findings: what they mean, and how to fix it. No I/O."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ __all__ = [
 ]
 
 SKEW = 60.0
-"""Seconds that clocks may differ; a token is good for five minutes by default."""
+"""Seconds by which clocks may differ; a token is valid for five minutes by default."""
 
 COMMON_HEAD = 4
-"""KB of cookies that every browser may send; what is refused at this size is refused for ordinary visitors."""
+"""KB of cookies that any browser may send: a proxy that refuses these refuses ordinary visitors."""
 
 _UPGRADE = (
     "Let the proxy in front pass upgrades on. nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
@@ -50,13 +50,13 @@ _LINK = re.compile(r'href="([^"]+)"')
 _SCRIPT = re.compile(r"""<script\b[^>]*\ssrc=["']([^"']+)["']""")
 _ASSET = re.compile(r"/static/.+\.js")
 
-_NOBODY = {
+_CAUSES = {
     "name": ("the host name is not known", "Check the spelling, and whether this machine's DNS knows it"),
     "refused": ("nothing listens there", "Is the server running, on this port, and at an address that others reach?"),
     "network": ("the network does not lead there", "Check route, VPN and firewall between this machine and the server"),
     "certificate": (
         "the certificate is not to be trusted",
-        "Serve the whole chain for this host name; --insecure looks past it",
+        "Serve the whole chain for this host name; --insecure ignores it",
     ),
     "not-tls": ("what listens there does not speak TLS", "Use http://, or end TLS in the proxy or with --ssl-certfile"),
     "silent": (
@@ -71,13 +71,13 @@ _NOBODY = {
 
 
 def judge_unreachable(url: str, failure: Unreachable) -> Finding:
-    """Nobody answered at all."""
-    what, mend = _NOBODY[failure.reason]
+    """The finding if there was no answer."""
+    what, mend = _CAUSES[failure.reason]
     return problem("connection", f"{url}: {what} ({failure})", mend)
 
 
 def judge_page(answer: Answer, index: Answer | None) -> Finding:
-    """The app's page; `index` is what the server's root says, where the page is none."""
+    """The finding for the app's page; `index` is the nearest page that lists apps, if the page is missing."""
     status, url = answer.status, answer.url
     if status == 200 and answer.token is not None:
         return good("page", f"{url} is the page of an app, with a session")
@@ -97,13 +97,13 @@ def judge_page(answer: Answer, index: Answer | None) -> Finding:
         return problem("page", f"the server knows no app at {url}", hint)
     if status in (401, 407):
         return problem(
-            "page", f"{url} wants to know the user ({status})", "Pass what a login gives: --header 'Cookie: ...'"
+            "page", f"{url} requires a login ({status})", "Pass the cookie of a login: --header 'Cookie: ...'"
         )
     if status == 403:
         return problem(
             "page",
             f"{url} is refused ({answer.text.strip()[:120]})",
-            "Does this server want session ids from elsewhere (--session-ids external-signed), or refuse this user?",
+            "Does this server require ids from another program (--session-ids external-signed), or refuse this user?",
         )
     if status in (502, 503, 504):
         return problem(
@@ -113,7 +113,7 @@ def judge_page(answer: Answer, index: Answer | None) -> Finding:
         )
     if status >= 500:
         return problem("page", f"{url} answers {status}: the app or the server failed", "Its log has the traceback")
-    return problem("page", f"{url} answers {status}", "This is no answer of a server of Bokeh apps")
+    return problem("page", f"{url} answers {status}", "A server of Bokeh apps does not answer so")
 
 
 def _judge_redirect(url: str, location: str) -> Finding:
@@ -128,12 +128,14 @@ def _judge_redirect(url: str, location: str) -> Finding:
             f"Use {target}. Behind TLS that ends in a proxy: --use-xheaders, and X-Forwarded-Proto from the proxy",
         )
     if "login" in target or "next=" in target:
-        return problem("page", f"{url} asks to log in at {target}", "Pass what a login gives: --header 'Cookie: ...'")
+        return problem(
+            "page", f"{url} asks to log in at {target}", "Pass the cookie of a login: --header 'Cookie: ...'"
+        )
     return problem("page", f"{url} leads to {target}", f"Examine {target}")
 
 
 def addresses_of(index: Answer) -> list[str]:
-    """The apps that an index page lists, as addresses."""
+    """The addresses of the apps that an index page lists."""
     if index.status != 200:
         return []
     links = [urljoin(index.url, link) for link in _LINK.findall(index.text)]
@@ -144,7 +146,7 @@ def addresses_of(index: Answer) -> list[str]:
 
 
 def names_app(page: Answer) -> list[str]:
-    """The scripts that a page wants from its own server."""
+    """The scripts that a page loads from its own server."""
     return [script for script in _scripts(page) if _is_own(script)]
 
 
@@ -161,7 +163,7 @@ def _is_mixed(page: Answer, script: str) -> bool:
 
 
 def judge_elsewhere(page: Answer) -> Finding:
-    """The page's other scripts, which are not fetched: this machine may not be let to where browsers are."""
+    """The finding for the page's other scripts, which are not fetched, because this machine may lack access to them."""
     scripts = [script for script in _scripts(page) if not _is_own(script)]
     for script in scripts:
         if _is_mixed(page, script):
@@ -171,13 +173,13 @@ def judge_elsewhere(page: Answer) -> Finding:
                 "Name it by https://, in the app's template or in Bokeh's BOKEH_RESOURCES settings",
             )
     if not scripts:
-        return good("addresses", "the page brings its scripts along")
+        return good("addresses", "the page includes its scripts")
     hosts = dict.fromkeys(urlsplit(script).netloc for script in scripts)
     return good("addresses", f"the page has its scripts from elsewhere: {', '.join(hosts)}")
 
 
 def judge_asset(page: Answer, script: str, answer: Answer | None) -> Finding:
-    """One of the page's scripts, fetched as the browser does."""
+    """The finding for one of the page's scripts, fetched as the browser does."""
     if _is_mixed(page, script):
         return problem(
             "addresses",
@@ -195,7 +197,7 @@ def judge_asset(page: Answer, script: str, answer: Answer | None) -> Finding:
 
 
 def judge_clock(page: Answer, now: float) -> Finding:
-    """The server's clock beside this machine's, and the time that the page's token has left. `now` in seconds."""
+    """The finding for the server's clock and the expiry of the page's token; `now` in seconds since the epoch."""
     stated = page.headers.get("Date")
     try:
         server = parsedate_to_datetime(stated).timestamp() if stated else now
@@ -219,7 +221,7 @@ def judge_clock(page: Answer, now: float) -> Finding:
 
 
 def judge_websocket(url: str, failure: ClientError | None) -> Finding:
-    """How the websocket of the page went; None if it opened and the server spoke."""
+    """The finding for the page's websocket; `failure` is None if it opened and the server sent its first message."""
     check = "websocket"
     match failure:
         case None:
@@ -246,7 +248,7 @@ def judge_websocket(url: str, failure: ClientError | None) -> Finding:
             return problem(check, f"there is no websocket upgrade: {failure}", _UPGRADE)
         case ServerGarbled():
             return problem(
-                check, f"{failure}", "Something on the way changes what is sent, or this is no server of Bokeh apps"
+                check, f"{failure}", "A proxy on the way changes the messages, or this is not a server of Bokeh apps"
             )
         case ServerSilent():
             return problem(
@@ -259,7 +261,7 @@ def judge_websocket(url: str, failure: ClientError | None) -> Finding:
 
 
 def judge_pairs(pairs: int, strangers: int, failure: ClientError | Unreachable | None) -> Finding:
-    """Several pages with their websockets: does each websocket find its page's session?"""
+    """The finding for several pages with their websockets: does each websocket reach its page's session?"""
     check = "sessions"
     if failure is not None:
         return problem(
@@ -271,14 +273,14 @@ def judge_pairs(pairs: int, strangers: int, failure: ClientError | Unreachable |
         return problem(
             check,
             f"{strangers} of {pairs} websockets got another session than their page",
-            "They land in different processes that know nothing of each other: give all nodes one --redis-url "
+            "They reach different processes that do not share sessions: give all nodes one --redis-url "
             "and one --redis-namespace (bokeh serve --num-procs cannot do this)",
         )
     return good(check, f"{pairs} of {pairs} websockets found the session of their page")
 
 
 def judge_origin(origin: str, failure: ClientError | None) -> Finding:
-    """A page of another site that embeds the app."""
+    """The finding for a page of another site that embeds the app."""
     if failure is None:
         return good("origin", f"pages of {origin} may embed the app")
     if isinstance(failure, Refused):
@@ -287,7 +289,7 @@ def judge_origin(origin: str, failure: ClientError | None) -> Finding:
 
 
 def judge_heads(accepted: int, refused_at: int | None, why: str) -> Finding:
-    """How many KB of cookies get through to the page."""
+    """The finding for the size of cookies that reach the server."""
     check = "headers"
     if refused_at is None:
         return good(check, f"{accepted} KB of cookies get through")
@@ -297,7 +299,7 @@ def judge_heads(accepted: int, refused_at: int | None, why: str) -> Finding:
 
 
 def judge_idle(patience: float, cut: float | None) -> Finding:
-    """A websocket on which nobody says anything."""
+    """The finding for a websocket on which neither side sends anything."""
     if cut is None:
         return good("idle", f"a quiet websocket stayed open for {patience:g} s")
     return problem(

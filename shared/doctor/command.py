@@ -1,4 +1,4 @@
-"""`aperture doctor URL`: the command line of the examination."""
+"""The command line of `aperture doctor URL`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["doctor", "doctor_parser"]
 _MARKS = {Verdict.GOOD: "ok", Verdict.DOUBT: "??", Verdict.PROBLEM: "!!"}
 
 LONGEST = 3600.0
-"""Seconds; longer waits are slips of the pen."""
+"""The longest wait accepted, in seconds: a larger number is a typing mistake."""
 
 
 def doctor_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
@@ -39,22 +39,22 @@ def doctor_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         default=40.0,
         help="seconds to watch a quiet websocket; servers ping it every 37 s; 0 does not (default: %(default)s)",
     )
-    parser.add_argument("--insecure", action="store_true", help="look past a certificate that cannot be trusted")
+    parser.add_argument("--insecure", action="store_true", help="ignore a certificate that cannot be trusted")
     parser.add_argument("--json", action="store_true", help="one object a line, for programs")
     return parser
 
 
 def doctor(given: argparse.Namespace) -> int:
-    """Examine, and print what is found as it is found.
+    """Run the checks, and print each finding at once.
 
     Returns:
-        An exit code: 0 if nothing is wrong, 1 if something is.
+        An exit code: 0 without problems, 1 with one.
 
     Raises:
-        ConfigurationError: the address or an option is not as it should be.
+        ConfigurationError: the address or an option is invalid.
     """
     patient = _patient(given)
-    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # what goes wrong is said once, by a finding
+    logging.getLogger("tornado").setLevel(logging.CRITICAL)  # findings report failures, once
     return asyncio.run(_examine(patient, as_json=given.json))
 
 

@@ -1,4 +1,4 @@
-"""The walk: one check after the other, and no further than where the next has nothing to stand on."""
+"""Runs one check after the other, and stops where the next would depend on one that failed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from aperture.errors import ClientError
 __all__ = ["Patient", "examine"]
 
 PAIRS = 6
-"""Pages and websockets tried; with two processes that know nothing of each other, one strays 63 of 64 times.
+"""Pages and websockets tried: with two processes that do not share sessions, 63 of 64 runs find it.
 
-It shows by the ids of models, which differ between processes of `bokeh serve` and do not between nodes of Aperture."""
+The ids of models show it. They differ between processes of `bokeh serve`, but not between nodes of Aperture."""
 
 HEADS = (2, 4, 8, 16)
 """KB of cookies."""
@@ -26,13 +26,13 @@ HEADS = (2, 4, 8, 16)
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What is examined.
+    """The app to check, and how.
 
     Args:
         url: of an app, as a user types it.
-        visitor: who asks.
-        origin: of a page that is to embed the app, if there is one.
-        patience: seconds for which a quiet websocket is watched; 0 leaves that out.
+        visitor: makes the requests.
+        origin: of a page that embeds the app; None without one.
+        patience: seconds for which a quiet websocket is watched; 0 skips that.
     """
 
     url: str
@@ -42,10 +42,10 @@ class Patient:
 
 
 async def examine(patient: Patient) -> AsyncIterator[Finding]:
-    """Examine a server from outside; yields each finding as soon as there is one.
+    """Check a server from outside; yields each finding as soon as there is one.
 
     Raises:
-        BadAddress: the address is none.
+        BadAddress: the URL is not an address.
     """
     url, visitor = app_url(patient.url), patient.visitor
     try:
@@ -72,7 +72,7 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
 
 
 async def _index(visitor: Visitor, page: Answer) -> Answer | None:
-    """What lists the apps, for one who has missed them: the nearest page above that does."""
+    """For a page that does not exist: the nearest page above it that lists apps."""
     if page.status != 404:
         return None
     parts = urlsplit(page.url)

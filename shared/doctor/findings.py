@@ -1,4 +1,4 @@
-"""What an examination finds, and what may be done about it."""
+"""The result of a check, and its remedy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Verdict(Enum):
 
     GOOD = "ok"
     DOUBT = "warning"
-    """It works, and will not for everybody or not for long."""
+    """It works now, but not for all users, or not for long."""
     PROBLEM = "problem"
 
 
@@ -24,7 +24,7 @@ class Finding:
     Args:
         check: what was looked at, in a word or two.
         verdict: how bad it is.
-        what: what was seen.
+        what: the observation.
         mend: what to do about it; empty if there is nothing to do.
     """
 
@@ -35,15 +35,15 @@ class Finding:
 
 
 def good(check: str, what: str) -> Finding:
-    """All is well."""
+    """A finding without a problem."""
     return Finding(check, Verdict.GOOD, what)
 
 
 def doubt(check: str, what: str, mend: str) -> Finding:
-    """It works for now."""
+    """A finding that is a warning."""
     return Finding(check, Verdict.DOUBT, what, mend)
 
 
 def problem(check: str, what: str, mend: str) -> Finding:
-    """It does not work."""
+    """A finding that is a problem."""
     return Finding(check, Verdict.PROBLEM, what, mend)

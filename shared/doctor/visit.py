@@ -30,14 +30,14 @@ from aperture.protocol.naming import SUBPROTOCOL
 __all__ = ["Answer", "Unreachable", "Visitor", "Walk", "origin_of"]
 
 MOST_BYTES = 64 * 1024 * 1024
-"""Of one page or one message; whoever sends more is not examined further."""
+"""The largest page or message that is read; a larger one fails its check."""
 
 _TOKEN = re.compile(r'"token"\s*:\s*"([^"]+)"')
 _ROOTS = re.compile(r'"roots"\s*:\s*(\{[^{}]*\})')
 
 
 class Unreachable(Exception):
-    """There was no answer; `reason` is `name`, `refused`, `network`, `certificate`, `not-tls`, `silent` or `cut`."""
+    """No answer; `reason` is `name`, `refused`, `network`, `certificate`, `not-tls`, `silent` or `cut`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -46,7 +46,7 @@ class Unreachable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back for one request."""
+    """The answer to one request."""
 
     url: str
     status: int
@@ -71,10 +71,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who visits, and how patiently.
+    """Makes the requests and opens the websockets.
 
     Args:
-        headers: sent with everything: cookies of a login, for example.
+        headers: sent with every request: cookies of a login, for example.
         timeout: seconds for any one answer.
         verify: whether certificates are checked.
     """
@@ -116,7 +116,7 @@ class Visitor:
         """Open an app's websocket as a page of this origin does, and wait for the server's first message.
 
         Raises:
-            ClientError: there is no session to be had; the class and the text say why.
+            ClientError: the session cannot be opened; the class and the text say why.
         """
         connection = await self._handshake(url, token, origin)
         walk = Walk(connection, self.timeout)
@@ -171,13 +171,13 @@ class Walk:
 
         Raises:
             ServerSilent: none came in time.
-            ClientError: the connection ended, or what came is no message.
+            ClientError: the connection ended, or the server broke the protocol.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._receive(before_ack)
         except TimeoutError:
-            raise ServerSilent(f"the websocket is open, and nothing came for {self._timeout:g} s") from None
+            raise ServerSilent(f"the websocket is open, and the server sent nothing for {self._timeout:g} s") from None
 
     async def _receive(self, before_ack: bool) -> Message:
         while True:
@@ -190,12 +190,12 @@ class Walk:
             try:
                 message = self._assembler.feed(fragment)
             except ProtocolError as failure:
-                raise ServerGarbled(f"what came over the websocket is no message: {failure}") from None
+                raise ServerGarbled(f"the server broke the protocol: {failure}") from None
             if message is not None:
                 return message
 
     async def pull(self) -> frozenset[str]:
-        """Pull the document; the ids of its roots."""
+        """Pull the document. Returns the ids of its roots."""
         request = messages.pull_request()
         for fragment in request.fragments:
             binary = not isinstance(fragment, str)
@@ -210,10 +210,10 @@ class Walk:
         try:
             return frozenset(root["id"] for root in message.content["doc"]["roots"])
         except (KeyError, TypeError) as failure:
-            raise ServerGarbled("the document that the server sent is none") from failure
+            raise ServerGarbled("the server's answer to a pull is not a document") from failure
 
     async def cut_within(self, seconds: float) -> float | None:
-        """Send nothing for a while. The seconds after which the connection was cut, or None if it was not."""
+        """Send nothing for so many seconds. Returns after how many the connection was cut, or None if it was not."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         with contextlib.suppress(TimeoutError):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from aperture.client.sequence import Place, Step
+from aperture.client.sequence import Position, Step
 
 
 def at(sequence: int, epoch: int = 1) -> dict[str, Any]:
     return {"epoch": epoch, "seq": sequence}
 
 
-def place_at(sequence: int) -> Place:
-    place = Place()
+def place_at(sequence: int) -> Position:
+    place = Position()
     place.move(at(sequence))
     return place
 
@@ -64,7 +64,7 @@ def test_another_epoch_is_a_gap() -> None:
 
 def test_a_server_that_numbers_nothing_has_no_gaps() -> None:
     """Stock Bokeh's metadata is empty, and anything may be in another's."""
-    place = Place()
+    place = Position()
     for metadata in ({}, {}, {"epoch": "1", "seq": 3}, {"seq": True}):
         assert place.step(metadata, 0) is Step.NEXT
 

@@ -48,7 +48,7 @@ def test_a_page_tells_its_token_and_its_roots() -> None:
         (302, "", {"Location": "/login?next=%2Fx"}, "log in"),
         (301, "", {"Location": "http://example.org/x/app"}, "leads to http://example.org/x/app"),
         (301, "", {"Location": "https://example.org/x/app/"}, "leads to"),
-        (401, "", {}, "the user"),
+        (401, "", {}, "a login"),
         (403, "No bokeh-session-id provided", {}, "No bokeh-session-id"),
         (502, "", {}, "proxy"),
         (500, "", {}, "failed"),
@@ -102,7 +102,7 @@ CDN = '<script type="text/javascript" src="https://cdn.bokeh.org/bokeh/release/b
     [
         (CDN, "elsewhere: cdn.bokeh.org"),
         (CDN + CDN + CDN.replace("cdn.bokeh.org", "cdn.corp"), "elsewhere: cdn.bokeh.org, cdn.corp"),
-        ('<script>image.src="/x/static/js/logo.js"</script>', "brings its scripts along"),
+        ('<script>image.src="/x/static/js/logo.js"</script>', "includes its scripts"),
     ],
     ids=["cdn", "two", "inline"],
 )
@@ -143,7 +143,7 @@ def test_a_date_that_is_none_is_no_reason_to_fail() -> None:
         (TokenRefused("signature", 403), "BOKEH_SECRET_KEY"),
         (NotAServer("too long", 431), "large_client_header_buffers"),
         (NotAServer("no upgrade", 400), "proxy_http_version"),
-        (ServerGarbled("what"), "changes what is sent"),
+        (ServerGarbled("what"), "changes the messages"),
         (ServerSilent("nothing"), "hold websockets back"),
         (ClientError("other"), "logs"),
     ],

@@ -1,4 +1,4 @@
-"""Writes a byte for each session that was discarded: both servers tell of it through this hook, and only through it."""
+"""Writes a byte for each discarded session: this hook is the only sign of it that both servers give."""
 
 # ruff: noqa: ARG001  Bokeh decides the arguments of callbacks and hooks
 

@@ -11,7 +11,7 @@ log = logging.getLogger("bokeh.weather")
 
 
 def on_server_loaded(server_context):
-    """Runs once in each process, before it serves anybody."""
+    """Runs once in each process, before its first session."""
     log.info("weather: loaded")
 
 
