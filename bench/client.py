@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+from bokeh.core.types import ID
 from bokeh.util.token import generate_jwt_token
 
 __all__ = ["Delivery", "Loader", "Pace", "Probed", "Trips", "Until", "Viewer"]
@@ -297,7 +298,7 @@ def open_viewers(
     viewers = _open.setdefault(group, [])
     while len(viewers) < count:
         own = session or f"{group.replace(' ', '-')}-{os.getpid()}-{len(viewers)}"
-        viewer = Viewer(connect(port, nodelay=nodelay), path, generate_jwt_token(own))
+        viewer = Viewer(connect(port, nodelay=nodelay), path, generate_jwt_token(ID(own)))
         viewer.pull()
         viewers.append(viewer)
 

@@ -19,7 +19,7 @@ def _open_without_delay(self: WSHandler, *args: Any, **kwargs: Any) -> Any:
     return _open(self, *args, **kwargs)
 
 
-WSHandler.open = _open_without_delay
+WSHandler.open = _open_without_delay  # type: ignore[method-assign]
 
 if __name__ == "__main__":
-    main()
+    main()  # type: ignore[no-untyped-call]  # Bokeh's, which has no types

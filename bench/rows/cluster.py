@@ -154,6 +154,7 @@ def _commands(plan: Plan) -> Iterator[Result]:
             if result is relayed:
                 pair.view("one", pair.edge, 2, "one")
             pair.deliver("one", 2)
+            calls: dict[str, float] = {}
             for _ in range(plan.repeat):
                 calls = _commands_per_patch(pair, plan)
                 result.ours.append(round(sum(calls.values()), 2))

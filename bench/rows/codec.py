@@ -29,6 +29,7 @@ from bokeh.protocol.messages.pull_doc_reply import pull_doc_reply
 
 from aperture.protocol import messages
 from aperture.protocol.codec import EventEncoder, encode_document, join_events
+from aperture.protocol.messages import FramedDocument
 from rows.contest import LIMIT, SEED, Contest, columns, contend, joined, source_in, turns, widgets, with_sizes
 from rows.row import Group, Plan, Result, Row, Target
 
@@ -92,8 +93,8 @@ def replace_columns(models: int) -> Contest:
 
 def pull(doc: Document) -> Contest:
     def ours() -> object:
-        content, buffers = encode_document(doc, inline=False)
-        return messages.pull_reply("C1D6", content, buffers)
+        document = FramedDocument.of(*encode_document(doc, inline=False))
+        return messages.pull_reply("C1D6", document, epoch=1, sequence=1)
 
     content, buffers = encode_document(doc, inline=False)
     return Contest(

@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 from bokeh.document import Document
-from bokeh.models import Column, ColumnDataSource, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Slider
 
 from rows.row import Result, Row, Target
 

@@ -21,7 +21,7 @@ from typing import Any, cast
 import orjson
 from bokeh.core.types import ID
 from bokeh.document import Document
-from bokeh.models import Slider
+from bokeh.models.widgets import Slider
 from bokeh.protocol import Protocol
 from bokeh.protocol.receiver import Receiver
 from bokeh.server.connection import ServerConnection
@@ -60,8 +60,9 @@ class StockSocket(WSHandler):
 
     def __init__(self, doc: Document) -> None:  # without Tornado's, which wants a request
         protocol = Protocol()
-        self.receiver = Receiver(protocol)
-        self.handler = ProtocolHandler()
+        # Bokeh declares them as the None that they are before a socket opens.
+        self.receiver = Receiver(protocol)  # type: ignore[assignment]
+        self.handler = ProtocolHandler()  # type: ignore[assignment]
         self.write_lock = Lock()
         self.session = ServerSession(ID("bench"), doc, IOLoop.current())
         self.connection = ServerConnection(protocol, self, None, self.session)  # type: ignore[arg-type]
@@ -79,13 +80,17 @@ class StockSocket(WSHandler):
         assert self.said == answer, self.said
 
     def lock_and_set(self, slider: Slider, value: float) -> None:
-        _finished(self.session.with_document_locked(setattr, slider, "value", value))
+        # Bokeh's own annotation asks for a coroutine function; its code takes any.
+        _finished(self.session.with_document_locked(setattr, slider, "value", value))  # type: ignore[arg-type]
 
     async def send_message(self, message: Any) -> None:
         self.said = message.msgtype
         await super().send_message(message)
 
-    async def write_message(self, message: Any, binary: bool = False, locked: bool = True) -> None:
+    # Bokeh's own has this signature, too, which is not Tornado's.
+    async def write_message(  # type: ignore[override]
+        self, message: Any, binary: bool = False, locked: bool = True
+    ) -> None:
         """No-op: there is no socket."""
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
@@ -128,6 +133,7 @@ class OurSocket(SessionSocket):
         assert answer in self.sink.said.plain, self.sink.said.plain
 
     def lock_and_set(self, slider: Slider, value: float) -> None:
+        # Bokeh's own annotation asks for a coroutine function; its code takes any.
         _finished(self.session.with_document_locked(setattr, slider, "value", value))
 
     def _acknowledge_now(self) -> None:

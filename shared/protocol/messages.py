@@ -27,7 +27,6 @@ __all__ = [
     "patch",
     "patch_request",
     "pull_reply",
-    "pull_reply_of",
     "pull_request",
     "push",
     "server_info_reply",
@@ -102,15 +101,8 @@ def error(reqid: str, text: str, traceback: str | None = None) -> FrameRun:
     return _run(b'"ERROR"', reqid, content=_dumps({"text": text, "traceback": traceback}))
 
 
-def pull_reply(
-    reqid: str, content: bytes, buffers: Sequence[Buffer], *, epoch: int | None = None, sequence: int | None = None
-) -> FrameRun:
-    """The whole document, as of a place in the session's sequence."""
-    return _run(b'"PULL-DOC-REPLY"', reqid, content=content, buffers=buffers, metadata=_place(epoch, sequence))
-
-
-def pull_reply_of(reqid: str, document: FramedDocument, *, epoch: int, sequence: int) -> FrameRun:
-    """As `pull_reply`, of what is framed already."""
+def pull_reply(reqid: str, document: FramedDocument, *, epoch: int, sequence: int) -> FrameRun:
+    """The whole document, framed already, as of a place in the session's sequence."""
     header = _header(b'"PULL-DOC-REPLY"', reqid, document.buffers)
     return FrameRun(FrameRun.build((header, _place(epoch, sequence))).plain + document.frames)
 
@@ -184,9 +176,7 @@ def _request(msgtype: str, content: bytes = _EMPTY, buffers: Sequence[Buffer] = 
     return Request(msgid, tuple(fragments))
 
 
-def _place(epoch: int | None, sequence: int | None) -> bytes:
-    if epoch is None or sequence is None:
-        return _EMPTY
+def _place(epoch: int, sequence: int) -> bytes:
     return b'{"epoch":%d,"seq":%d}' % (epoch, sequence)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from bokeh.document.events import (
     RootAddedEvent,
     TitleChangedEvent,
 )
-from bokeh.models import Column, ColumnDataSource, Div, LinearAxis, Range1d, Title
+from bokeh.models import Column, ColumnDataSource, LinearAxis, Range1d, Title
+from bokeh.models.widgets import Div
 from bokeh.plotting import figure
 from bokeh.protocol import Protocol
 from hypothesis import HealthCheck, given, settings
@@ -40,6 +41,7 @@ from support.values import columns, values
 
 from aperture.protocol import messages
 from aperture.protocol.codec import encode_document, join_events
+from aperture.protocol.messages import FramedDocument
 
 BOKEHJS = Path(bokeh.__file__).parent / "server" / "static" / "js" / "bokeh.js"
 
@@ -117,6 +119,11 @@ def page(chromium: Browser) -> Iterator[Page]:
     page.close()
 
 
+def _pull(content: bytes, buffers: Sequence[Any]) -> Any:
+    reply = messages.pull_reply("r", FramedDocument.of(content, buffers), epoch=1, sequence=1)
+    return _packed(fragments_of(reply.plain))
+
+
 class Pair:
     """One document, and what a stock server and ours would send of it."""
 
@@ -126,7 +133,7 @@ class Pair:
         self.doc.add_root(self.source)
         self.doc.models.flush_synced()
         content, buffers = encode_document(self.doc, inline=False)
-        self.pull = _packed(fragments_of(messages.pull_reply("r", content, buffers).plain))
+        self.pull = _pull(content, buffers)
         self.stock_pull = _stock("PULL-DOC-REPLY", "r", self.doc)
         self.viewers = Viewers(self.doc.models)
 
@@ -213,7 +220,7 @@ def test_an_inline_document_equals_one_with_buffers(page: Page) -> None:
     """A viewer that pulls again ends with the same arrays."""
     pair = Pair()
     content, buffers = encode_document(pair.doc, inline=True)
-    again = _packed(fragments_of(messages.pull_reply("r", content, buffers).plain))
+    again = _pull(content, buffers)
     assert len(again) == 3
     inline, beside = (page.evaluate(ATTEMPT, [pull, [], pair.source.id]) for pull in (again, pair.pull))
     assert inline == beside

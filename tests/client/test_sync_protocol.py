@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.io import doc
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from support.peers import fragments_of, in_loop, make_session, state_of
 
 from aperture.client import backlog
@@ -21,7 +22,7 @@ from aperture.errors import ClientError, MessageTooLarge, Overloaded, RequestFai
 from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
-from aperture.protocol.messages import Message, Request
+from aperture.protocol.messages import FramedDocument, Message, Request
 from aperture.worker.patch.inbound import receive
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
@@ -673,8 +674,9 @@ def test_a_document_that_is_none_is_garbled(content: bytes) -> None:
         client = Client(make_session(slider()))
         client.exchange.pull()
         (request,) = client.sent
+        reply = messages.pull_reply(request.msgid, FramedDocument.of(content, []), epoch=1, sequence=0)
         with pytest.raises(ServerGarbled):
-            client.exchange.receive(parsed(messages.pull_reply(request.msgid, content, []))[0])
+            client.exchange.receive(parsed(reply)[0])
 
     scenario()
 

@@ -12,7 +12,8 @@ import pytest
 from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
-from bokeh.models import Column, Slider
+from bokeh.models import Column
+from bokeh.models.widgets import Slider
 from bokeh.plotting import figure
 from hypothesis import given
 from hypothesis import strategies as st

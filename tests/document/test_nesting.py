@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.model import Model
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 
 from aperture.document.nesting import MAX_DOCUMENT_DEPTH, check_nesting, restructures
 from aperture.errors import NestedTooDeeply

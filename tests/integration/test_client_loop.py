@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bokeh.document import Document
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from support.aside import BOTH, server_name
 from support.patience import seconds
 from tornado.ioloop import IOLoop

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from bokeh.document import Document
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from support.aside import BOTH, ServerAside, server_name
 from support.node import Node
 from support.patience import run, seconds, wait_until

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from support.patience import seconds
 
 STARTED = """
-from bokeh.models import Slider
+from bokeh.models.widgets import Slider
 from aperture import Server
 
 def fill(document):

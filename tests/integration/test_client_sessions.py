@@ -12,7 +12,7 @@ from typing import Any
 import bokeh
 import pytest
 from bokeh.document import Document
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from support.node import BOTH, EXAMPLES, Node, StockNode, kind_name
 from support.patience import run, seconds
 from support.peers import state_of

@@ -18,7 +18,8 @@ import pytest
 from bokeh.client import pull_session, push_session
 from bokeh.document import Document
 from bokeh.embed import server_document, server_session
-from bokeh.models import Div, Plot, Slider
+from bokeh.models import Plot
+from bokeh.models.widgets import Div, Slider
 from support.cluster import Cluster
 from support.fetch import fetch
 from support.node import Node, StockNode, kind_name

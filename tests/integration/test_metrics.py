@@ -76,7 +76,7 @@ def test_promtool_and_a_strict_parser_accept_it(node: Node) -> None:
 
 
 STUCK = """
-from bokeh.models import Slider
+from bokeh.models.widgets import Slider
 from bokeh.plotting import curdoc
 
 def wait_for_somebody(attr, old, new):

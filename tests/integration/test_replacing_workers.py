@@ -17,7 +17,7 @@ from support.wire import ConnectionEnded, Viewer, page_token
 SERVICE_RESTART = 1012
 APP = """
 from bokeh.io import curdoc
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 curdoc().add_root(Slider(name="slider", start=0, end=10, value=0))
 curdoc().add_root(Div(name="text", text="VERSION"))
 """

@@ -15,7 +15,7 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.client import pull_session
 from bokeh.document import Document
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from bokeh.server.auth_provider import AuthModule
 from bokeh.util.token import generate_secret_key, generate_session_id
 from support.aside import BOTH, ServerAside, server_name

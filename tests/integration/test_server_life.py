@@ -21,7 +21,7 @@ from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.client import pull_session
 from bokeh.document import Document
 from bokeh.embed import file_html, json_item
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from bokeh.plotting import figure
 from bokeh.resources import INLINE
 from bokeh.server.server import Server as StockServer

@@ -24,7 +24,7 @@ import os, sys, logging
 from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
-from bokeh.models import Slider
+from bokeh.models.widgets import Slider
 from aperture import Server
 
 class Diary(LifecycleHandler):

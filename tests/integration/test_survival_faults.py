@@ -22,7 +22,7 @@ AFRESH = "starts afresh"
 
 CODE = """
 from bokeh.io import curdoc
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 curdoc().add_root(Slider(name="slider", start=0, end=1000, value=0))
 curdoc().add_root(Div(name="seen", text="{text}"))
 """

@@ -15,18 +15,8 @@ from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent
 from bokeh.events import ButtonClick
 from bokeh.model import Model
-from bokeh.models import (
-    Button,
-    Column,
-    ColumnDataSource,
-    DataTable,
-    Div,
-    LinearScale,
-    Plot,
-    RangeSlider,
-    Slider,
-    TableColumn,
-)
+from bokeh.models import Column, ColumnDataSource, LinearScale, Plot
+from bokeh.models.widgets import Button, DataTable, Div, RangeSlider, Slider, TableColumn
 from bokeh.plotting import figure
 from bokeh.protocol import Protocol
 from hypothesis import HealthCheck, given, settings

@@ -14,7 +14,8 @@ import pytest
 from bokeh.core.serialization import SerializationError
 from bokeh.document import Document
 from bokeh.document.events import ColumnsStreamedEvent, ModelChangedEvent, RootAddedEvent
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from bokeh.plotting import figure
 from bokeh.settings import settings
 from support.events import Viewers, resolved, stock_document

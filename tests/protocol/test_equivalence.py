@@ -25,7 +25,8 @@ from bokeh.document.events import (
 )
 from bokeh.events import ButtonClick, DocumentReady, Pan, SelectionGeometry
 from bokeh.model import Model
-from bokeh.models import Button, Column, CustomJS, Div, Range1d, Slider
+from bokeh.models import Column, CustomJS, Range1d
+from bokeh.models.widgets import Button, Div, Slider
 from bokeh.plotting import figure
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

@@ -28,10 +28,9 @@ RUNS: dict[str, tuple[FrameRun, Message]] = {
         ("error", messages.error("r1", "bad"), "ERROR", "r1", {"text": "bad", "traceback": None}, {}, {}),
         ("traceback", messages.error("r1", "é", "T"), "ERROR", "r1", {"text": "é", "traceback": "T"}, {}, {}),
         ("info", messages.server_info_reply("r1", "3.9.2"), "SERVER-INFO-REPLY", "r1", VERSIONS, {}, {}),
-        ("pull", messages.pull_reply("r1", b'{"doc":{}}', []), "PULL-DOC-REPLY", "r1", {"doc": {}}, {}, {}),
         (
-            "shared-pull",
-            messages.pull_reply_of("r1", FramedDocument.of(b'{"doc":{}}', BUFFERS), epoch=2, sequence=9),
+            "pull",
+            messages.pull_reply("r1", FramedDocument.of(b'{"doc":{}}', BUFFERS), epoch=2, sequence=9),
             "PULL-DOC-REPLY",
             "r1",
             {"doc": {}},
@@ -39,12 +38,12 @@ RUNS: dict[str, tuple[FrameRun, Message]] = {
             {"epoch": 2, "seq": 9},
         ),
         (
-            "placed-pull",
-            messages.pull_reply("r1", b'{"doc":{}}', BUFFERS, epoch=2, sequence=9),
+            "pull-without-buffers",
+            messages.pull_reply("r1", FramedDocument.of(b'{"doc":{}}', []), epoch=2, sequence=9),
             "PULL-DOC-REPLY",
             "r1",
             {"doc": {}},
-            BYTES,
+            {},
             {"epoch": 2, "seq": 9},
         ),
         (

@@ -18,7 +18,8 @@ from bokeh.core.enums import LineDash
 from bokeh.core.property.vectorization import Field, Value
 from bokeh.document import Document
 from bokeh.model import Model
-from bokeh.models import Button, Column, ColumnDataSource, Div, Dodge, Slider
+from bokeh.models import Column, ColumnDataSource, Dodge
+from bokeh.models.widgets import Button, Div, Slider
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 

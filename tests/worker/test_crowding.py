@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bokeh.models import Div
+from bokeh.models.widgets import Div
 from support.peers import Peer, in_loop, make_session
 
 from aperture.worker.crowding import Crowding

@@ -138,7 +138,7 @@ def _write_down(session: Session, model: Model, attr: str, viewer: Viewer) -> No
 def _pull(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:
     document = session.whole_document(inline=viewer.inline_pulls)
     session.mark_pulled(viewer, hold)
-    return messages.pull_reply_of(message.msgid, document, epoch=session.fanout.epoch, sequence=session.fanout.sequence)
+    return messages.pull_reply(message.msgid, document, epoch=session.fanout.epoch, sequence=session.fanout.sequence)
 
 
 def _push(session: Session, viewer: Viewer, message: Message, hold: Hold) -> FrameRun:

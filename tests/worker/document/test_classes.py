@@ -15,7 +15,7 @@ from bokeh.core.serialization import Deserializer, Serializer
 from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent
 from bokeh.events import _CONCRETE_EVENT_CLASSES
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from support.peers import in_loop
 
 from aperture.worker.document.classes import forget_classes, only_packaged_models
@@ -31,7 +31,7 @@ from bokeh.core.serialization import Serializer
 from bokeh.events import Event
 from bokeh.io import curdoc
 from bokeh.model import DataModel
-from bokeh.models import Div
+from bokeh.models.widgets import Div
 
 class Point(DataModel):
     x = Int()
@@ -144,7 +144,7 @@ async def test_a_session_that_never_was_leaves_nothing(tables: list[frozenset[ob
 async def test_what_a_class_had_pushed_out_comes_back(tmp_path: Path, tables: list[frozenset[object]]) -> None:
     """A class with an implementation of its own has the same name in every session, and perhaps one of Bokeh's."""
     source = """
-from bokeh.models import Slider as Original
+from bokeh.models.widgets import Slider as Original
 
 class Slider(Original):
     __implementation__ = "export class Slider {}"

@@ -9,7 +9,8 @@ from bokeh.core.properties import Dict, Int, List, Override, String
 from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.validation.check import check_integrity
 from bokeh.model import Model
-from bokeh.models import Column, LinearAxis, Plot, Row, Slider
+from bokeh.models import Column, LinearAxis, Plot, Row
+from bokeh.models.widgets import Slider
 from bokeh.plotting import figure
 
 from aperture.worker.document.lean import facts, reading

@@ -14,7 +14,8 @@ import pytest
 from bokeh.core.has_props import HasProps, Local
 from bokeh.core.properties import Instance, Int, List
 from bokeh.core.property.wrappers import PropertyValueContainer, PropertyValueList
-from bokeh.models import ColumnDataSource, Div, Range1d, Slider
+from bokeh.models import ColumnDataSource, Range1d
+from bokeh.models.widgets import Div, Slider
 from support.model_story import APPS, MODELS, differences
 
 from aperture.worker.document import lean

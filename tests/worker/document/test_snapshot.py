@@ -19,7 +19,8 @@ from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent
 from bokeh.layouts import column
 from bokeh.model import DataModel
-from bokeh.models import ColumnDataSource, Div, Slider
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from bokeh.plotting import figure
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st

@@ -16,7 +16,8 @@ from bokeh.application.handlers import FunctionHandler, ScriptHandler
 from bokeh.document import Document
 from bokeh.document.callbacks import DocumentCallbackManager
 from bokeh.events import ConnectionLost
-from bokeh.models import Button, Column, ColumnDataSource, CustomJS, Div, Slider
+from bokeh.models import Column, ColumnDataSource, CustomJS
+from bokeh.models.widgets import Button, Div, Slider
 from bokeh.plotting import figure
 from support.peers import Peer, in_loop
 
@@ -27,7 +28,8 @@ from aperture.worker.session.host import AppHost, Origin
 SCRIPT = """
 from bokeh.io import curdoc
 from bokeh.layouts import column
-from bokeh.models import Button, ColumnDataSource, Div, Slider
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Button, Div, Slider
 from bokeh.plotting import figure
 
 source = ColumnDataSource({"x": [1, 2], "y": [3, 4]})

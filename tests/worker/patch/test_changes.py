@@ -10,7 +10,8 @@ import pytest
 from bokeh.core.serialization import Serialized
 from bokeh.document import Document
 from bokeh.document.events import ModelChangedEvent, TitleChangedEvent
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from support.peers import state_of
 
 from aperture.protocol.codec import EventEncoder

@@ -10,7 +10,8 @@ from itertools import count
 from typing import Any
 
 import pytest
-from bokeh.models import ColumnDataSource, Slider, TextInput
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Slider, TextInput
 from bokeh.protocol.message import Message
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

@@ -7,7 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from bokeh.models import Column, ColumnDataSource, CustomJS, Div, Slider
+from bokeh.models import Column, ColumnDataSource, CustomJS
+from bokeh.models.widgets import Div, Slider
 from support.peers import Peer, in_loop, make_session
 
 from aperture.worker.patch.viewer import Viewer

@@ -11,7 +11,8 @@ import pytest
 from bokeh.document import Document
 from bokeh.events import ButtonClick
 from bokeh.model import Model
-from bokeh.models import Button, Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Button, Div, Slider
 from support.peers import Peer, in_loop, make_session, state_of
 
 from aperture.errors import ProtocolError, SessionGone

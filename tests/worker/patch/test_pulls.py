@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bokeh.models import ColumnDataSource, Div, Slider
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.patience import run, seconds

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.layouts import column
-from bokeh.models import ColumnDataSource, Div, Slider
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, make_session, state_of
 

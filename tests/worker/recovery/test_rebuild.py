@@ -12,7 +12,8 @@ from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import ButtonClick, DocumentReady
 from bokeh.layouts import column
-from bokeh.models import Button, ColumnDataSource, Div, Slider
+from bokeh.models import ColumnDataSource
+from bokeh.models.widgets import Button, Div, Slider
 from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
 

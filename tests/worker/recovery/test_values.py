@@ -15,7 +15,7 @@ from bokeh.application.handlers.handler import Handler
 from bokeh.document import Document
 from bokeh.events import ButtonClick
 from bokeh.layouts import column
-from bokeh.models import Button, Div, Slider, TextInput
+from bokeh.models.widgets import Button, Div, Slider, TextInput
 from support.kept_memory import MemoryStore, settled
 from support.node import EXAMPLES
 from support.peers import Peer, in_loop

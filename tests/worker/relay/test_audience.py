@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bokeh.document import Document
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from bokeh.protocol import Protocol
 from support.clock import in_fake_time
 from support.peers import Peer, make_session

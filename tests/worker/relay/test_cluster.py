@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from bokeh.document import Document
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from support.clock import in_fake_time, now
 from support.relay_bus import FakeRedis
 from support.relay_world import SESSION, Client, Worker, World, world_of

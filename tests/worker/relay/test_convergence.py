@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bokeh.document import Document
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.clock import FakeTimeLoop

@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 import pytest
-from bokeh.models import Slider
+from bokeh.models.widgets import Slider
 from support.clock import in_fake_time
 from support.peers import make_session
 from support.relay_posts import SESSION_KEY, OwnerPostbox, run_of

@@ -12,7 +12,7 @@ import pytest
 from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.document import Document
-from bokeh.models import Div
+from bokeh.models.widgets import Div
 from support.peers import Peer, in_loop
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 

@@ -11,7 +11,7 @@ from bokeh.application import Application
 from bokeh.application.handlers import DirectoryHandler, FunctionHandler, ScriptHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.document import Document
-from bokeh.models import Div
+from bokeh.models.widgets import Div
 from support.peers import in_loop
 from tornado.ioloop import IOLoop
 

@@ -12,7 +12,7 @@ import pytest
 from bokeh.document import without_document_lock
 from bokeh.events import ConnectionLost
 from bokeh.io import curdoc
-from bokeh.models import Div, Slider
+from bokeh.models.widgets import Div, Slider
 from support.patience import seconds
 from support.peers import Peer, in_loop, make_session
 

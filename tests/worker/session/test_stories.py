@@ -13,7 +13,8 @@ from bokeh.core.serialization import Serializer
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.document import Document
-from bokeh.models import Column, ColumnDataSource, Div, Slider
+from bokeh.models import Column, ColumnDataSource
+from bokeh.models.widgets import Div, Slider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.patience import run
