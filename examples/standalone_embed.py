@@ -39,7 +39,7 @@ def waves(document):
 
 
 class Page(RequestHandler):
-    """A page of the program's own, which knows what the server has."""
+    """A page of the program itself, which shows the server's sessions."""
 
     def get(self):
         self.write(f'<a href="http://localhost:{server.port}/waves">Waves</a>, seen by {len(server.get_sessions())}')

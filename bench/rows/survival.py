@@ -24,7 +24,7 @@ from rows.row import Group, Plan, Result, Row, Target
 __all__ = ["GROUP"]
 
 NONE, ASYNC, ACK = "none", "async", "ack"
-KEPT = (ASYNC, ACK)
+STORED = (ASYNC, ACK)
 SHARE = 0.9
 """Of the rate of `none` that `async` must reach."""
 
@@ -40,18 +40,18 @@ SETTLE_SECONDS = 2.0
 _TARGETS = {ASYNC: Target(faster=SHARE)}
 
 
-def _kept_row(name: str, title: str, durability: str) -> Row:
+def _stored_row(name: str, title: str, durability: str) -> Row:
     return Row(f"{name}-{durability}", title, "/s", _TARGETS.get(durability, Target()), stock=NONE, ours=durability)
 
 
 DELIVERED = {
-    (viewers, durability): _kept_row(
+    (viewers, durability): _stored_row(
         f"keep-deliver-{viewers}", f"small patches delivered, {viewers} viewer{'s' * (viewers > 1)}", durability
     )
     for viewers in VIEWERS
-    for durability in KEPT
+    for durability in STORED
 }
-TRIPS = {durability: _kept_row("keep-trips", "saturated round trips", durability) for durability in KEPT}
+TRIPS = {durability: _stored_row("keep-trips", "saturated round trips", durability) for durability in STORED}
 FRESH = Row("keep-memory", "Redis memory of a session, moved once", "KB", stock=NONE, ours=ASYNC)
 MOVED = Row("keep-memory-moved", f"Redis memory of a session, moved {MOVES} times", "KB", stock=NONE, ours=ASYNC)
 ROWS = (*DELIVERED.values(), *TRIPS.values(), FRESH, MOVED)
@@ -59,7 +59,7 @@ ROWS = (*DELIVERED.values(), *TRIPS.values(), FRESH, MOVED)
 
 def measure(plan: Plan) -> Iterator[Result]:
     for viewers in VIEWERS:
-        rows = {durability: DELIVERED[viewers, durability] for durability in KEPT}
+        rows = {durability: DELIVERED[viewers, durability] for durability in STORED}
         if any(row.name in plan.rows for row in rows.values()):
             yield from _alternate("fanout", rows, plan, _Deliveries(viewers, plan))
     if any(row.name in plan.rows for row in TRIPS.values()):
@@ -93,7 +93,7 @@ class _Deliveries:
         self._patches: dict[str, int] = {}
 
     def open(self, loader: Loader, durability: str, server: Server) -> None:
-        loader.call(client.open_viewers, durability, server.port, "/fanout", self._viewers, session="kept")
+        loader.call(client.open_viewers, durability, server.port, "/fanout", self._viewers, session="stored")
 
     def measure(self, loader: Loader, durability: str) -> _Turn:
         patches = self._patches.get(durability, FIRST_PATCHES)
@@ -122,11 +122,11 @@ class _Saturated:
 def _alternate(app: str, rows: dict[str, Row], plan: Plan, load: _Deliveries | _Saturated) -> Iterator[Result]:
     """Each node its turns, in an order that changes, so that none is always the one to come first."""
     results = {durability: Result(row) for durability, row in rows.items()}
-    busy: dict[str, list[float]] = {durability: [] for durability in (NONE, *KEPT)}
+    busy: dict[str, list[float]] = {durability: [] for durability in (NONE, *STORED)}
     with ExitStack() as stack:
         redis = stack.enter_context(shared_redis())
         loader = stack.enter_context(Loader())
-        nodes = {durability: stack.enter_context(_node(app, redis, durability)) for durability in (NONE, *KEPT)}
+        nodes = {durability: stack.enter_context(_node(app, redis, durability)) for durability in (NONE, *STORED)}
         for durability, node in nodes.items():
             load.open(loader, durability, node)
             load.measure(loader, durability)

@@ -41,7 +41,7 @@ MAX_APPS = 200
 
 APP_SLOTS = 6
 WORKER_SLOTS = 8
-"""Lines in one chart: more cannot be told apart."""
+"""Lines in one chart: more are hard to distinguish."""
 
 _SCALARS = (
     "sessions",
