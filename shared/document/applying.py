@@ -7,10 +7,13 @@ from typing import Any, cast
 
 from bokeh.core.types import ID
 from bokeh.document import Document
-from bokeh.document.events import DocumentPatchedEvent, RootAddedEvent
+from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent, RootAddedEvent
 from bokeh.model import Model
 
 __all__ = ["NamedModels", "apply_event", "configures", "replace_document"]
+
+
+_CHANGED = ModelChangedEvent.kind
 
 
 class NamedModels:
@@ -45,6 +48,10 @@ def apply_event(document: Document, event: dict[str, Any], setter: object | None
         event: as `aperture.protocol.codec.decode_patch` gives it; used up.
         setter: who changed the document, so that it is not sent its own change.
     """
+    if event["kind"] == _CHANGED and DocumentPatchedEvent._handlers[_CHANGED] is ModelChangedEvent:
+        # What Bokeh's handler does, without the event that it makes for it. Most that browsers send is this.
+        event["model"].set_from_json(event["attr"], event["new"], setter=setter)
+        return
     if event["kind"] == "ColumnDataChanged" and event.get("cols") is not None:
         # It brings only the columns that were changed. BokehJS keeps the others; Bokeh's own handler drops them.
         event["data"] = {**getattr(event["model"], event["attr"]), **event["data"]}

@@ -10,15 +10,19 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import bokeh.application.handlers.code
+import bokeh.document.callbacks
 import bokeh.io.doc
+from bokeh.document.locking import UnlockedDocumentProxy
 
-__all__ = ["install", "patch_curdoc"]
+__all__ = ["install", "invoke_with_curdoc", "patch_curdoc"]
+
+T = TypeVar("T")
 
 _changing = threading.Lock()
 """Held for each change of the process's list."""
@@ -40,6 +44,45 @@ def install() -> None:
     """Make Bokeh put back what was current whatever happens; harmless twice."""
     for module in (bokeh.io.doc, bokeh.application.handlers.code):
         module.patch_curdoc = patch_curdoc  # type: ignore[attr-defined]
+    bokeh.document.callbacks.invoke_with_curdoc = invoke_with_curdoc
+
+
+class _Here(threading.local):
+    """What this thread has made current."""
+
+    entry: _Entry | None = None
+
+
+_here = _Here()
+
+
+def invoke_with_curdoc(doc: Any, f: Callable[[], T]) -> T:
+    """Stands in for `bokeh.document.callbacks.invoke_with_curdoc`.
+
+    One change of one model asks for the same document four times, one within the other.
+    """
+    patched: list[_Entry] | ContextVar[tuple[_Entry, ...]] = bokeh.io.doc._PATCHED_CURDOCS
+    if getattr(f, "nolock", False):
+        doc = UnlockedDocumentProxy(doc)
+    elif isinstance(patched, list):
+        return _invoke(patched, weakref.ref(doc), f)
+    with patch_curdoc(doc):
+        return f()
+
+
+def _invoke(patched: list[_Entry], entry: _Entry, f: Callable[[], T]) -> T:
+    """As with `_pushed`, but nothing is to be done where this thread has made that document current already."""
+    before = _here.entry
+    if before is entry and patched and patched[-1] is entry:
+        return f()
+    with _changing:
+        patched.append(entry)
+    _here.entry = entry
+    try:
+        return f()
+    finally:
+        _here.entry = before
+        _drop_last(patched, entry)
 
 
 @contextmanager
@@ -60,9 +103,16 @@ def _pushed(patched: list[_Entry], entry: _Entry) -> Iterator[None]:
     try:
         yield
     finally:
-        # The last of its own: another thread may have added one since. Two threads that look for theirs at once would
-        # delete what is not theirs, or run past the end, and the callback that ends would fail.
-        with _changing:
+        _drop_last(patched, entry)
+
+
+def _drop_last(patched: list[_Entry], entry: _Entry) -> None:
+    # The last of its own: another thread may have added one since. Two threads that look for theirs at once would
+    # delete what is not theirs, or run past the end, and the callback that ends would fail.
+    with _changing:
+        if patched[-1] is entry:
+            patched.pop()
+        else:
             del patched[len(patched) - 1 - next(i for i, other in enumerate(reversed(patched)) if other is entry)]
 
 

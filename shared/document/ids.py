@@ -16,7 +16,7 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -55,14 +55,23 @@ class IdSequence:
         highest = max((int(number) for number in mine if number.isdecimal()), default=0)
         self._count = itertools.count(max(highest + 1, next(self._count)))
 
+    def enter(self) -> Token[IdSequence | None]:
+        """As `active`, for those who bracket many small pieces of work: `leave` with what this returns."""
+        return _current.set(self)
+
+    @staticmethod
+    def leave(token: Token[IdSequence | None]) -> None:
+        """The end of what `enter` began."""
+        _current.reset(token)
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Models made in this context, and in tasks started from it, take their ids from here."""
-        token = _current.set(self)
+        token = self.enter()
         try:
             yield
         finally:
-            _current.reset(token)
+            self.leave(token)
 
 
 _bokehs_new: Any = Model.__new__

@@ -76,7 +76,8 @@ class Assembler:
         self._consume = self._read_metadata
 
     def _read_metadata(self, fragment: str | bytes) -> None:
-        self._metadata = self._object(fragment, "metadata")
+        # Neither BokehJS nor Bokeh's client ever has any.
+        self._metadata = {} if fragment == "{}" else self._object(fragment, "metadata")
         self._consume = self._read_content
 
     def _read_content(self, fragment: str | bytes) -> Message | None:

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from bokeh.document import Document
-from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.io import curdoc, doc
 
 from aperture.document import current
+from aperture.document.current import invoke_with_curdoc
 
 
 @pytest.fixture(autouse=True)
@@ -96,3 +96,38 @@ def test_a_context_variable_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> 
             raise ZeroDivisionError
         assert current_documents() == [one]
     assert current_documents() == []
+
+
+def test_what_is_current_already_is_not_added_again() -> None:
+    """Nor taken away by who came second; one that is current in another thread only is added."""
+    one, other = Document(), Document()
+    depths: list[int] = []
+
+    def look() -> None:
+        depths.append(len(doc._PATCHED_CURDOCS))
+
+    def outer() -> None:
+        invoke_with_curdoc(one, look)
+        invoke_with_curdoc(other, lambda: invoke_with_curdoc(one, look))
+        invoke_with_curdoc(one, look)
+        aside = threading.Thread(target=lambda: invoke_with_curdoc(one, look))
+        aside.start()
+        aside.join()
+        assert curdoc() is one
+
+    invoke_with_curdoc(one, outer)
+    assert depths == [1, 3, 1, 2]
+    assert doc._PATCHED_CURDOCS == []
+
+
+def test_without_the_lock() -> None:
+    """A callback that does not want the document's lock gets the document's proxy, also inside of one that does."""
+    document = Document()
+    seen: list[object] = []
+
+    def unlocked() -> None:
+        seen.append(type(curdoc()).__name__)
+
+    unlocked.nolock = True  # type: ignore[attr-defined]
+    invoke_with_curdoc(document, lambda: invoke_with_curdoc(document, unlocked))
+    assert seen == ["UnlockedDocumentProxy"]

@@ -303,8 +303,15 @@ class Story:
         return seen
 
     def _themed_values(self) -> dict[str, Any]:
+        """Without models: one that takes another's place is or is not themed before it goes, in no order."""
+        from bokeh.model import collect_models
+
         named = {name: self._value(name) for name in self._some(self.names, 3)}
-        return {name: value for name, value in named.items() if self.cls.lookup(name).property.is_valid(value)}
+        return {
+            name: value
+            for name, value in named.items()
+            if self.cls.lookup(name).property.is_valid(value) and not collect_models(value)
+        }
 
     def _no_theme(self) -> Any:
         model = self._model()

@@ -17,9 +17,15 @@ from typing import Any, Protocol
 from bokeh.core.enums import HoldPolicyType
 from bokeh.document import Document
 from bokeh.document.callbacks import DocumentCallbackManager
-from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
+from bokeh.document.events import (
+    DocumentChangedEvent,
+    DocumentPatchedEvent,
+    SessionCallbackAdded,
+    SessionCallbackRemoved,
+)
 from bokeh.model import Model
 
+from aperture.document.current import invoke_with_curdoc
 from aperture.worker.document.ordered import AddedCallbacks, OrderedSet
 from aperture.worker.document.teardown import release_callback
 from aperture.worker.patch.batch import Reach
@@ -27,6 +33,9 @@ from aperture.worker.patch.changes import BUILDING, key_of, left_before, whole_c
 from aperture.worker.patch.contention import Key
 
 __all__ = ["OrderedCallbacks", "Recorder", "ordered_callbacks"]
+
+
+_OF_SESSIONS = (SessionCallbackAdded, SessionCallbackRemoved)
 
 
 class Recorder(Protocol):
@@ -49,6 +58,8 @@ class OrderedCallbacks(DocumentCallbackManager):
         self._session_callbacks = self.added  # type: ignore[assignment]
         self._session_destroyed_callbacks = OrderedSet()  # type: ignore[assignment]
         self.recorder: Recorder | None = None
+        self._follower: object = None
+        """The session, to which no other changes than those of its callbacks matter."""
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""
         self.journaled = False
@@ -62,9 +73,33 @@ class OrderedCallbacks(DocumentCallbackManager):
         self.changes += 1
         if self._hold is None:
             self._record(event, Reach.ALL)
-        elif self.journaled:
-            self._record_ahead(event)
-        super().trigger_on_change(event)
+            self._call(event)
+        else:
+            if self.journaled:
+                self._record_ahead(event)
+            super().trigger_on_change(event)
+
+    def _call(self, event: DocumentChangedEvent) -> None:
+        """As Bokeh, but that there is nothing to be done where nobody has asked for it."""
+        document = self._document()
+        if document is None:
+            return
+        if event.callback_invoker is not None:
+            invoke_with_curdoc(document, event.callback_invoker)
+        if isinstance(event, _OF_SESSIONS) or self._asked_for_changes():
+            invoke_with_curdoc(document, lambda: self._call_for_changes(event))
+
+    def _asked_for_changes(self) -> bool:
+        return len(self._change_callbacks) > (self._follower in self._change_callbacks)
+
+    def _call_for_changes(self, event: DocumentChangedEvent) -> None:
+        for callback in self.change_callbacks():
+            callback(event)
+
+    def follow(self, session: object) -> None:
+        """Tell the session of callbacks that are added and removed, as `on_change_dispatch_to` does."""
+        self._follower = session
+        self.on_change_dispatch_to(session)
 
     def hold(self, policy: HoldPolicyType = "combine") -> None:
         document = self._document()

@@ -7,7 +7,6 @@ for a socket.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from contextvars import Token
 from functools import partial
 from types import TracebackType
@@ -172,13 +171,13 @@ class Hold:
 
     batch: Batch
     _scope: Token[SessionScope | None]
+    _ids: Token[IdSequence | None]
 
     def __init__(self, held: HeldDocument, sender: Viewer | None, seen: int) -> None:
         self._held = held
         self._sender = sender
         self._seen = seen
         self._was_live = sender is not None and sender.live
-        self._ids: AbstractContextManager[None] = held.ids.active()
         self.reply: FrameRun | None = None
         """What the sender is answered."""
 
@@ -189,14 +188,14 @@ class Hold:
             self._held.lock.release()
             raise
         self._scope = SESSION.set(self._held.scope)
-        self._ids.__enter__()
+        self._ids = self._held.ids.enter()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
         held = self._held
-        self._ids.__exit__(None, None, None)
+        held.ids.leave(self._ids)
         held.batch = None
         try:
             held.fanout.send(self.batch, self._sender, self.reply, sender_was_live=self._was_live)

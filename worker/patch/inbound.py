@@ -14,12 +14,12 @@ from typing import Any, cast
 
 from bokeh import __version__ as bokeh_version
 from bokeh.document import Document
-from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.document.events import ModelChangedEvent
 from bokeh.model import Model
 
 from aperture import tracing
 from aperture.document.applying import NamedModels, apply_event, configures, replace_document
+from aperture.document.current import invoke_with_curdoc
 from aperture.document.nesting import check_nesting, restructures
 from aperture.errors import PeerError, ProtocolError
 from aperture.log import short_id

@@ -22,10 +22,10 @@ from dataclasses import replace
 from typing import Protocol
 
 from bokeh.document import Document
-from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.events import DocumentReady
 
 from aperture.app_state import session_state
+from aperture.document.current import invoke_with_curdoc
 from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.metrics import Tallies

@@ -17,11 +17,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bokeh.document import Document
-from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.events import ConnectionLost
 from tornado.ioloop import IOLoop
 
 from aperture import tracing
+from aperture.document.current import invoke_with_curdoc
 from aperture.document.ids import IdSequence
 from aperture.errors import SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
@@ -322,7 +322,7 @@ class Session:
 
     def _follow_callbacks(self) -> None:
         callbacks = self.held.callbacks
-        callbacks.on_change_dispatch_to(self)
+        callbacks.follow(self)
         callbacks.added.schedule(self._schedule.add)
 
     async def _run_scheduled(self, func: Callable[[], Any]) -> None:

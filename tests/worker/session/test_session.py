@@ -150,13 +150,10 @@ class _Watched:
     def __init__(self, made: list[str]) -> None:
         self._made = made
 
-    def active(self) -> _Watched:
-        return self
-
-    def __enter__(self) -> None:
+    def enter(self) -> None:
         self._made.append("enter")
 
-    def __exit__(self, *problem: object) -> None:
+    def leave(self, token: None) -> None:
         self._made.append("leave")
 
 

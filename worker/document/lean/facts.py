@@ -60,7 +60,8 @@ _LISTED = ("descriptors", "dataspecs", "properties", "properties_with_refs")
 
 _bokehs_defaults = HasProps.__dict__["_overridden_defaults"].__func__
 _bokehs_unstable = PropertyDescriptor.has_unstable_default
-_bokehs_trigger = getattr_static(Model, "trigger")
+_quiet_triggers: list[object] = [getattr_static(Model, "trigger")]
+"""Bokeh's, and what stands in for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +116,12 @@ def facts_of(cls: type[HasProps]) -> ClassFacts | None:
         facts = _find(cls) if _is_as_bokeh_made_it(cls) else None
         setattr(cls, _FACTS, facts)
         return facts
+
+
+def is_quiet_too(trigger: object) -> None:
+    """Have models be quiet whose class has this `trigger` instead of Bokeh's."""
+    if trigger not in _quiet_triggers:
+        _quiet_triggers.append(trigger)
 
 
 def overridden_defaults(cls: type[HasProps]) -> dict[str, Any]:
@@ -224,7 +231,7 @@ def _is_quiet(cls: type[HasProps]) -> bool:
     if not hasattr(cls, "trigger"):
         return True
     document = HasDocumentRef.__dict__["document"]
-    return getattr_static(cls, "trigger") is _bokehs_trigger and getattr_static(cls, "document") is document
+    return getattr_static(cls, "trigger") in _quiet_triggers and getattr_static(cls, "document") is document
 
 
 def _kept_on_class(name: str, find: Callable[..., Any]) -> Callable[..., Any]:
