@@ -39,6 +39,7 @@
     │   │   └── OwnerUnknown         Redis was emptied or cut off a moment ago, and owners come back to it
     │   ├── BusUnavailable       no connection could be made; the text says why
     │   ├── Fenced               another worker owns the session now
+    │   ├── CallFailed           another worker did not answer a request; the text says why
     │   ├── TransferFailed       what another worker offered, too large for one message, could not be fetched
     │   └── KeepingBroken        what is kept of the session cannot be continued; keep it anew
     └── ConfigurationError       the options contradict each other, or name something that is not there
@@ -61,6 +62,7 @@ __all__ = [
     "BusError",
     "BusFull",
     "BusUnavailable",
+    "CallFailed",
     "CannotConnect",
     "ClientError",
     "ConfigurationError",
@@ -319,6 +321,19 @@ class BusUnavailable(BusError):
 
 class Fenced(BusError):
     """Another worker owns the session now, or it was claimed anew: whoever is told this must drop its copy."""
+
+
+class CallFailed(BusError):
+    """Another worker did not answer a request; the text says why.
+
+    Args:
+        reason: the text.
+        listens: whether that worker may live: false where nothing is subscribed to its channel.
+    """
+
+    def __init__(self, reason: str, *, listens: bool = True) -> None:
+        super().__init__(reason)
+        self.listens = listens
 
 
 class TransferFailed(BusError):

@@ -13,10 +13,10 @@ import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from itertools import count
 
 from aperture.bus.bus import Bus
-from aperture.errors import BusDown
+from aperture.bus.calls import BackgroundTasks, Calls, listen
+from aperture.errors import BusDown, CallFailed
 from aperture.log import short_id
 from aperture.registry.registry import WorkerName
 from aperture.wire.accounts import SHOWN_ID_LENGTH, SessionRow, WorkerAccount, WorkerRow
@@ -35,9 +35,6 @@ ACCOUNT_TIME = 0.8
 
 COMMAND_TIME = 8.0
 """Seconds that a worker elsewhere has to end or move a session, app code and hooks among it."""
-
-LISTEN_PAUSE = 0.5
-"""Seconds between two attempts to listen, while Redis is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +66,20 @@ class Post:
         self._me = me
         self._account = account
         self._act = act
-        self._calls = count(1)
-        self._accounts: dict[int, asyncio.Queue[Account]] = {}
-        self._outcomes: dict[int, asyncio.Future[Answer]] = {}
+        self._inquiries = Calls[Account]()
+        self._commands = Calls[Answer]()
         self._hostile = Hostile()
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks = BackgroundTasks("admin command failed")
 
     def start(self) -> None:
         """Listen, as soon as Redis lets us."""
-        self._track(asyncio.ensure_future(self._listen()))
+        self._tasks.start(listen(self._bus, self._bus.names.orders(self._me), self._on_letter))
 
     def stop(self) -> None:
         """Listen no more."""
-        for task in tuple(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
+        self._inquiries.close()
+        self._commands.close()
 
     async def others(self, prefix: str) -> AsyncIterator[tuple[str, bytes | None]]:
         """The accounts of the workers of other nodes, in parts with the worker's name; None for who does not answer.
@@ -92,17 +89,15 @@ class Post:
         """
         async with asyncio.timeout(ACCOUNT_TIME):
             workers = await self._elsewhere()
-        call = next(self._calls)
-        heard = self._accounts[call] = asyncio.Queue()
-        try:
-            sent = [self._tell(worker, Inquire(self._me, call, prefix)) for worker in workers]
+        with self._inquiries.open() as replies:
+            sent = [self._tell(worker, Inquire(self._me, replies.number, prefix)) for worker in workers]
             await asyncio.gather(*sent)
             missing, deadline = set(workers), asyncio.get_running_loop().time() + ACCOUNT_TIME
             while missing:
                 try:
                     async with asyncio.timeout_at(deadline):
-                        account = await heard.get()
-                except TimeoutError:
+                        account = await replies.next()
+                except (CallFailed, TimeoutError):
                     break
                 if account.worker in missing:
                     yield account.worker, account.part
@@ -110,23 +105,19 @@ class Post:
                         missing.discard(account.worker)
             for worker in sorted(missing):
                 yield worker, None
-        finally:
-            del self._accounts[call]
 
     async def command(self, order: Order) -> Answer:
         """Have another worker end or move a session."""
-        call = next(self._calls)
-        outcome = self._outcomes[call] = asyncio.get_running_loop().create_future()
         to = "" if order.to < 0 else str(order.to)
+
+        async def send(call: int) -> int:
+            command = Command(self._me, call, order.action, order.prefix, order.app, to)
+            return await self._bus.publish(self._bus.names.orders(order.worker), command.pack())
+
         try:
-            async with asyncio.timeout(COMMAND_TIME):
-                await self._tell(order.worker, Command(self._me, call, order.action, order.prefix, order.app, to))
-                answer: Answer = await outcome
-                return answer
-        except TimeoutError:
+            return await self._commands.call(send, COMMAND_TIME)
+        except CallFailed:
             return Answer(HTTPStatus.GATEWAY_TIMEOUT, "the session's worker does not answer")
-        finally:
-            del self._outcomes[call]
 
     async def living(self) -> list[str]:
         """All workers of the cluster whose lease runs.
@@ -142,14 +133,6 @@ class Post:
         mine = WorkerName.parse(self._me).node
         return [name for name in await self.living() if _node_of(name) not in (None, mine)]
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._bus.subscribe(self._bus.names.orders(self._me), self._on_letter)
-                return
-            except BusDown:
-                await asyncio.sleep(LISTEN_PAUSE)
-
     def _on_letter(self, payload: bytes) -> None:
         try:
             envelope = Envelope.unpack(payload)
@@ -158,16 +141,13 @@ class Post:
             return
         match envelope:
             case Inquire():
-                self._track(asyncio.ensure_future(self._give_account(envelope)))
+                self._tasks.start(self._give_account(envelope))
             case Command():
-                self._track(asyncio.ensure_future(self._obey(envelope)))
+                self._tasks.start(self._obey(envelope))
             case Account(call=call):
-                if (waiting := self._accounts.get(call)) is not None:
-                    waiting.put_nowait(envelope)
+                self._inquiries.answer(call, envelope)
             case Outcome(call=call, status=status, text=text):
-                outcome = self._outcomes.get(call)
-                if outcome is not None and not outcome.done():
-                    outcome.set_result(Answer(status if 100 <= status < 600 else 502, text[:500]))
+                self._commands.answer(call, Answer(status if 100 <= status < 600 else 502, text[:500]))
             case _:
                 self._hostile.count("orders", ValueError(f"a {type(envelope).__name__} does not belong there"))
 
@@ -185,15 +165,6 @@ class Post:
             await self._bus.publish(self._bus.names.orders(worker), envelope.pack())
         except BusDown:
             log.debug("the bus is away; what operators want does not get through")
-
-    def _track(self, task: asyncio.Future[None]) -> None:
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            log.error("what an operator wanted has failed", exc_info=problem)
 
 
 class Operations:

@@ -82,7 +82,7 @@ class Worker:
     def is_idle(self) -> bool:
         """Whether nothing of any session elsewhere, and nothing under way, is left here."""
         cluster = self.cluster
-        left = (cluster._edges, cluster._entering, cluster._calls, cluster._tasks, cluster._inbox._tasks)
+        left = (cluster._edges, cluster._entering, cluster._calls.in_flight, cluster._tasks, cluster._inbox._tasks)
         return not any(left) and cluster.transfers.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:

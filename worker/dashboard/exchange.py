@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from enum import Enum
-from itertools import count
-from typing import Any, Protocol
+from typing import Protocol
 
 from aperture.bus.bus import Bus
-from aperture.errors import BusDown
+from aperture.bus.calls import BackgroundTasks, Calls, listen
+from aperture.errors import BusDown, CallFailed
 from aperture.registry.registry import WorkerName
 from aperture.wire.envelopes import Account, Envelope, Hostile, Inquire
 from aperture.worker.dashboard.figures import NodeFigures, pack, unpack
@@ -26,9 +25,6 @@ log = logging.getLogger(__name__)
 
 ANSWER_TIME = 1.0
 """Seconds that a node has to answer: half of the sampler's interval."""
-
-LISTEN_PAUSE = 0.5
-"""Seconds between two attempts to subscribe while Redis is down."""
 
 MAX_NODES = 200
 """Nodes that are asked; further ones are not shown."""
@@ -75,21 +71,20 @@ class FigureExchange:
         self._bus = bus
         self._me = me
         self._reader = reader
-        self._calls = count(1)
-        self._answers: dict[int, asyncio.Future[NodeFigures]] = {}
+        self._calls = Calls[NodeFigures]()
         self._unanswered: set[str] = set()
         """Workers that did not answer the last time: the next request goes to another worker of their node."""
         self._hostile = Hostile()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks("dashboard exchange failed: the other nodes show this one as silent")
 
     def start(self) -> None:
         """Subscribe, as soon as Redis is up."""
-        self._track(self._listen())
+        self._tasks.start(listen(self._bus, self._bus.names.figures(self._me), self._on_message))
 
     def stop(self) -> None:
         """Stop answering. Idempotent."""
-        for task in tuple(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
+        self._calls.close()
 
     async def ask(self) -> Heard:
         """Fetch the figures of all other nodes. Takes `ANSWER_TIME`, at most twice if Redis is slow. Never raises."""
@@ -121,39 +116,24 @@ class FigureExchange:
         return chosen
 
     async def _ask(self, worker: str) -> NodeFigures | _Silence:
-        call = next(self._calls)
-        answer = self._answers[call] = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(ANSWER_TIME):
-                inquiry = Inquire(self._me, call, "").pack()
-                if not await self._bus.publish(self._bus.names.figures(worker), inquiry):
-                    return _Silence.NOT_SUBSCRIBED
-                figures = await answer
-            # Redis is not trusted: an answer may name another node and would overwrite that one's figures.
-            return figures if figures.node == WorkerName.parse(worker).node else _Silence.NO_ANSWER
-        except (BusDown, TimeoutError):
-            return _Silence.NO_ANSWER
-        finally:
-            del self._answers[call]
+        async def inquire(call: int) -> int:
+            return await self._bus.publish(self._bus.names.figures(worker), Inquire(self._me, call, "").pack())
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._bus.subscribe(self._bus.names.figures(self._me), self._on_message)
-                return
-            except BusDown:
-                await asyncio.sleep(LISTEN_PAUSE)
+        try:
+            figures = await self._calls.call(inquire, ANSWER_TIME)
+        except CallFailed as problem:
+            return _Silence.NO_ANSWER if problem.listens else _Silence.NOT_SUBSCRIBED
+        # Redis is not trusted: an answer may name another node and would overwrite that one's figures.
+        return figures if figures.node == WorkerName.parse(worker).node else _Silence.NO_ANSWER
 
     def _on_message(self, payload: bytes) -> None:
         try:
             envelope = Envelope.unpack(payload)
             match envelope:
                 case Inquire(asker=asker, call=call):
-                    self._track(self._answer(asker, call))
+                    self._tasks.start(self._answer(asker, call))
                 case Account(call=call, part=part):
-                    waiting = self._answers.get(call)
-                    if waiting is not None and not waiting.done():
-                        waiting.set_result(unpack(part))
+                    self._calls.answer(call, unpack(part))
                 case _:
                     raise ValueError(f"unexpected message: {type(envelope).__name__}")
         except ValueError as problem:
@@ -165,16 +145,6 @@ class FigureExchange:
             await self._bus.publish(self._bus.names.figures(asker), account.pack())
         except BusDown:
             log.debug("dashboard figures not sent: %s, Redis is down", asker)
-
-    def _track(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None:
-            log.error("dashboard exchange failed: the other nodes show this one as silent", exc_info=problem)
 
 
 def _parsed(name: bytes) -> WorkerName | None:

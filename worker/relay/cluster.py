@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
 from typing import Protocol
 
 from aperture import tracing
 from aperture.bus.bus import Bus
-from aperture.errors import BusDown, OwnedElsewhere, OwnerGone, OwnerUnknown, TransferFailed
+from aperture.bus.calls import BackgroundTasks, Calls, listen
+from aperture.errors import BusDown, CallFailed, OwnedElsewhere, OwnerGone, OwnerUnknown, TransferFailed
 from aperture.log import short_id
 from aperture.metrics import RelayTally, Tallies
 from aperture.protocol.closing import SERVICE_RESTART
@@ -129,14 +130,13 @@ class Cluster:
         self._inbox = Inbox(receive, self.fetch)
         self._edges: dict[str, EdgeSession] = {}
         self._entering: dict[str, asyncio.Lock] = {}
-        self._calls: dict[int, asyncio.Future[Rendered]] = {}
-        self._call_numbers = count(1)
+        self._calls = Calls[Rendered]()
         self._epochs: dict[str, int] = {}
         self._beats = count(1)
         self._trusted_at = 0.0
         """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
         self._settling: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Future[None]] = set()
+        self._tasks = BackgroundTasks("work for the cluster failed")
         self._beating: asyncio.Task[None] | None = None
 
     # Life
@@ -162,7 +162,7 @@ class Cluster:
                 await self._registry.renew({})
             except BusDown as problem:
                 log.warning("not known to others yet: %s", problem)
-        self._track(self._listen())
+        self._tasks.start(listen(self._bus, self._bus.names.inbox(self.me), self._on_letter))
         self._beating = asyncio.ensure_future(self._beat())
         if self._keeper is not None:
             self._keeper.start()
@@ -187,6 +187,7 @@ class Cluster:
         await self.withdraw()
         for edge in list(self._edges.values()):
             edge.close_all(SERVICE_RESTART, "restarting")
+        self._calls.close()
         await self._bus.close()
 
     @property
@@ -228,7 +229,7 @@ class Cluster:
         session_key = session_key_of(app, session_id)
         epoch = self._epochs.pop(session_key, None)
         if epoch is not None:
-            self._track(self._release(session_key, epoch))
+            self._tasks.start(self._release(session_key, epoch))
         if last:
             self._worker.retract(session_id)
 
@@ -293,19 +294,15 @@ class Cluster:
         Raises:
             OwnerGone: it does not answer, or no longer has the session; claim again.
         """
-        number = next(self._call_numbers)
-        answer = self._calls[number] = asyncio.get_running_loop().create_future()
+        session_key = session_key_of(app, session_id)
+
+        async def ask(number: int) -> int:
+            return await self.send(owner, Render(session_key, self.me, number, kind, arguments, tracing.carrier()))
+
         try:
-            call = Render(session_key_of(app, session_id), self.me, number, kind, arguments, tracing.carrier())
-            received = await self.send(owner, call)
-            if not received:
-                raise OwnerGone("the session's owner does not listen")
-            async with asyncio.timeout(CALL_TIME):
-                rendered = await answer
-        except (TimeoutError, BusDown) as problem:
-            raise OwnerGone("the session's owner does not answer") from problem
-        finally:
-            self._calls.pop(number, None)
+            rendered = await self._calls.call(ask, CALL_TIME)
+        except CallFailed as problem:
+            raise OwnerGone(f"the session's owner cannot render it: {problem}") from problem
         if not rendered.ok:
             raise OwnerGone(rendered.body.decode("utf-8", "replace"))
         if not rendered.transfer:
@@ -350,14 +347,6 @@ class Cluster:
 
     # Inbox
 
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._bus.subscribe(self._bus.names.inbox(self.me), self._on_letter)
-                return
-            except BusDown:
-                await asyncio.sleep(0.2)
-
     def _on_letter(self, payload: bytes) -> None:
         self._relay_tally.received += 1
         try:
@@ -377,13 +366,11 @@ class Cluster:
             case Render():
                 self._on_render(envelope)
             case ChunkRequest():
-                self._track(self.transfers.answer(envelope))
+                self._tasks.start(self.transfers.answer(envelope))
             case Chunk():
                 self.transfers.take(envelope)
             case Rendered(call=call):
-                waiting = self._calls.get(call)
-                if waiting is not None and not waiting.done():
-                    waiting.set_result(envelope)
+                self._calls.answer(call, envelope)
             case _:
                 self.hostile.count("an inbox", ValueError(f"a {type(envelope).__name__} does not belong there"))
 
@@ -434,7 +421,7 @@ class Cluster:
             except Exception:
                 log.exception("rendering session %s for another worker failed", short_id(session.id))
                 rendered = Rendered(call.call, False, b"rendering failed")
-        self._track(self._tell(call.edge, rendered))
+        self._tasks.start(self._tell(call.edge, rendered))
 
     def _rendered(self, call: int, page: bytes) -> Rendered:
         if len(page) <= CHUNK_BYTES:
@@ -446,7 +433,7 @@ class Cluster:
         match word:
             case Joined() if edge is None:
                 # The last of its connections has ended, and the owner has not heard of it.
-                self._track(self._tell(word.owner, Leave(word.session_key, self.me, word.connection, lost=True)))
+                self._tasks.start(self._tell(word.owner, Leave(word.session_key, self.me, word.connection, lost=True)))
             case _ if edge is None:
                 return
             case Reply():
@@ -457,7 +444,9 @@ class Cluster:
                 edge.refuse(connection, code, reason)
 
     def _refuse(self, session_key: str, edge: str, connection: str) -> None:
-        self._track(self._tell(edge, Refused(session_key, connection, SERVICE_RESTART, "the session is not here")))
+        self._tasks.start(
+            self._tell(edge, Refused(session_key, connection, SERVICE_RESTART, "the session is not here"))
+        )
 
     # Sessions here
 
@@ -596,7 +585,7 @@ class Cluster:
             return
         del self._edges[edge.session_key]
         self._entering.pop(edge.session_key, None)
-        self._track(self._bus.unsubscribe(self._bus.names.channel(edge.session_key)))
+        self._tasks.start(self._bus.unsubscribe(self._bus.names.channel(edge.session_key)))
         session_id = session_key_parts(edge.session_key)[1]
         if self._session_at(edge.session_key) is None:
             self._worker.retract(session_id)
@@ -618,7 +607,7 @@ class Cluster:
             return  # closed by ourselves
         log.log(logging.INFO if up else logging.WARNING, "the bus is %s", "back" if up else "away")
         if up:
-            self._track(self.settle() if self._registry.frozen else self._renew())
+            self._tasks.start(self.settle() if self._registry.frozen else self._renew())
 
     async def _release(self, session_key: str, epoch: int) -> None:
         try:
@@ -631,13 +620,3 @@ class Cluster:
             await self.tell(worker, envelope)
         except BusDown:
             log.debug("an answer to another worker is lost with the bus")
-
-    def _track(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Future[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (problem := task.exception()) is not None and not isinstance(problem, BusDown):
-            log.error("work for the cluster failed", exc_info=problem)

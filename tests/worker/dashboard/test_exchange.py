@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from support.patience import run, seconds
 
+from aperture.bus import calls
 from aperture.bus.names import Names
 from aperture.errors import BusDown
 from aperture.wire.envelopes import Account, Envelope, Inquire, Probe
@@ -131,7 +132,7 @@ def test_a_bus_that_is_away_is_said_and_raises_nothing() -> None:
 
 def test_it_listens_once_the_bus_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker may start before Redis does."""
-    monkeypatch.setattr(exchange, "LISTEN_PAUSE", 0)
+    monkeypatch.setattr(calls, "LISTEN_PAUSE", 0)
 
     async def scenario() -> None:
         hub = Hub()

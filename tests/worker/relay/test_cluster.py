@@ -121,7 +121,7 @@ async def test_pages_are_rendered_by_the_owner() -> None:
         assert body == f"page of {SESSION}".encode()
         with pytest.raises(OwnerGone):
             await caller.cluster.call(world.owner.name, APP, "another", "page", {})
-        assert not caller.cluster._calls
+        assert not caller.cluster._calls.in_flight
         await world.stop()
 
 
