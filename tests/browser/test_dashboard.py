@@ -190,7 +190,7 @@ def test_without_redis_it_shows_its_own_node(cluster: Cluster, tabs: BrowserTabs
             """() => {
               const [document] = Bokeh.documents;
               const head = document.get_model_by_name("head").text;
-              return head.includes("1 node silent") && head.includes("Redis away");
+              return head.includes("1 node silent") && head.includes("Redis down");
             }""",
             nominal=PATIENCE,
         )

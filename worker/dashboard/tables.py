@@ -46,7 +46,7 @@ def memory(size: float) -> tuple[str, str]:
 def header(totals: Totals, now: float) -> str:
     """Name, size and health of the cluster."""
     parts = [_counted(totals.nodes, "node"), _counted(totals.workers, "worker")]
-    parts += [] if totals.bus is None else ["Redis connected" if totals.bus else "Redis away"]
+    parts += [] if totals.bus is None else ["Redis connected" if totals.bus else "Redis down"]
     parts.append(time.strftime("%H:%M:%S UTC", time.gmtime(now)))
     kind, word = _health(totals)
     return (
