@@ -163,14 +163,14 @@ def test_probes_ask_endpoints_that_there_are(overlay: Path) -> None:
     """Each path is one of the admin port, and each port is one of the container."""
     (container,) = pod_of(find(render(overlay), "Deployment"))["containers"]
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == PORTS
-    rules = {str(rule.matcher.regex.pattern) for rule in admin_rules()}  # type: ignore[attr-defined]
+    rules = {str(rule.matcher.regex.pattern) for rule in admin_rules()}
     for probe, path in (("startupProbe", "/livez"), ("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[probe]["httpGet"] == {"path": path, "port": "admin"}
         assert any(re.fullmatch(pattern, path) for pattern in rules), f"{path} is not among {rules}"
 
 
 def admin_rules() -> list[Any]:
-    application: Any = admin_application(SimpleNamespace(), 1, Settings())  # type: ignore[arg-type]
+    application: Any = admin_application(SimpleNamespace(), 1, Settings())
     return [rule for outer in application.default_router.rules for rule in outer.target.rules]
 
 

@@ -39,7 +39,7 @@ def levels_as_before() -> Iterator[None]:
 
 
 def record(message: object = "hello", *args: object, name: str = "aperture.test", **extra: Any) -> logging.LogRecord:
-    made = logging.LogRecord(name, logging.INFO, "file.py", 1, message, args, None)  # type: ignore[arg-type]
+    made = logging.LogRecord(name, logging.INFO, "file.py", 1, message, args, None)
     vars(made).update(extra)
     return made
 
@@ -484,6 +484,7 @@ def test_no_exception_can_forge_a_line(form: logging.Formatter) -> None:
 
 def test_a_traceback_is_bounded() -> None:
     """Values of any size stand in what Bokeh raises; the beginning and the end are kept."""
+    shown = ""
     for text in ("x" * 1_000_000, "line\n" * 200_000 + "the end"):
         try:
             raise ValueError(text)

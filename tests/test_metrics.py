@@ -22,7 +22,6 @@ from aperture.metrics import (
     families,
     forget_gauges,
     render,
-    storage,
 )
 
 ROOT = Path(__file__).parents[1]
@@ -130,7 +129,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(storage.os, "pwrite", full)
+        patched.setattr(os, "pwrite", full)
         with pytest.raises(OSError, match="space"):
             files.write([Reading(families.PATCHES, ("/a", "in"), 3)])
     assert shown(tmp_path)[PATCHES] == 2
@@ -140,13 +139,13 @@ def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path, monkeypatch: 
 
 def test_a_file_is_not_there_before_its_content_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever scrapes in the moment of a worker's start gets an answer."""
-    write = storage.os.pwrite
+    write = os.pwrite
 
     def scraped(descriptor: int, content: memoryview, offset: int) -> int:
         shown(tmp_path)
         return write(descriptor, content, offset)
 
-    monkeypatch.setattr(storage.os, "pwrite", scraped)
+    monkeypatch.setattr(os, "pwrite", scraped)
     for _ in range(2):
         count(tmp_path, "worker-0", 1, 1)
     assert shown(tmp_path)[PATCHES] == 2

@@ -79,7 +79,7 @@ def test_each_ring_ends_one_run(loop: asyncio.AbstractEventLoop) -> None:
     """A loop that rests for long gets one callback for all that came meanwhile."""
     given = CallersLoop(loop)
     calls: list[object] = []
-    loop.call_soon_threadsafe, real = lambda *args, **_: calls.append(args), loop.call_soon_threadsafe  # type: ignore[method-assign,assignment,misc]
+    loop.call_soon_threadsafe, real = lambda *args, **_: calls.append(args), loop.call_soon_threadsafe  # type: ignore[method-assign,assignment]
     for _ in range(1000):
         given.ring()
     assert len(calls) == 1

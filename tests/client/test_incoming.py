@@ -17,7 +17,7 @@ def message(kind: str, reqid: str | None = None) -> Message:
 
 
 def drained(inbox: Inbox) -> list[object]:
-    found = []
+    found: list[object] = []
     while (item := inbox.get(0)) is not None:
         found.append(item.msgtype if isinstance(item, Message) else type(item))
     return found

@@ -20,11 +20,15 @@ def installed() -> None:
     current.install()
 
 
+def _fail() -> None:
+    raise ZeroDivisionError
+
+
 def test_a_failing_callback_leaves_nothing_behind() -> None:
     """After it `curdoc()` is what it was before, though Bokeh's own would leave the callback's document there."""
     document, before = Document(), curdoc()
     with pytest.raises(ZeroDivisionError):
-        invoke_with_curdoc(document, lambda: 1 / 0)
+        invoke_with_curdoc(document, _fail)
     assert curdoc() is before
     assert doc._PATCHED_CURDOCS == []
 

@@ -29,7 +29,7 @@ MODULES = (bokeh.util.serialization, bokeh.model.model, bokeh.document.document)
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Our ids in the place of Bokeh's, and Bokeh's again afterwards."""
     for module in MODULES:
-        monkeypatch.setattr(module, "make_id", module.make_id)  # type: ignore[attr-defined]
+        monkeypatch.setattr(module, "make_id", module.make_id)
     ids.install()
 
 

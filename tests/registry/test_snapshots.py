@@ -66,7 +66,7 @@ def stored(origin: bytes, sequence: int, snapshot: bytes, entries: Sequence[byte
     done(keeping.load(SESSION_KEY))
     written, added, wanted = (args for _, _, args in bus.asked)
     fields = dict(zip(written[3::2], written[4::2], strict=True)) | {"last": sequence + len(entries)}
-    values = [fields[name] for name in wanted]  # type: ignore[index] # names are text
+    values = [fields[name] for name in wanted]
     return [[value if isinstance(value, bytes) else str(value).encode() for value in values], list(added[4:])]
 
 

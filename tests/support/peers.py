@@ -12,7 +12,7 @@ import json
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, cast
 
 from bokeh.core.serialization import Serializer
 from bokeh.document import Document
@@ -225,7 +225,7 @@ class Peer:
         return state_of(self.document) == state_of(self.session.document)
 
     def _on_change(self, event: DocumentChangedEvent) -> None:
-        if not self._applying and event.setter is not self and isinstance(event, DocumentPatchedEvent):
+        if not self._applying and cast("object", event.setter) is not self and isinstance(event, DocumentPatchedEvent):
             self.changes.append(_protocol.create("PATCH-DOC", [event]))
 
     def _send_raw(self, header: dict[str, Any], content: Any) -> Awaitable[None] | None:

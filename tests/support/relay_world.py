@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 from bokeh.application import Application
@@ -261,6 +261,7 @@ class Client:
             message = await queue.get()
             try:
                 fragments = _fragments(message)
+                assembled: Message | None = None
                 for fragment in fragments:
                     assembled = assembler.feed(fragment)
                 assert assembled is not None
@@ -325,7 +326,7 @@ class Client:
             act(self.document)
 
     def _on_change(self, event: DocumentChangedEvent) -> None:
-        if not self._applying and event.setter is not self and isinstance(event, DocumentPatchedEvent):
+        if not self._applying and cast("object", event.setter) is not self and isinstance(event, DocumentPatchedEvent):
             self.send(_protocol.create("PATCH-DOC", [event]))
 
     # From the session

@@ -84,7 +84,8 @@ class Survivor:
         Raises:
             AssertionError: BokehJS would have given up, or the session is not what it was.
         """
-        attempt, reasons = 0, []
+        attempt = 0
+        reasons: list[object] = []
         while not self._stopped or self._cut is not None:
             assert attempt < len(DELAYS), f"the page gives up: {reasons}"
             if self._cut is not None:

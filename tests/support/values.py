@@ -147,7 +147,7 @@ def others() -> st.SearchStrategy[Any]:
             [np.array([dt.date(2024, 1, 1)], dtype=object), np.array([2**60, 1]), np.array([], dtype=np.int64)]
         ),
         st.sampled_from(
-            [decimal.Decimal(1), 1j, object(), frozenset([1]), Level, enum.Enum("E", "a").a, dt.UTC, range(3)]
+            [decimal.Decimal(1), 1j, object(), frozenset([1]), Level, *enum.Enum("E", "a"), dt.UTC, range(3)]
         ),
     )
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from bokeh.core.serialization import Buffer, Serialized
+from bokeh.core.types import ID
 from bokeh.document import Document
 from support.fetch import fetch
 from support.patience import seconds
@@ -61,7 +62,7 @@ class WireMessage:
 
     def serialized(self, content: Any) -> Serialized[Any]:
         """Part of the content, with the buffers that it refers to."""
-        return Serialized(content=content, buffers=[Buffer(name, octets) for name, octets in self.buffers])
+        return Serialized(content=content, buffers=[Buffer(ID(name), octets) for name, octets in self.buffers])
 
 
 def token_of(page: str) -> str:

@@ -21,6 +21,7 @@ class Connection:
         self.context = "192.0.2.7"
         self.written = b""
         self.closed = False
+        self.answering = False
         self.stream = SimpleNamespace(
             _read_buffer_size=0,
             _total_write_done_index=0,
@@ -28,7 +29,6 @@ class Connection:
             close=self._close,
             writing=lambda: self.answering,
         )
-        self.answering = False
 
     def receive(self, size: int) -> None:
         self.stream._read_buffer_size += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ def test_one_app_is_at_the_root() -> None:
 
 def test_several_are_where_they_are_said_to_be() -> None:
     """Of either kind; the caller's mapping stays as it was."""
-    given = {"/b": fill, "/a": Application()}
+    given: dict[str, Application | Callable[[Document], Any]] = {"/b": fill, "/a": Application()}
     made = applications_of(given)
     assert list(made) == ["/b", "/a"]
     assert given["/b"] is fill

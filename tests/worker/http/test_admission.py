@@ -13,6 +13,7 @@ import pytest
 from bokeh.application import Application
 from bokeh.application.handlers import FunctionHandler
 from bokeh.application.handlers.lifecycle import LifecycleHandler
+from bokeh.core.types import ID
 from bokeh.util.token import generate_jwt_token, generate_session_id
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ def refused(made: HTTPServerRequest, tokens: Tokens, **options: Any) -> str:
         admit_page(made, tokens, **{"generate_ids": True, **options})
     assert caught.value.status_code == 403
     assert caught.value.reason is not None
-    return caught.value.reason
+    return str(caught.value.reason)
 
 
 class TestAdmission:
@@ -210,7 +211,7 @@ class TestOrigin:
     def test_what_a_token_carries_is_used(self) -> None:
         """It was made with the page's request, and the websocket's own is another one."""
         carried = {"headers": {"Host": "page"}, "cookies": {"c": "1"}, "arguments": {"a": [b"1"]}, "more": "x"}
-        token = generate_jwt_token("s", extra_payload=carried)
+        token = generate_jwt_token(ID("s"), extra_payload=carried)
         page, payload = seen(request("/app/ws?b=2", Cookie="d=2", Host="socket"), token=token)
         assert page.headers == {"Host": "page", "Cookie": "c=1"}
         assert page.cookies == {"c": "1"}
@@ -242,7 +243,8 @@ class TestOrigin:
         application = Application(Hook(), FunctionHandler(lambda document: None))
         _, payload = seen(request(X_User="ann"), application)
         assert (payload["user"], payload["path"]) == ("ann", "/app")
-        token = generate_jwt_token("s", extra_payload={"headers": {}, "cookies": {}, "arguments": {}, "user": "bob"})
+        carried = {"headers": {}, "cookies": {}, "arguments": {}, "user": "bob"}
+        token = generate_jwt_token(ID("s"), extra_payload=carried)
         _, payload = seen(request(X_User="ann"), application, token)
         assert payload["user"] == "bob"
 

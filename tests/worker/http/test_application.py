@@ -66,7 +66,7 @@ def application_of(*urls: str, apps: dict[str, Application] | None = None, **opt
 def request_for(path: str) -> HTTPServerRequest:
     """A request as it comes from the parser."""
     request = HTTPServerRequest(start_line=RequestStartLine("GET", path, "HTTP/1.1"), headers=HTTPHeaders(Host="h"))
-    request.connection = None  # type: ignore[assignment]
+    request.connection = None
     return request
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bokeh.embed.bundle import Script, extension_dirs
+from bokeh.embed.bundle import Script, bundle_for_objs_and_resources, extension_dirs
 from support.peers import in_loop
 
 from aperture.worker.http import resources as module
@@ -61,7 +61,7 @@ def test_a_bundle_belongs_to_its_page() -> None:
 def test_bundles_are_made_once_per_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """And forgotten when strangers name ever more servers, or when new classes appear."""
     made: list[object] = []
-    original = module.bundle_for_objs_and_resources
+    original = bundle_for_objs_and_resources
 
     def counting(objs: None, wanted: object) -> object:
         made.append(wanted)

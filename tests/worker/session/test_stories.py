@@ -45,7 +45,7 @@ class Notes:
     def start_over(self) -> None:
         raise AssertionError("all of it can be encoded")
 
-    def when_safe(self, act: Callable[[], None]) -> None:
+    def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
         act()
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.peers import in_loop
 from tornado.iostream import SSLIOStream, StreamClosedError
 
+from aperture.protocol.closing import TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
-from aperture.worker.ws.outbox import TRY_AGAIN_LATER, StreamOutbox
+from aperture.worker.ws.outbox import StreamOutbox
 
 LIMIT = 1024 * 1024
 

@@ -6,7 +6,8 @@ import asyncio
 
 from support.peers import in_loop
 
-from aperture.worker.ws.sockets import SERVICE_RESTART, OpenSockets
+from aperture.protocol.closing import SERVICE_RESTART
+from aperture.worker.ws.sockets import OpenSockets
 
 
 class Socket:
