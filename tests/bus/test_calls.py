@@ -41,7 +41,7 @@ async def test_a_call_has_the_answer_to_its_own_number() -> None:
         return 1
 
     answers = await asyncio.gather(calls.call(send, 1), calls.call(send, 1))
-    assert answers == [f"to {number}" for number in numbers]
+    assert list(answers) == [f"to {number}" for number in numbers]
     assert not calls.in_flight
 
 

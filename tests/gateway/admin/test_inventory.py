@@ -1,0 +1,94 @@
+"""What the admin port finds of workers and sessions, and what it answers to an order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from aperture.gateway.admin.inventory import Census
+from aperture.gateway.front.workers import Elsewhere, Survey
+from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
+
+
+class Table:
+    """Workers 0 and 1 are up."""
+
+    up: Sequence[int] = (0, 1)
+
+    def load(self, worker: int) -> Load | None:
+        return Load(3, 5, 0.25, 1000, 0) if worker == 0 else None
+
+
+class Workers:
+    """Two workers that answer at once with these sessions; one that has none given does not answer."""
+
+    def __init__(self, sessions: dict[int, list[SessionInfo]], acted: Acted | None = None) -> None:
+        self.draining = False
+        self.workers = range(2)
+        self.pids = {0: 71, 1: 72}
+        self.table = Table()
+        self.ordered: list[tuple[int | None, Order]] = []
+        self._sessions = sessions
+        self._acted = acted
+
+    def overdue(self) -> dict[int, float]:
+        return {0: 0.0, 1: 4.0}
+
+    async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
+        return Survey(1, set(workers) - set(self._sessions), sessions=self._sessions)
+
+    async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
+        return Elsewhere()
+
+    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+        self.ordered.append((worker, order))
+        return self._acted
+
+
+def session(name: str, app: str = "/app") -> SessionInfo:
+    return SessionInfo(name, app, 1, 2, 0, 3.0)
+
+
+def end(workers: Workers, name: str, app: str | None = None) -> tuple[int, str]:
+    return asyncio.run(Census(workers, "node", has_bus=True).order("end", name, app, -1))
+
+
+def test_a_worker_that_owes_its_report_lags_for_as_long() -> None:
+    """One that has reported shows what it said."""
+    seen = Census(Workers({}), "node", has_bus=False).reported()
+    assert [(worker.pid, worker.lag_seconds, worker.sessions) for worker in seen] == [(71, 0.25, 3), (72, 4.0, 0)]
+
+
+def test_a_worker_that_does_not_answer_is_missing() -> None:
+    """The sessions of the others are shown, those that begin as asked."""
+    census = Census(Workers({0: [session("abc"), session("xyz")]}), "node", has_bus=False)
+    seen = asyncio.run(census.take(cluster=False, prefix="a"))
+    assert [row.id for _, row in seen.sessions()] == ["abc"]
+    assert [place.worker for place in seen.missing] == [1]
+
+
+def test_an_order_goes_to_the_worker_that_has_the_session() -> None:
+    """Its answer is the answer."""
+    workers = Workers({0: [], 1: [session("abc")]}, Acted(1, 200, "ended"))
+    assert end(workers, "ab") == (200, "ended")
+    ((worker, order),) = workers.ordered
+    assert (worker, order.action, order.app) == (1, "end", "/app")
+
+
+def test_an_order_for_several_sessions_is_refused() -> None:
+    """Unless the app tells them apart."""
+    workers = Workers({0: [session("abc", "/one")], 1: [session("abd", "/two")]}, Acted(1, 200, "ended"))
+    assert end(workers, "ab")[0] == 409
+    assert workers.ordered == []
+    assert end(workers, "ab", "/two")[0] == 200
+
+
+def test_no_session_is_not_the_same_as_a_worker_that_does_not_answer() -> None:
+    """A 404 is for one that is nowhere; a 503 says that it may be where no answer came from."""
+    assert end(Workers({0: [], 1: []}), "abc")[0] == 404
+    assert end(Workers({0: []}), "abc")[0] == 503
+
+
+def test_an_order_without_an_answer_times_out() -> None:
+    """It may have been done or not."""
+    assert end(Workers({0: [session("abc")], 1: []}), "abc")[0] == 504
