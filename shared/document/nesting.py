@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
+from bokeh.core.property.descriptors import UnsetValueError
 from bokeh.document import Document
 from bokeh.model import Model
 from bokeh.model.util import visit_value_and_its_immediate_references
@@ -35,8 +36,14 @@ def restructures(event: Mapping[str, Any]) -> bool:
         return True
     if event["kind"] != "ModelChanged":
         return False
-    new = event["new"]
-    return _holds_models(new) or _holds_models(getattr(event["model"], event["attr"], None))
+    return _holds_models(event["new"]) or _holds_models(_value_of(event["model"], event["attr"]))
+
+
+def _value_of(model: Model, name: str) -> Any:
+    try:
+        return getattr(model, name, None)
+    except UnsetValueError:  # such as a plot's inner_width, which the browser is the first to set
+        return None
 
 
 def check_nesting(document: Document, events: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.model import Model
-from bokeh.models import Column, ColumnDataSource
+from bokeh.models import Column, ColumnDataSource, Plot
 from bokeh.models.widgets import Div, Slider
 
 from aperture.document.nesting import MAX_DOCUMENT_DEPTH, check_nesting, restructures
@@ -112,3 +112,9 @@ def test_only_what_adds_or_takes_models_restructures() -> None:
     assert restructures(changed(slider, "tags", [Div()]))
     assert restructures(changed(holder, "children", []))
     assert restructures({"kind": "RootRemoved", "model": holder})
+
+
+def test_a_property_without_a_value_restructures_nothing() -> None:
+    """A browser is the first to set the inner size of a plot; reading it before that raises."""
+    event = {"kind": "ModelChanged", "model": Plot(), "attr": "inner_width", "new": 300}
+    assert not restructures(event)
