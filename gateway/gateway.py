@@ -12,7 +12,7 @@ from aperture.config.settings import Settings
 from aperture.errors import ExitCode
 from aperture.gateway.admin.endpoints import admin_application, serve_admin
 from aperture.gateway.admin.scrape import GatewayMeasures
-from aperture.gateway.front.answers import Farewells
+from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.dispatch import Dispatcher
 from aperture.gateway.front.listener import Acceptor, Reception
 from aperture.gateway.front.tls import Pumps
@@ -76,19 +76,19 @@ class _Gateway:
         loop = asyncio.get_running_loop()
         stopping, orphaned = asyncio.Event(), asyncio.Event()
         self._watch(loop, stopping, orphaned)
-        farewells, pumps = Farewells(loop), Pumps(loop)
-        dispatcher = Dispatcher(loop, self._seat, farewells)
-        reception = Reception(loop, self._settings, farewells, pumps, dispatcher.dispatch)
+        lingering, pumps = LingeringConnections(loop), Pumps(loop)
+        dispatcher = Dispatcher(loop, self._seat, lingering)
+        reception = Reception(loop, self._settings, lingering, pumps, dispatcher.dispatch)
         acceptor = Acceptor(loop, self._seat.listeners, reception)
         supervisor = self._seat.supervisor_pid
         measures = GatewayMeasures(self._settings.metrics_dir, dispatcher, reception, supervisor)
         measures.start()
-        endpoints = admin_application(dispatcher.roster, supervisor, self._settings, measures)
+        endpoints = admin_application(dispatcher.node_workers, supervisor, self._settings, measures)
         admin = serve_admin(endpoints, self._seat.admin_listeners)
         acceptor.start()
         starting = asyncio.create_task(self._start(dispatcher))
         starting.add_done_callback(_report)
-        closing = asyncio.create_task(self._when_closing(dispatcher.roster.closing, acceptor, reception))
+        closing = asyncio.create_task(self._when_closing(dispatcher.node_workers.closing, acceptor, reception))
         closing.add_done_callback(_report)
         # While the workers hand their sessions over, probes are still answered here: it comes when they have ended.
         await stopping.wait()
@@ -106,7 +106,7 @@ class _Gateway:
         if not orphaned.is_set():
             await _deliver_the_rest(pumps, orphaned, deadline)
         pumps.close()
-        farewells.close()
+        lingering.close()
         return not orphaned.is_set()
 
     def _watch(self, loop: asyncio.AbstractEventLoop, stopping: asyncio.Event, orphaned: asyncio.Event) -> None:
@@ -121,8 +121,8 @@ class _Gateway:
     async def _start(self, dispatcher: Dispatcher) -> None:
         """Learn what the workers have, and say once that the node is ready."""
         await dispatcher.recover()
-        await dispatcher.roster.all_up.wait()
-        dispatcher.roster.tell_supervisor(NodeReady(self._admin_port()))
+        await dispatcher.node_workers.all_up.wait()
+        dispatcher.node_workers.tell_supervisor(NodeReady(self._admin_port()))
 
     async def _when_closing(self, closing: asyncio.Event, acceptor: Acceptor, reception: Reception) -> None:
         """Accept no more once the node closes; connections whose head is being read have a moment for the rest."""

@@ -23,7 +23,7 @@ from tornado.web import Application, RequestHandler
 
 from aperture.config.settings import Settings
 from aperture.gateway.admin.access import AdminAccess, is_loopback
-from aperture.gateway.admin.inventory import Census, Place, Staff, WorkerSeen
+from aperture.gateway.admin.inventory import Inventory, Place, Staff, WorkerSeen
 from aperture.gateway.admin.scrape import Exposition, MetricsHandler
 from aperture.wire.accounts import SessionRow
 
@@ -49,15 +49,15 @@ scrape to the next, and those are seldom more than two minutes apart."""
 
 
 def admin_application(
-    roster: Staff, supervisor_pid: int, settings: Settings, exposition: Exposition | None = None
+    node_workers: Staff, supervisor_pid: int, settings: Settings, exposition: Exposition | None = None
 ) -> Application:
     """The admin endpoints as a Tornado application."""
     access = AdminAccess(settings.admin_token, is_loopback(settings.admin_address))
     if settings.admin_port is not None and not access.loopback and access.token is None:
         where = settings.admin_address
         log.warning("the admin endpoints listen on %s without a token: whoever reaches them can end sessions", where)
-    census = Census(roster, settings.node, has_bus=settings.redis_url is not None)
-    node = {"node": _Node(roster, supervisor_pid, census)}
+    inventory = Inventory(node_workers, settings.node, has_bus=settings.redis_url is not None)
+    node = {"node": _Node(node_workers, supervisor_pid, inventory)}
     return Application(
         [
             ("/livez", _Live),
@@ -88,9 +88,9 @@ def serve_admin(application: Application, listeners: Iterable[socket.socket]) ->
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    roster: Staff
+    node_workers: Staff
     supervisor_pid: int
-    census: Census
+    inventory: Inventory
 
 
 class _Endpoint(RequestHandler):
@@ -152,7 +152,7 @@ class _Live(_Probe):
 
 class _Ready(_Probe):
     def initialize(self, node: _Node) -> None:
-        self._roster = node.roster
+        self._node_workers = node.node_workers
 
     async def get(self, *arguments: str) -> None:
         checks = list(self._checks())
@@ -166,8 +166,8 @@ class _Ready(_Probe):
 
     def _checks(self) -> Iterator[tuple[bool, str, str]]:
         """Each condition: whether it holds, its name, and what it means if it does not."""
-        table = self._roster.table
-        for worker in self._roster.workers:
+        table = self._node_workers.table
+        for worker in self._node_workers.workers:
             yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
         cut_off = [worker for worker in table.up if (load := table.load(worker)) is not None and not load.bus_up]
         who = ", ".join(map(str, cut_off))
@@ -175,7 +175,7 @@ class _Ready(_Probe):
         full = [worker for worker in table.up if (load := table.load(worker)) is not None and load.bus_full]
         who = ", ".join(map(str, full))
         yield not full, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
-        yield not self._roster.draining, "not-draining", "the node was told to stop"
+        yield not self._node_workers.draining, "not-draining", "the node was told to stop"
 
 
 class _Listing(_Endpoint):
@@ -196,17 +196,17 @@ class _Workers(_Listing):
 
     def _own(self) -> dict[str, Any]:
         """As they last reported: nobody is asked, so nobody keeps this waiting."""
-        return {"workers": [_worker_row(worker) for worker in self.node.census.reported()]}
+        return {"workers": [_worker_row(worker) for worker in self.node.inventory.reported()]}
 
     async def _cluster(self) -> dict[str, Any]:
         # An id that no session has: the workers are wanted without their sessions.
-        seen = await self.node.census.take(cluster=True, prefix="\n")
+        seen = await self.node.inventory.take(cluster=True, prefix="\n")
         return {"workers": [_worker_row(worker) for worker in seen.workers]} | _gaps(seen.missing, seen.complete)
 
 
 class _Sessions(_Listing):
     async def get(self, *arguments: str) -> None:
-        seen = await self.node.census.take(cluster=self.whole_cluster)
+        seen = await self.node.inventory.take(cluster=self.whole_cluster)
         self.json()
         self.write('{"sessions": [')
         rows, separator = seen.sessions(), ""
@@ -237,7 +237,7 @@ class _Order(_Listing):
         elif len(session_id) < 4:
             self.say(HTTPStatus.BAD_REQUEST, "give eight characters of the session's id")
         else:
-            self.say(*await self.node.census.order(action, session_id, app, int(to) if to else -1))
+            self.say(*await self.node.inventory.order(action, session_id, app, int(to) if to else -1))
 
 
 class _Metrics(_Endpoint, MetricsHandler):

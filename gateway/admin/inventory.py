@@ -16,7 +16,7 @@ from aperture.gateway.front.workers import Elsewhere, Survey
 from aperture.wire.accounts import SHOWN_ID_LENGTH, SessionRow
 from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
 
-__all__ = ["ANSWER_TIME", "Census", "Place", "Seen", "Staff", "WorkerSeen"]
+__all__ = ["ANSWER_TIME", "Inventory", "Place", "Seen", "Staff", "WorkerSeen"]
 
 ANSWER_TIME = 1.0
 """Seconds the workers have to say what they have; whoever takes longer is listed as missing."""
@@ -35,7 +35,7 @@ class Standing(Protocol):
 
 
 class Staff(Protocol):
-    """What the admin endpoints ask of a node's workers: of a gateway's `Roster`, or of the only worker there is."""
+    """What the admin endpoints ask of a node's workers: `NodeWorkers`, or the only worker."""
 
     @property
     def draining(self) -> bool: ...
@@ -107,17 +107,17 @@ class Seen:
                 yield worker, row
 
 
-class Census:
+class Inventory:
     """Asks the workers.
 
     Args:
-        roster: of this node.
+        node_workers: of this node.
         node: this node's name.
         has_bus: whether there may be other nodes.
     """
 
-    def __init__(self, roster: Staff, node: str, *, has_bus: bool) -> None:
-        self._roster = roster
+    def __init__(self, node_workers: Staff, node: str, *, has_bus: bool) -> None:
+        self._node_workers = node_workers
         self._node = node
         self._has_bus = has_bus
 
@@ -126,7 +126,7 @@ class Census:
 
         The lag of one that owes its report is at least for how long: its event loop has no time for it.
         """
-        owing = self._roster.overdue()
+        owing = self._node_workers.overdue()
         seen = ((self._worker(worker, [], ""), seconds) for worker, seconds in owing.items())
         return [replace(worker, lag_seconds=max(worker.lag_seconds, seconds)) for worker, seconds in seen]
 
@@ -137,11 +137,11 @@ class Census:
             cluster: ask the other nodes, too.
             prefix: how the ids begin of the sessions that are wanted.
         """
-        asked = self._roster.ask(self._roster.table.up, ANSWER_TIME)
+        asked = self._node_workers.ask(self._node_workers.table.up, ANSWER_TIME)
         if not (cluster and self._has_bus):
             survey = await asked
             return self._here(survey, prefix)
-        survey, elsewhere = await asyncio.gather(asked, self._roster.ask_elsewhere(prefix, ANSWER_TIME))
+        survey, elsewhere = await asyncio.gather(asked, self._node_workers.ask_elsewhere(prefix, ANSWER_TIME))
         return _together(self._here(survey, prefix), elsewhere)
 
     async def order(self, action: str, session_id: str, app: str | None, to: int) -> tuple[int, str]:
@@ -165,20 +165,20 @@ class Census:
         (worker, row), *_ = found
         place = worker.place
         order = Order(0, action, session_id, row.app, place.name or "", to)
-        acted = await self._roster.order(None if place.name else place.worker, order, ORDER_TIME)
-        return _told(acted)
+        acted = await self._node_workers.order(None if place.name else place.worker, order, ORDER_TIME)
+        return _outcome_of(acted)
 
     def _here(self, survey: Survey, prefix: str) -> Seen:
-        answered = [worker for worker in self._roster.table.up if worker in survey.sessions]
-        late = [worker for worker in self._roster.workers if worker not in answered or worker in survey.missing]
+        answered = [worker for worker in self._node_workers.table.up if worker in survey.sessions]
+        late = [worker for worker in self._node_workers.workers if worker not in answered or worker in survey.missing]
         seen = [self._worker(worker, survey.sessions[worker], prefix) for worker in answered if worker not in late]
         return Seen(tuple(seen), tuple(Place(self._node, worker) for worker in late), True, False)
 
     def _worker(self, worker: int, sessions: list[SessionInfo], prefix: str) -> WorkerSeen:
-        load = self._roster.table.load(worker) or Load(0, 0, 0.0, 0, 0)
+        load = self._node_workers.table.load(worker) or Load(0, 0, 0.0, 0, 0)
         return WorkerSeen(
             Place(self._node, worker),
-            self._roster.pids.get(worker),
+            self._node_workers.pids.get(worker),
             load.sessions,
             load.connections,
             load.lag_seconds,
@@ -218,7 +218,7 @@ def _not_found(seen: Seen) -> tuple[int, str]:
     return HTTPStatus.NOT_FOUND, "there is no such session"
 
 
-def _told(acted: Acted | None) -> tuple[int, str]:
+def _outcome_of(acted: Acted | None) -> tuple[int, str]:
     if acted is None:
         return HTTPStatus.GATEWAY_TIMEOUT, "the session's worker does not say whether it was done"
     return acted.status, acted.text

@@ -95,13 +95,13 @@ class GatewayMeasures:
             return None
         self._write()
         async with self._scraping:  # one at a time: many would keep each other, and the gateway, waiting
-            return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.roster.overdue())
+            return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.node_workers.overdue())
 
     def read(self) -> Iterator[Reading]:
         """The gateway's numbers."""
-        roster = self._dispatcher.roster
-        yield Reading(families.WORKERS_UP, (), len(roster.table.up))
-        yield Reading(families.WORKERS_WANTED, (), len(roster.workers))
+        node_workers = self._dispatcher.node_workers
+        yield Reading(families.WORKERS_UP, (), len(node_workers.table.up))
+        yield Reading(families.WORKERS_WANTED, (), len(node_workers.workers))
         yield Reading(families.GATEWAY_CONNECTIONS, ("handed_over",), self._dispatcher.handed_over)
         refused = self._dispatcher.refused + self._reception.refused
         yield Reading(families.GATEWAY_CONNECTIONS, ("refused",), refused)

@@ -167,7 +167,7 @@ class ServerInside:
         if not self._started:
             self.start()
         self._runs_until_shutdown = True
-        with self._heeding_signals():
+        with self._handling_signals():
             try:
                 self.io_loop.start()
             except KeyboardInterrupt:
@@ -327,10 +327,10 @@ class ServerInside:
         self._ended_for_threads.set()
 
     @contextlib.contextmanager
-    def _heeding_signals(self) -> Iterator[None]:
+    def _handling_signals(self) -> Iterator[None]:
         before: dict[signal.Signals, Any] = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
-            self._loop.add_signal_handler(number, self._heed_signal)
+            self._loop.add_signal_handler(number, self._handle_signal)
         try:
             yield
         finally:
@@ -339,7 +339,7 @@ class ServerInside:
                     self._loop.remove_signal_handler(number)
                     signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
-    def _heed_signal(self) -> None:
+    def _handle_signal(self) -> None:
         """The first ends the loop, and with it `run_until_shutdown`; one that comes later ends the waiting."""
         if self._closing is not None:
             self._closing.cancel()

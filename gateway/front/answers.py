@@ -12,7 +12,7 @@ from http import HTTPStatus
 
 from aperture.lingering import Lingering
 
-__all__ = ["Farewells", "plain_answer"]
+__all__ = ["LingeringConnections", "plain_answer"]
 
 RETRY_AFTER = 1
 """Seconds, in a 503. A worker that died is usually back by then."""
@@ -40,7 +40,7 @@ def plain_answer(status: int, reason: str) -> bytes:
     return head.encode() + body
 
 
-class Farewells:
+class LingeringConnections:
     """Connections that were answered and are being left."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -12,10 +12,10 @@ import socket
 from collections import deque
 
 from aperture.deadlines import Deadlines
-from aperture.gateway.front.answers import Farewells
+from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.head import Rejected, parse_head
 from aperture.gateway.front.listener import Arrival
-from aperture.gateway.front.workers import Roster
+from aperture.gateway.front.workers import NodeWorkers
 from aperture.protocol.naming import session_named
 from aperture.wire.node_messages import MAX_DATAGRAM, Adopt, GatewaySeat, HandBack
 
@@ -40,12 +40,12 @@ class Dispatcher:
     Args:
         loop: the gateway's event loop.
         seat: what the supervisor gave the gateway.
-        farewells: where connections are answered that no worker gets.
+        lingering: where connections are answered that no worker gets.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, seat: GatewaySeat, farewells: Farewells) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, seat: GatewaySeat, lingering: LingeringConnections) -> None:
         self._loop = loop
-        self._farewells = farewells
+        self._lingering = lingering
         self._unrouted: deque[Arrival] = deque()
         self._routing = False
         self._recovering = True
@@ -53,7 +53,7 @@ class Dispatcher:
         self.refused = 0
         """Connections, since this gateway started."""
         self._parked: Deadlines[Arrival] = Deadlines(loop, PARKED_FOR, self._on_parked_too_long)
-        self.roster = Roster(
+        self.node_workers = NodeWorkers(
             loop, seat, on_hand_back=self._take_back, on_change=self._unpark, after_messages=self._route_all
         )
 
@@ -64,7 +64,7 @@ class Dispatcher:
 
     async def recover(self) -> None:
         """Learn from the workers what an earlier gateway knew; connections that name a session wait meanwhile."""
-        survey = await self.roster.ask(self.roster.workers, RECOVERY)
+        survey = await self.node_workers.ask(self.node_workers.workers, RECOVERY)
         self._recovering = False
         if survey.sessions:
             log.debug("heard of %d sessions", sum(map(len, survey.sessions.values())))
@@ -80,7 +80,7 @@ class Dispatcher:
         """Answer what waits, and stop listening to the workers."""
         for arrival in self._parked.clear():
             self._refuse(arrival, 503, "the server is shutting down")
-        self.roster.close()
+        self.node_workers.close()
 
     def _take_back(self, back: HandBack, sock: socket.socket) -> None:
         """A worker's connection has a request for somebody else; routed when the messages around it are heeded."""
@@ -89,7 +89,7 @@ class Dispatcher:
             head = parse_head(back.head, MAX_DATAGRAM)
         except Rejected as problem:
             log.info("refused a request from %s with %d: %s", back.peer, problem.status, problem.reason)
-            self._farewells.send(sock, problem.status, problem.reason)
+            self._lingering.send(sock, problem.status, problem.reason)
             return
         self._unrouted.append(Arrival(head, sock, back.peer, back.tls))
 
@@ -112,32 +112,32 @@ class Dispatcher:
             self._routing = False
 
     def _route(self, arrival: Arrival) -> None:
-        if self.roster.closing.is_set():
+        if self.node_workers.closing.is_set():
             self._refuse(arrival, 503, "the server is shutting down")
             return
         session_id = session_named(arrival.head.query, arrival.head.headers)
-        if session_id is not None and not self.roster.table.knows(session_id):
-            self.roster.drain()
-            if self._recovering and not self.roster.table.knows(session_id):
+        if session_id is not None and not self.node_workers.table.knows(session_id):
+            self.node_workers.drain()
+            if self._recovering and not self.node_workers.table.knows(session_id):
                 self._park(arrival)
                 return
-        worker = self.roster.table.choose(session_id, self._loop.time(), viewer=_opens_websocket(arrival))
+        worker = self.node_workers.table.choose(session_id, self._loop.time(), viewer=_opens_websocket(arrival))
         if worker is None:
             self._park(arrival)
         else:
             self._hand_over(arrival, worker, session_id)
 
     def _hand_over(self, arrival: Arrival, worker: int, session_id: str | None) -> None:
-        generation = self.roster.table.generation(worker)
+        generation = self.node_workers.table.generation(worker)
         assert generation is not None, "the table chooses workers that are up"
-        if self.roster.is_full(worker):
+        if self.node_workers.is_full(worker):
             log.warning("worker %d has fallen behind: its queue is full", worker)
             self._refuse(arrival, 503, "the server is busy")
             return
-        number = self.roster.table.next_number(worker)
+        number = self.node_workers.table.next_number(worker)
         adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id, number)
         try:
-            self.roster.send(worker, adopt, arrival.sock)
+            self.node_workers.send(worker, adopt, arrival.sock)
             self.handed_over += 1
         except ValueError:
             self._refuse(arrival, 431, "the request is too large to be handed over")
@@ -154,7 +154,7 @@ class Dispatcher:
     def _refuse(self, arrival: Arrival, status: int, reason: str) -> None:
         self.refused += 1
         log.info("refused a request from %s with %d: %s", arrival.peer, status, reason)
-        self._farewells.send(arrival.sock, status, reason)
+        self._lingering.send(arrival.sock, status, reason)
 
 
 def _opens_websocket(arrival: Arrival) -> bool:

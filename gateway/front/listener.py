@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from aperture.config.settings import Settings
 from aperture.deadlines import Deadlines
 from aperture.descriptors import affordable_pending
-from aperture.gateway.front.answers import Farewells
+from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.head import Head, HeadParser, Rejected
 from aperture.gateway.front.tls import Pumps, server_context
 from aperture.wire.node_messages import MAX_DATAGRAM
@@ -86,7 +86,7 @@ class Reception:
     Args:
         loop: the gateway's event loop.
         settings: the node's settings.
-        farewells: where refused connections are answered.
+        lingering: where refused connections are answered.
         pumps: where TLS connections go once their head is read.
         on_arrival: gets each connection with its head.
     """
@@ -95,12 +95,12 @@ class Reception:
         self,
         loop: asyncio.AbstractEventLoop,
         settings: Settings,
-        farewells: Farewells,
+        lingering: LingeringConnections,
         pumps: Pumps,
         on_arrival: Callable[[Arrival], None],
     ) -> None:
         self._loop = loop
-        self._farewells = farewells
+        self._lingering = lingering
         self._pumps = pumps
         self._on_arrival = on_arrival
         self.refused = 0
@@ -183,7 +183,7 @@ class Reception:
         log.info("TLS with %s has failed: %s", pending.peer, problem.reason)
         sock = self._release(pending)
         if problem.reason == "HTTP_REQUEST":
-            self._farewells.send(socket.socket(fileno=sock.detach()), 400, "this port speaks TLS: use https")
+            self._lingering.send(socket.socket(fileno=sock.detach()), 400, "this port speaks TLS: use https")
         else:
             sock.close()
 
@@ -207,7 +207,7 @@ class Reception:
     def _refuse(self, pending: _Pending, status: int, reason: str) -> None:
         self.refused += 1
         log.info("refused a connection from %s with %d: %s", pending.peer, status, reason)
-        self._farewells.send(self._release(pending), status, reason)
+        self._lingering.send(self._release(pending), status, reason)
 
     def _release(self, pending: _Pending) -> socket.socket:
         self._deadlines.discard(pending)

@@ -122,7 +122,7 @@ class Pump:
         self._closed = False
 
     @property
-    def has_more_to_say(self) -> bool:
+    def has_output(self) -> bool:
         """Whether the worker may still send something, or the browser has not taken all of it."""
         return not self._outbound.closed
 
@@ -189,7 +189,7 @@ class Pumps:
     @property
     def idle(self) -> bool:
         """Whether every worker behind a pump has said its last, and every browser has it."""
-        return not any(pump.has_more_to_say for pump in self._running)
+        return not any(pump.has_output for pump in self._running)
 
     def close_stalled(self, before: dict[Pump, int]) -> dict[Pump, int]:
         """End the pumps that have delivered nothing since `before`, which an earlier call has returned.
@@ -197,7 +197,7 @@ class Pumps:
         Returns:
             those with more to deliver, and what they have delivered by now; empty when every worker has said its last.
         """
-        now = {pump: pump.delivered for pump in self._running if pump.has_more_to_say}
+        now = {pump: pump.delivered for pump in self._running if pump.has_output}
         stalled = [pump for pump, delivered in now.items() if before.get(pump) == delivered]
         for pump in stalled:
             del now[pump]

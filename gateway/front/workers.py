@@ -47,7 +47,7 @@ from aperture.wire.node_messages import (
     WorkerDown,
 )
 
-__all__ = ["Elsewhere", "Roster", "Survey"]
+__all__ = ["Elsewhere", "NodeWorkers", "Survey"]
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class _Dead(Exception):
     """The worker that something was asked of has died."""
 
 
-class Roster:
+class NodeWorkers:
     """The workers of this node as the gateway sees them.
 
     Args:
@@ -211,7 +211,7 @@ class Roster:
             deadline: in seconds.
         """
         told = Elsewhere()
-        worker = self._errand_boy()
+        worker = self._bus_worker()
         request = next(self._requests)
         if worker is None or not self.send(worker, Others(request, prefix)):
             told.away = True
@@ -234,7 +234,7 @@ class Roster:
             order: its number is given here.
             deadline: in seconds.
         """
-        sent_to = self._errand_boy() if worker is None else worker
+        sent_to = self._bus_worker() if worker is None else worker
         request = next(self._requests)
         if sent_to is None or not self.send(sent_to, replace(order, request=request)):
             return None
@@ -248,7 +248,7 @@ class Roster:
         finally:
             del self._orders[request]
 
-    def _errand_boy(self) -> int | None:
+    def _bus_worker(self) -> int | None:
         """The worker that is soonest heard over the bus."""
         loads = {worker: self.table.load(worker) for worker in self.table.up}
         able = {worker: load.lag_seconds for worker, load in loads.items() if load is not None and load.bus_up}
@@ -267,7 +267,7 @@ class Roster:
         if self._control.fileno() in readable:
             for message, passed in self._control.receive():
                 with _alone("the supervisor", message, passed):
-                    self._heed_supervisor(message, passed)
+                    self._handle_supervisor(message, passed)
 
     def overdue(self) -> dict[int, float]:
         """Seconds for which each worker that is up has owed its report: it is stuck, and cannot say so itself."""
@@ -291,15 +291,15 @@ class Roster:
             more = len(received) == RECEIVE_LIMIT
             for message, passed in received:
                 with _alone(f"worker {worker}", message, passed):
-                    self._heed(worker, message, passed)
+                    self._handle(worker, message, passed)
 
-    def _heed(self, worker: int, message: Message, passed: socket.socket | None) -> None:
+    def _handle(self, worker: int, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
                 if passed is not None:  # otherwise it was turned away
                     self._on_hand_back(message, passed)
             case Hello():
-                self._heed_hello(worker, message)
+                self._handle_hello(worker, message)
             case Load():
                 self.table.report(worker, message, self._loop.time())
             case Claimed():
@@ -313,13 +313,13 @@ class Roster:
             case Moved(session_id=session_id, to=to):
                 self.table.move(worker, session_id, to, self._loop.time())
             case Extensions():
-                self._heed_extensions(worker, message)
+                self._handle_extensions(worker, message)
             case _:
                 log.error("worker %d said what only others say: %s", worker, type(message).__name__)
                 if passed is not None:
                     passed.close()
 
-    def _heed_hello(self, worker: int, hello: Hello) -> None:
+    def _handle_hello(self, worker: int, hello: Hello) -> None:
         if hello.generation < self._floor[worker]:
             return  # said by one that has died since
         if self.table.hello(worker, hello.generation, self._loop.time()):
@@ -346,7 +346,7 @@ class Roster:
         if (survey := self._surveys.get(answer.request)) is not None:
             survey.hear(worker, answer)
 
-    def _heed_extensions(self, worker: int, told: Extensions) -> None:
+    def _handle_extensions(self, worker: int, told: Extensions) -> None:
         for name, folder in told.dirs.items():
             if name in self._extensions or len(self._extensions) < MAX_EXTENSIONS:
                 self._extensions[name] = folder
@@ -356,13 +356,13 @@ class Roster:
             log.error("cannot tell worker %d all extensions: %s", worker, problem)
             self.send(worker, ExtensionsAre(told.request, told.dirs))  # which fitted when it came; it waits for this
 
-    def _heed_supervisor(self, message: Message, passed: socket.socket | None) -> None:
+    def _handle_supervisor(self, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
                 if passed is not None:  # otherwise it was turned away
                     self._on_hand_back(message, passed)
             case WorkerDown():
-                self._heed_down(message)
+                self._handle_down(message)
             case Drain(closing=closing):
                 self.draining = True
                 if closing:
@@ -374,7 +374,7 @@ class Roster:
                 if passed is not None:
                     passed.close()
 
-    def _heed_down(self, down: WorkerDown) -> None:
+    def _handle_down(self, down: WorkerDown) -> None:
         self._read(down.worker)  # its last words, among which may be connections handed back
         self._floor[down.worker] = max(self._floor[down.worker], down.generation + 1)
         if self.table.down(down.worker, down.generation):

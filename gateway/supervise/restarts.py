@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 from aperture.metrics import MetricsDirectory, ProcessFiles, Reading, families, forget_gauges, worker_name
 
-__all__ = ["Deaths"]
+__all__ = ["RestartCounts"]
 
 log = logging.getLogger(__name__)
 
 PROCESS = "supervisor"
 
 
-class Deaths:
+class RestartCounts:
     """Counts the ends and restarts of processes.
 
     Args:

@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
-__all__ = ["SignalMailbox", "signals_blocked"]
+__all__ = ["SignalQueue", "signals_blocked"]
 
 _MOST_AT_ONCE = 4096
 
 
-class SignalMailbox:
+class SignalQueue:
     """Collects signals for a loop to read. Main thread only, as everything about signals.
 
     Args:

@@ -5,7 +5,7 @@ process that died can be given to another. It has no event loop and no threads, 
 there is little in it that can fail. If the node has a Redis of its own, that is a child, too: the first to be started
 and the last to be stopped.
 
-What it waits for, in one `select`: signals (through a `SignalMailbox`), a byte from each worker that has booted and one
+What it waits for, in one `select`: signals (through a `SignalQueue`), a byte from each worker that has booted and one
 from each that wants to retire, what the gateway says, and what a gateway that does not yet know better still sends to a
 worker that is dead.
 """
@@ -30,8 +30,8 @@ from aperture.errors import ConfigurationError, ExitCode
 from aperture.gateway.front.tls import server_context
 from aperture.gateway.supervise.bind import unlink_socket_file
 from aperture.gateway.supervise.children import Child, exit_code_of
-from aperture.gateway.supervise.restarts import Deaths
-from aperture.gateway.supervise.signals import SignalMailbox
+from aperture.gateway.supervise.restarts import RestartCounts
+from aperture.gateway.supervise.signals import SignalQueue
 from aperture.log_scope import name_node, name_process
 from aperture.metrics import MetricsDirectory
 from aperture.wire.node_messages import (
@@ -137,7 +137,7 @@ class Supervisor:
         self._poll = poll
         self._poll_at = 0.0
         self._bus_server = bus_server
-        self._deaths = Deaths(metrics)
+        self._restarts = RestartCounts(metrics)
         self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
         self._redis = Child("redis", settings.shutdown_grace)
         self._gateway = Child("gateway", settings.shutdown_grace)
@@ -145,7 +145,7 @@ class Supervisor:
         self._control_end, self._gateway_control_end = datagram_pair()
         self._control = Endpoint(self._control_end, on_blocked=self._watch_control)
         self._lifeline, self._lifeline_end = os.pipe()
-        self._mailbox = SignalMailbox(SIGNALS)
+        self._signals = SignalQueue(SIGNALS)
         self._selector = selectors.DefaultSelector()
         self._rolling: deque[_Worker] = deque()
         """Who is still to be replaced; the first of them is in work."""
@@ -166,7 +166,7 @@ class Supervisor:
         """Start the node and keep it running; returns when every process of it has ended. Main thread only."""
         name_process("supervisor")
         name_node(self._settings.node)
-        self._mailbox.open()
+        self._signals.open()
         try:
             self._start()
             while self._outcome is None or self._alive():
@@ -183,8 +183,8 @@ class Supervisor:
 
     def _start(self) -> None:
         raise_limit()
-        self._selector.register(self._mailbox, selectors.EVENT_READ, self._dispatch_signals)
-        self._selector.register(self._control_end, selectors.EVENT_READ, self._heed_gateway)
+        self._selector.register(self._signals, selectors.EVENT_READ, self._dispatch_signals)
+        self._selector.register(self._control_end, selectors.EVENT_READ, self._handle_gateway)
         # What exists now is shared by all children for as long as nobody writes to it, and a collection would.
         gc.collect()
         gc.freeze()
@@ -236,10 +236,10 @@ class Supervisor:
         worker.retire_by = None
         worker.fork(prepare, lambda: self._worker_main(seat))
         if worker.generation > 0:
-            self._deaths.note_worker_restart()
+            self._restarts.note_worker_restart()
         os.close(write_end)
         worker.pipe = read_end
-        self._selector.register(read_end, selectors.EVENT_READ, lambda: self._heed_worker(worker))
+        self._selector.register(read_end, selectors.EVENT_READ, lambda: self._handle_worker(worker))
 
     def _fork_gateway(self) -> None:
         links = tuple(worker.gateway_end for worker in self._workers)
@@ -255,13 +255,13 @@ class Supervisor:
         keep = (*self._listeners, *self._admin_listeners, *links, self._gateway_control_end)
         self._gateway.fork(lambda: self._let_go(keep), lambda: self._gateway_main(seat))
         if self._gateway.generation > 0:
-            self._deaths.note_gateway_restart()
+            self._restarts.note_gateway_restart()
 
     def _let_go(self, keep: Sequence[socket.socket], *, keep_bus: bool = False) -> None:
         """In a child, right after the fork: close what belongs to the supervisor or to another child."""
         if self._bus_server is not None and not keep_bus:
             self._bus_server.let_go()
-        self._mailbox.abandon()
+        self._signals.abandon()
         self._selector.close()
         os.close(self._lifeline_end)
         for worker in self._workers:
@@ -320,7 +320,7 @@ class Supervisor:
             self._fork_redis(self._bus_server)
 
     def _dispatch_signals(self) -> None:
-        for number in self._mailbox.take():
+        for number in self._signals.take():
             getattr(self, f"handle_{number.name.removeprefix('SIG').lower()}")()
 
     # Signals
@@ -329,10 +329,10 @@ class Supervisor:
         """Some child has ended; which one is found by asking for each, so that nobody else's child is reaped."""
         for worker in self._workers:
             if (returncode := worker.reap()) is not None:
-                self._deaths.note_worker(worker.index, failed=returncode != 0 and worker.retire_by is None)
-                self._bury_worker(worker, returncode)
+                self._restarts.note_worker(worker.index, failed=returncode != 0 and worker.retire_by is None)
+                self._on_worker_end(worker, returncode)
         if (returncode := self._gateway.reap()) is not None:
-            self._bury_gateway(returncode)
+            self._on_gateway_end(returncode)
         if (returncode := self._redis.reap()) is not None and self._outcome is None:
             self._schedule(self._redis, returncode)
         if self._adopts_orphans:
@@ -373,7 +373,7 @@ class Supervisor:
 
     # Workers
 
-    def _heed_worker(self, worker: _Worker) -> None:
+    def _handle_worker(self, worker: _Worker) -> None:
         if worker.pipe is None:
             return  # read a moment ago, when the worker was reaped in the same turn of the loop
         try:
@@ -383,11 +383,11 @@ class Supervisor:
         if not told:
             self._close_pipe(worker)
         if _BOOTED in told:
-            self._heed_booted(worker)
+            self._handle_booted(worker)
         if _RETIRES in told and self._outcome is None:
             self._retire(worker)
 
-    def _heed_booted(self, worker: _Worker) -> None:
+    def _handle_booted(self, worker: _Worker) -> None:
         worker.boot()
         self._started = self._started or all(other.booted_at is not None for other in self._workers)
         if self._replacing and self._rolling[0] is worker:
@@ -420,8 +420,8 @@ class Supervisor:
         # It takes its leave of its browsers for seconds; new connections must not wait for that.
         self._give_up(worker)
 
-    def _bury_worker(self, worker: _Worker, returncode: int) -> None:
-        self._heed_worker(worker)  # it may have booted and died since the last look
+    def _on_worker_end(self, worker: _Worker, returncode: int) -> None:
+        self._handle_worker(worker)  # it may have booted and died since the last look
         self._close_pipe(worker)
         retired = worker.retire_by is not None
         worker.retire_by = None
@@ -461,11 +461,11 @@ class Supervisor:
 
     # The gateway
 
-    def _heed_gateway(self) -> None:
+    def _handle_gateway(self) -> None:
         for message, passed in self._control.receive():
-            self._heed(message, passed)
+            self._handle(message, passed)
 
-    def _heed(self, message: Message, passed: socket.socket | None) -> None:
+    def _handle(self, message: Message, passed: socket.socket | None) -> None:
         if isinstance(message, NodeReady):
             self._gateway.boot()
             if not self._ready and self._outcome is None:
@@ -480,7 +480,7 @@ class Supervisor:
         if passed is not None:
             passed.close()
 
-    def _bury_gateway(self, returncode: int) -> None:
+    def _on_gateway_end(self, returncode: int) -> None:
         if self._outcome is not None:
             if self._close_at is not None:
                 self._close()  # nobody answers probes any more, nor takes connections
@@ -493,7 +493,7 @@ class Supervisor:
 
     def _watch_control(self, blocked: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
-        self._selector.modify(self._control_end, events, self._heed_gateway)
+        self._selector.modify(self._control_end, events, self._handle_gateway)
 
     # Stopping
 
@@ -559,7 +559,7 @@ class Supervisor:
                 os.waitpid(child.pid, 0)
                 child.pid = None
         gc.unfreeze()
-        self._mailbox.close()
+        self._signals.close()
         self._selector.close()
         for worker in self._workers:
             if worker.pipe is not None:
@@ -573,7 +573,7 @@ class Supervisor:
         unlink_socket_file(self._settings)
         if self._bus_server is not None:
             self._bus_server.close()
-        self._deaths.close()
+        self._restarts.close()
 
     # Children in general
 

@@ -20,7 +20,7 @@ from support.redis import free_port
 from aperture import Server
 from aperture.config.settings import Settings
 from aperture.gateway.admin.endpoints import MAX_BODY, MAX_HEAD, admin_application, serve_admin
-from aperture.gateway.front.workers import Roster, Survey
+from aperture.gateway.front.workers import NodeWorkers, Survey
 from aperture.wire.node_messages import Load, SessionInfo
 
 TOKEN = "a-token-of-the-test"
@@ -89,7 +89,7 @@ SESSIONS = 60_000
 
 
 class _Crowded:
-    """A roster of one worker with many sessions."""
+    """The workers of a node with one worker with many sessions."""
 
     draining = False
     workers = range(1)
@@ -113,7 +113,7 @@ async def endpoints() -> AsyncIterator[int]:
     """The admin endpoints of that worker; their port."""
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
-    application = admin_application(cast("Roster", _Crowded()), os.getpid(), Settings(admin_port=1))
+    application = admin_application(cast("NodeWorkers", _Crowded()), os.getpid(), Settings(admin_port=1))
     server = serve_admin(application, [listener])
     try:
         yield listener.getsockname()[1]

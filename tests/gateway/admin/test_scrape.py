@@ -36,8 +36,8 @@ def test_a_full_disk_is_said_once(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ProcessFiles, "write", write)
-    roster = SimpleNamespace(table=SimpleNamespace(up=()), workers=range(2), overdue=dict)
-    dispatcher: Any = SimpleNamespace(roster=roster, handed_over=0, refused=0, parked=0)
+    node_workers = SimpleNamespace(table=SimpleNamespace(up=()), workers=range(2), overdue=dict)
+    dispatcher: Any = SimpleNamespace(node_workers=node_workers, handed_over=0, refused=0, parked=0)
     reception: Any = _Reception()
     caplog.set_level(logging.WARNING)
 

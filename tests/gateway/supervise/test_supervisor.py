@@ -47,7 +47,7 @@ def test_no_worker_is_told_before_the_gateway_says_that_it_is_unready(supervisor
     assert heard() == [Drain(closing=False)]
     assert told == []
     gateway.send(Draining())
-    supervisor._heed_gateway()
+    supervisor._handle_gateway()
     assert heard() == [Drain(closing=True)]
     assert told == [("worker 0", signal.SIGTERM), ("worker 1", signal.SIGTERM)]
     gateway.close()
