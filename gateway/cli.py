@@ -1,7 +1,7 @@
-"""The command `aperture`, and with `aperture.gateway.embed` the only place that knows both gateway and worker.
+"""The command `aperture`. With `aperture.gateway.embed`, the only place that imports both gateway and worker.
 
-It reads the plan, loads the apps, and hands them to `aperture.gateway.node`, whose supervisor forks. Nothing here
-starts a thread or a loop. Imports are inside the functions, so that `--help` answers at once.
+It reads the plan, loads the apps, and passes them to `aperture.gateway.node`, whose supervisor forks. Nothing here
+starts a thread or an event loop. Imports are inside the functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ _BOKEH_COMMANDS = ("build", "html", "info", "init", "json", "sampledata", "secre
 _DRAIN = "Replace the workers of a node on this machine one by one; their sessions go on in others."
 _DOCTOR = "Walk to a server through whatever proxies stand before it; say what is wrong, and how to mend it."
 INTERRUPTED = 128 + signal.SIGINT
-"""As shells have it. A server that is told to stop has done what it was to do; who examines one has no answer yet."""
+"""As shells report SIGINT. A server stopped so has done its work and exits 0; a `doctor` stopped so has no result."""
 
 PROCESS_ONE = 1
-"""The process id of a container's first process, to which the system is a bit different."""
+"""The process id of a container's first process, for which the kernel has other rules about signals and orphans."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("Windows has neither fork nor socket hand-over; use `bokeh serve` there, or WSL")
         return ExitCode.USAGE
     if os.getpid() == PROCESS_ONE:
-        # The kernel drops signals that process 1 has no handler for; the supervisor's come once the apps are loaded.
+        # The kernel drops signals that process 1 has no handler for; the supervisor sets its own once apps are loaded.
         signal.signal(signal.SIGTERM, _leave)
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words and words[0] in _BOKEH_COMMANDS:
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(plan: ServePlan) -> int:
-    """Do what the plan says until a signal ends it; with `--dev`, start over when a file changes.
+    """Run the plan until a signal ends it; with `--dev`, start over when a file changes.
 
     Returns:
         The exit code of the process.
@@ -105,11 +105,11 @@ def run(plan: ServePlan) -> int:
 
 
 def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[str, Application]:
-    """The apps by their routes, compiled and not yet run; without files an empty one at `/`.
+    """The apps by their routes, compiled and not yet run; without files one empty app at `/`.
 
     Raises:
         AppLoadError: an app cannot be compiled.
-        ConfigurationError: it is no app, its name is not plain text, or two of them have the same route.
+        ConfigurationError: the file is no app, its name is not plain text, or two apps have the same route.
     """
     from bokeh.application import Application
 
@@ -133,7 +133,7 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
 
 
 def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
-    """Where each app answers, in the order of the routes; none for a unix socket, which has no URL."""
+    """The URL of each app, in the order of the routes; empty for a unix socket, which has no URL."""
     if settings.unix_socket is not None:
         return []
     scheme = "http" if settings.tls is None else "https"
@@ -175,7 +175,7 @@ def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
 
 
 def _fit_to_load(plan: ServePlan) -> bool:
-    """Whether the supervisor may load the apps: what their hooks start when they are loaded would be lost in a fork."""
+    """Whether the supervisor may load the apps: threads that their hooks start would not survive a fork."""
     from aperture.apps import runs_when_built
     from aperture.gateway.supervise.trial import first_unfit
 
@@ -183,7 +183,7 @@ def _fit_to_load(plan: ServePlan) -> bool:
         for file in plan.files:
             if runs_when_built(file):
                 yield file
-                with suppress(AppLoadError, ConfigurationError):  # said when it is loaded for good
+                with suppress(AppLoadError, ConfigurationError):  # reported by the real load that follows
                     load_applications([file], plan.app_arguments)
 
     found = first_unfit(loads()) if any(map(runs_when_built, plan.files)) else None
@@ -193,7 +193,7 @@ def _fit_to_load(plan: ServePlan) -> bool:
 
 
 def _with_auth(settings: Settings) -> Settings:
-    """With the auth module loaded, if the supervisor may do that; else each worker does it."""
+    """The settings with the auth module loaded, if that is safe in the supervisor; otherwise each worker loads it."""
     from aperture.gateway.supervise.trial import first_unfit
     from aperture.worker.http.auth import with_auth_loaded
 
@@ -210,7 +210,7 @@ def _with_auth(settings: Settings) -> Settings:
 
 
 def _develop(plan: ServePlan) -> int:
-    """Serve; start over once a file has changed, and wait for that if the app is broken as it is."""
+    """Serve, and start over once a file has changed; with a broken app, wait for the next change."""
     from aperture.gateway.supervise.reload import Changes, execute_again
 
     log.info("Running in --dev mode with one worker")
@@ -240,7 +240,7 @@ def _set_up_logging(plan: ServePlan) -> None:
 
 
 def _load_bokeh_config(path: str) -> None:
-    # Bokeh itself reads it again while pages are rendered, for what is not an option of ours.
+    # Bokeh itself reads the file again while it renders pages, for the settings that are not options of ours.
     from bokeh.settings import settings as bokeh_settings
 
     log.info("Using the settings of Bokeh in %s", path)
@@ -255,7 +255,7 @@ def _bind_complaint(settings: Settings, problem: OSError) -> str:
 
 
 def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_port: int | None) -> None:
-    """Called by the supervisor once every worker serves."""
+    """Called in the supervisor once every worker serves."""
     urls = app_urls(settings, routes)
     lines = [f"Bokeh app running at: {url}" for url in urls]
     _print_for_programs(lines)
@@ -274,17 +274,17 @@ def _announce(plan: ServePlan, settings: Settings, routes: Sequence[str], admin_
 
 
 def _print_for_programs(lines: Sequence[str]) -> None:
-    """Write stock Bokeh's lines to standard output, where programs look for the port that `--port 0` has got.
+    """Write stock Bokeh's lines to standard output, where programs look for the port that `--port 0` was given.
 
-    They start a server with its output in a pipe, where our log is JSON. A terminal has the lines in its log already.
+    Programs start a server with its output in a pipe, where our log is JSON. On a terminal the log shows them.
     """
     try:
         descriptor = sys.stdout.fileno()
         if not os.isatty(descriptor):
-            # As the log is written: whoever does not read must not keep the supervisor waiting.
+            # Non-blocking, as the log: a reader that does not read must not block the supervisor.
             StreamSink(descriptor).write("".join(f"{line}\n" for line in lines).encode())
     except (AttributeError, OSError, ValueError):
-        pass  # None, closed, or no file at all: nobody is there to read
+        pass  # standard output is None, closed, or not a file: there is no reader
 
 
 def _show(urls: Sequence[str]) -> None:

@@ -1,9 +1,9 @@
-"""Who may use the admin endpoints. Pure: what a request brings in, why it is refused out.
+"""Decides whether a request may use the admin endpoints. Pure: headers in, a refusal out.
 
-Two dangers beside the plain one. A web page can have the browser send requests to `127.0.0.1`: so without a token a
-POST must carry a header that no page can set for another site. And a page can have its own name resolve to `127.0.0.1`
-once it is loaded (DNS rebinding), and is of the same site then: so on loopback, without a token, the name that is asked
-for must be loopback's own, or an address.
+Two attacks to guard against, apart from a stranger who connects. Cross-site requests: a web page can have the browser
+send requests to `127.0.0.1`, so without a token a POST must carry a header that no page can set for another site. DNS
+rebinding: a page can have its own name resolve to `127.0.0.1` once it is loaded, and then counts as the same site. So
+on loopback, without a token, the Host header must name loopback or be an IP address.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ INTENT_HEADER = "X-Aperture"
 
 _SCHEME = "bearer "
 
-_ALL = {"*": "localhost", "": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - asked, not bound
-"""`*` is IPv4 and IPv6, of which a machine may lack either; the other two are one of them alone."""
+_ALL = {"*": "localhost", "": "localhost", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - connected to, not bound
+"""`*` means IPv4 and IPv6, and a machine may lack one of them; `0.0.0.0` is IPv4 only, `::` IPv6 only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a request is not answered, as a status of HTTP and a sentence."""
+    """Why a request is refused: an HTTP status and a sentence."""
 
     status: int
     reason: str
@@ -35,7 +35,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class AdminAccess:
-    """What a request must bring.
+    """The conditions that a request must meet.
 
     Args:
         token: the bearer token, if one is required.
@@ -46,7 +46,7 @@ class AdminAccess:
     loopback: bool
 
     def refusal(self, method: str, headers: Mapping[str, str]) -> Refusal | None:
-        """Why this request is refused; None if it is not.
+        """Why this request is refused; None if it is allowed.
 
         Args:
             method: of the request.
@@ -75,7 +75,7 @@ _NO_INTENT = Refusal(HTTPStatus.FORBIDDEN, f"a POST must carry the header {INTEN
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only this machine reaches an address that is listened on."""
+    """Whether a listening address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -83,12 +83,12 @@ def is_loopback(address: str) -> bool:
 
 
 def address_to_ask(address: str) -> str:
-    """Where this machine reaches what listens on an address; `*` and its relatives stand for all there are."""
+    """The address to connect to, from this machine, for a listening address; wildcards become loopback."""
     return _ALL.get(address, address)
 
 
 def _names_loopback(host: str) -> bool:
-    """Whether a Host header names an address, which nobody can rebind, or this machine."""
+    """Whether a Host header names this machine or is an IP address, which DNS rebinding cannot change."""
     name = host[1:].partition("]")[0] if host.startswith("[") else host.rpartition(":")[0] or host
     try:
         ipaddress.ip_address(name)

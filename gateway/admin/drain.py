@@ -1,7 +1,8 @@
 """`aperture drain`: replace a running node's workers, one by one, from the same machine.
 
-Each worker hands its sessions over, closes its connections so that they come back elsewhere, and is replaced by one
-that loads the apps anew. It is what SIGHUP to the supervisor does; this finds the supervisor by the admin port.
+Each worker hands its sessions over, closes its connections so that browsers reconnect to other workers, and is replaced
+by one that loads the apps again. SIGHUP to the supervisor does the same; this command finds the supervisor's process
+id through the admin port.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _TIMEOUT = 5.0
 
 
 def drain_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add the arguments of `aperture drain`; what is not given is what the node was told in the environment."""
+    """Add the arguments of `aperture drain`; defaults come from the environment variables of `aperture serve`."""
     told = Sources({}, os.environ)
     for name, meaning in (("admin_address", "address of the node's admin endpoints"), ("admin_port", "their port")):
         option = BY_NAME[name]
@@ -47,15 +48,15 @@ def _port(text: str) -> int:
 
 
 def drain(address: str, port: int, token: str | None = None) -> int:
-    """Ask a node to replace its workers; returns once it has been told.
+    """Ask a node to replace its workers; returns as soon as the supervisor has the signal.
 
     Args:
-        address: that its admin endpoints listen on.
-        port: of them.
-        token: that they ask for, if they ask for one.
+        address: where its admin endpoints listen.
+        port: the port of its admin endpoints.
+        token: their bearer token, if they require one.
 
     Raises:
-        ConfigurationError: no node answers there, or it is not one of this machine's.
+        ConfigurationError: no node answers there, or its supervisor does not run on this machine.
     """
     pid = _supervisor_pid(address, port, token)
     if not hasattr(signal, "SIGHUP"):

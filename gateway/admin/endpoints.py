@@ -1,8 +1,8 @@
-"""The endpoints for operators: is the node alive, is it ready, which sessions has it, how are its workers.
+"""The admin endpoints: liveness, readiness, sessions, workers, metrics.
 
-Runs in the gateway, on its own listening socket, so that none of it is reachable through the app port. Session ids are
-secrets, so only their first characters are shown. Who may ask is decided in `aperture.gateway.admin.access`, what there
-is in `aperture.gateway.admin.inventory`.
+Runs in the gateway, on a listening socket of its own, so that none of it can be reached through the app port. Session
+ids are secrets, so only their first characters are shown. `aperture.gateway.admin.access` decides who is allowed in,
+`aperture.gateway.admin.inventory` collects the answers of the workers.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ __all__ = ["admin_application", "serve_admin"]
 log = logging.getLogger(__name__)
 
 ROWS_PER_WRITE = 500
-"""Sessions written at once, so that a long list is not held in memory twice, and other connections get their turn."""
+"""Sessions written at once: bounds the memory that a long list takes, and lets other connections run in between."""
 
 MAX_BODY = 64 * 1024
-"""Bytes. Orders are in the path, so no body is needed; it is read before a token is asked for, so from anybody."""
+"""Bytes. Commands are in the path, so no body is needed. Bodies are read before the token is checked."""
 
 MAX_HEAD = 16 * 1024
-"""Bytes; a token, what a proxy adds, and the cookies that a browser has for this host."""
+"""Bytes: room for a token, the headers that a proxy adds, and the cookies that a browser has for this host."""
 
 BODY_TIMEOUT = 10.0
-"""Seconds in which a body must have come."""
+"""Seconds in which a body must arrive."""
 
 IDLE_TIMEOUT = 150.0
-"""Seconds that a connection may wait between two requests, or for the rest of a head: Prometheus keeps its own from one
-scrape to the next, and those are seldom more than two minutes apart."""
+"""Seconds that a connection may stay idle between requests, or for the rest of a head. Prometheus reuses its connection
+from scrape to scrape, and scrape intervals are seldom longer than two minutes."""
 
 
 def admin_application(
@@ -55,7 +55,7 @@ def admin_application(
     access = AdminAccess(settings.admin_token, is_loopback(settings.admin_address))
     if settings.admin_port is not None and not access.loopback and access.token is None:
         where = settings.admin_address
-        log.warning("the admin endpoints listen on %s without a token: whoever reaches them can end sessions", where)
+        log.warning("the admin endpoints listen on %s without a token: anyone who connects can end sessions", where)
     inventory = Inventory(node_workers, settings.node, has_bus=settings.redis_url is not None)
     node = {"node": _Node(node_workers, supervisor_pid, inventory)}
     return Application(
@@ -69,12 +69,12 @@ def admin_application(
         ],
         default_handler_class=_Unknown,
         access=access,
-        log_function=lambda handler: None,  # probes come every few seconds, for ever
+        log_function=lambda handler: None,  # probes come every few seconds and would fill the log
     )
 
 
 def serve_admin(application: Application, listeners: Iterable[socket.socket]) -> HTTPServer:
-    """Serve the admin endpoints on the current loop; what strangers send is bounded before it is looked at."""
+    """Serve the admin endpoints on the current loop; heads and bodies are bounded before they are parsed."""
     server = HTTPServer(
         application,
         max_body_size=MAX_BODY,
@@ -94,13 +94,13 @@ class _Node:
 
 
 class _Endpoint(RequestHandler):
-    """What all endpoints have in common; a token is asked for before anything is said."""
+    """What all endpoints share: the token is checked before anything is answered."""
 
     async def head(self, *arguments: str) -> None:
         await self.get(*arguments)
 
     async def get(self, *arguments: str) -> None:
-        raise NotImplementedError("each endpoint answers its own")
+        raise NotImplementedError("each endpoint implements get")
 
     def prepare(self) -> None:
         refusal = self.settings["access"].refusal(self.request.method, self.request.headers)
@@ -116,14 +116,14 @@ class _Endpoint(RequestHandler):
         self.set_header("X-Content-Type-Options", "nosniff")
 
     def compute_etag(self) -> None:
-        return None  # every answer is about now
+        return None  # answers describe the present moment; a cached one would be wrong
 
     def write_error(self, status_code: int, **details: Any) -> None:
         self.say(status_code, HTTPStatus(status_code).phrase.lower())
         self.finish()
 
     def say(self, status: int, sentence: str) -> None:
-        """Answer with a sentence that a person and a program can read."""
+        """Answer with a sentence that both people and programs can read."""
         self.set_status(status)
         self.json()
         self.write(json.dumps({"ok": status < HTTPStatus.BAD_REQUEST, "message": sentence}))
@@ -137,14 +137,14 @@ class _Endpoint(RequestHandler):
 
 
 class _Probe(_Endpoint):
-    """Answers everybody: who probes has no token, and learns nothing that a token is for."""
+    """Answers without a token: probes have none, and learn nothing that is secret."""
 
     def prepare(self) -> None:
-        """Nobody is refused."""
+        """Skips the token check."""
 
 
 class _Live(_Probe):
-    """Alive: the gateway answers, and without the supervisor it would not be there."""
+    """Liveness: the gateway answers; it cannot outlive the supervisor for long."""
 
     async def get(self, *arguments: str) -> None:
         self.text("ok")
@@ -165,7 +165,7 @@ class _Ready(_Probe):
             self.text("ok" if ready else "not ready")
 
     def _checks(self) -> Iterator[tuple[bool, str, str]]:
-        """Each condition: whether it holds, its name, and what it means if it does not."""
+        """Each condition: whether it holds, its name, and what it means if it does not hold."""
         table = self._node_workers.table
         for worker in self._node_workers.workers:
             yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
@@ -195,11 +195,11 @@ class _Workers(_Listing):
         self.write(json.dumps(answer | node))
 
     def _own(self) -> dict[str, Any]:
-        """As they last reported: nobody is asked, so nobody keeps this waiting."""
+        """As last reported: no worker is asked, so a stuck one delays nothing."""
         return {"workers": [_worker_row(worker) for worker in self.node.inventory.reported()]}
 
     async def _cluster(self) -> dict[str, Any]:
-        # An id that no session has: the workers are wanted without their sessions.
+        # A prefix that no session id has: only the workers are wanted, without their sessions.
         seen = await self.node.inventory.take(cluster=True, prefix="\n")
         return {"workers": [_worker_row(worker) for worker in seen.workers]} | _gaps(seen.missing, seen.complete)
 
@@ -216,7 +216,7 @@ class _Sessions(_Listing):
             try:
                 await self.flush()
             except StreamClosedError:
-                return  # whoever asked has seen enough
+                return  # the client has closed the connection
         ends: dict[str, Any] = {"missing": [place.worker for place in seen.missing if place.name is None]}
         if self.whole_cluster:
             ends |= _gaps(seen.missing, seen.complete) | {"truncated": seen.truncated}
@@ -272,6 +272,6 @@ def _session_row(worker: WorkerSeen, row: SessionRow) -> dict[str, object]:
 
 
 def _gaps(missing: tuple[Place, ...], complete: bool) -> dict[str, Any]:
-    """Who of the cluster has not answered, and whether the other nodes could be asked at all."""
+    """The workers that have not answered, and whether the other nodes could be asked at all."""
     workers = [{"node": place.node, "worker": place.worker} for place in missing]
     return {"missing_workers": workers, "bus": "up" if complete else "away"}

@@ -1,7 +1,8 @@
-"""Which workers and sessions there are, in this node and in the others, and having one session ended or moved.
+"""Lists the workers and sessions of this node and of the others, and sends admin commands: end or move a session.
 
-Runs in the gateway. This node's workers are asked directly, so that they answer while Redis is away; of the others one
-of them asks over the bus. Nobody is waited for longer than `ANSWER_TIME`: who is late is listed as missing.
+Runs in the gateway. This node's workers are asked directly, so that they answer also during a Redis outage. For the
+other nodes, one worker of this node asks over the bus. No answer is waited for longer than `ANSWER_TIME`; a worker that
+is late is listed as missing.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
 __all__ = ["ANSWER_TIME", "Inventory", "Place", "Seen", "Staff", "WorkerSeen"]
 
 ANSWER_TIME = 1.0
-"""Seconds the workers have to say what they have; whoever takes longer is listed as missing."""
+"""Seconds that workers have to answer; one that takes longer is listed as missing."""
 
 ORDER_TIME = 10.0
-"""Seconds that a worker has to end or move a session: app code must let go of it, and its hooks run."""
+"""Seconds that a worker has to end or move a session: it waits for app code to return, and session hooks run."""
 
 
 class Standing(Protocol):
-    """Which workers are up, and what each last said of itself."""
+    """Which workers are up, and the last load report of each."""
 
     @property
     def up(self) -> Sequence[int]: ...
@@ -35,7 +36,8 @@ class Standing(Protocol):
 
 
 class Staff(Protocol):
-    """What the admin endpoints ask of a node's workers: `NodeWorkers`, or the only worker."""
+    """What the admin endpoints ask of a node's workers. Implemented by the gateway's `NodeWorkers`, and for a server of
+    one process by its only worker."""
 
     @property
     def draining(self) -> bool: ...
@@ -52,7 +54,7 @@ class Staff(Protocol):
     def table(self) -> Standing: ...
 
     def overdue(self) -> dict[int, float]:
-        """Seconds for which each worker that is up has owed its report."""
+        """Seconds by which the load report of each running worker is late."""
         ...
 
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey: ...
@@ -64,7 +66,7 @@ class Staff(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a worker is. `name` is its name on the bus; None for one of this node."""
+    """Where a worker runs. `name` is its name on the bus; None for a worker of this node."""
 
     node: str
     worker: int
@@ -73,7 +75,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSeen:
-    """A worker, and the sessions that it has told of."""
+    """A worker, and the sessions that it has reported."""
 
     place: Place
     pid: int | None
@@ -89,10 +91,10 @@ class Seen:
     """What was found.
 
     Args:
-        workers: who answered.
-        missing: who did not.
-        complete: False if other nodes could not be asked, because Redis is away.
-        truncated: whether a worker has more sessions than it told of.
+        workers: those that answered.
+        missing: those that did not.
+        complete: False if other nodes could not be asked, because Redis cannot be reached.
+        truncated: whether a worker has more sessions than it reported.
     """
 
     workers: tuple[WorkerSeen, ...]
@@ -108,7 +110,7 @@ class Seen:
 
 
 class Inventory:
-    """Asks the workers.
+    """Asks the workers of this node, and through one of them those of other nodes.
 
     Args:
         node_workers: of this node.
@@ -122,20 +124,20 @@ class Inventory:
         self._has_bus = has_bus
 
     def reported(self) -> list[WorkerSeen]:
-        """The workers of this node that are up, as they last reported, without their sessions.
+        """The running workers of this node as last reported, without their sessions.
 
-        The lag of one that owes its report is at least for how long: its event loop has no time for it.
+        A worker whose report is overdue shows at least that time as its lag: its event loop is blocked.
         """
         owing = self._node_workers.overdue()
         seen = ((self._worker(worker, [], ""), seconds) for worker, seconds in owing.items())
         return [replace(worker, lag_seconds=max(worker.lag_seconds, seconds)) for worker, seconds in seen]
 
     async def take(self, *, cluster: bool, prefix: str = "") -> Seen:
-        """Ask all workers of this node, or of all nodes, what they have.
+        """Ask all workers of this node, or of all nodes, for their sessions.
 
         Args:
             cluster: ask the other nodes, too.
-            prefix: how the ids begin of the sessions that are wanted.
+            prefix: list only sessions whose ids begin with this.
         """
         asked = self._node_workers.ask(self._node_workers.table.up, ANSWER_TIME)
         if not (cluster and self._has_bus):
@@ -149,12 +151,12 @@ class Inventory:
 
         Args:
             action: "end" or "move".
-            session_id: of the session, or how it begins as far as operators are shown it.
-            app: the session's app; only needed where two apps use one id.
-            to: the place of the worker to move it to; -1 for any other.
+            session_id: of the session, or its first characters as the admin endpoints show them.
+            app: the session's app; needed only where two apps use the same id.
+            to: the index of the worker to move it to; -1 for any other worker.
 
         Returns:
-            A status of HTTP, and a sentence.
+            An HTTP status, and a sentence.
         """
         seen = await self.take(cluster=True, prefix=session_id)
         found = [(worker, row) for worker, row in seen.sessions() if app in (None, row.app)]
@@ -207,7 +209,7 @@ def _together(here: Seen, elsewhere: Elsewhere) -> Seen:
 
 
 def _place_of(name: str) -> Place:
-    """Where the worker of this name on the bus is; the worker that told of it has seen that it is a name."""
+    """Where the worker with this bus name runs; the worker that reported it has checked that it is a name."""
     node, index, _ = name.rsplit("/", 2)
     return Place(node, int(index), name)
 

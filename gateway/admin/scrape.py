@@ -1,7 +1,7 @@
-"""`/metrics`: the numbers of all processes of the node, as text for Prometheus. And the gateway's own numbers.
+"""`/metrics`: the metrics of all processes of the node as Prometheus text, and the gateway's own metrics.
 
-Runs in the gateway, which reads what the processes have left in the node's files: no worker is asked, so none that is
-busy or dead keeps anybody waiting. The files are read and made text of in a thread; connections are routed meanwhile.
+Runs in the gateway, which reads the metrics files that the processes write: no worker is asked, so a busy or dead one
+delays nothing. Reading and formatting happen in a thread; the event loop goes on routing connections.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ log = logging.getLogger(__name__)
 
 GATEWAY = "gateway"
 SUPERVISOR = "supervisor"
-"""Names of processes, as labels and in the names of files."""
+"""Process names, as label values and in file names."""
 
 WRITE_INTERVAL = 1.0
-"""Seconds; what the gateway loses of its counts when it is killed."""
+"""Seconds between writes; what is lost of the gateway's counts when it is killed."""
 
 
 class Exposition(Protocol):
-    """Whoever answers `/metrics`: a gateway for its node, or a server that is one process for itself."""
+    """Answers `/metrics`: a gateway for its node, or a server of one process for itself."""
 
     async def answer(self, accept: str) -> tuple[bytes, str] | None:
         """The exposition and its content type; None if metrics are off.
@@ -48,13 +48,13 @@ class Exposition(Protocol):
 
 
 class GatewayMeasures:
-    """The gateway's numbers, and the answer for the whole node.
+    """The gateway's metrics, and the answer for the whole node.
 
     Args:
-        path: of the node's directory; None if metrics are off.
+        path: of the node's metrics directory; None if metrics are off.
         dispatcher: the gateway's.
         reception: the gateway's.
-        supervisor_pid: whose process figures are read from here; the supervisor has no time for that.
+        supervisor_pid: its process figures are read from here, because the supervisor must never wait for I/O.
     """
 
     def __init__(self, path: str | None, dispatcher: Dispatcher, reception: Reception, supervisor_pid: int) -> None:
@@ -69,7 +69,7 @@ class GatewayMeasures:
         self._bokeh = metadata.version("bokeh")
 
     def start(self) -> None:
-        """Begin to write. Does nothing where metrics are off."""
+        """Begin to write. No-op where metrics are off."""
         if self._path is None:
             return
         try:
@@ -80,7 +80,7 @@ class GatewayMeasures:
         self._timer = asyncio.create_task(self._write_again())
 
     def stop(self) -> None:
-        """Write the last numbers. Harmless twice."""
+        """Write the last numbers. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -94,11 +94,11 @@ class GatewayMeasures:
         if self._path is None:
             return None
         self._write()
-        async with self._scraping:  # one at a time: many would keep each other, and the gateway, waiting
+        async with self._scraping:  # one at a time: many threads at once would slow each other and the event loop
             return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.node_workers.overdue())
 
     def read(self) -> Iterator[Reading]:
-        """The gateway's numbers."""
+        """The gateway's current numbers."""
         node_workers = self._dispatcher.node_workers
         yield Reading(families.WORKERS_UP, (), len(node_workers.table.up))
         yield Reading(families.WORKERS_WANTED, (), len(node_workers.workers))
@@ -134,13 +134,13 @@ def _rendered(path: str, accept: str, overdue: Mapping[int, float]) -> tuple[byt
 
 
 class WithStuckWorkers:
-    """The node's numbers, with the lag of the workers that have no time to write down their own.
+    """The node's metrics, with the event-loop lag of stuck workers, which cannot write their own.
 
-    A gauge of the gateway's own would not do: in its file the last lag of a worker would outlive the worker.
+    A gauge written by the gateway would not do: a dead worker's last lag would stay in the gateway's file.
 
     Args:
-        node: as the processes have written it down.
-        overdue: seconds for which each worker has owed its report.
+        node: the metrics as the processes have written them.
+        overdue: seconds by which the load report of each worker is late.
     """
 
     def __init__(self, node: MetricsCollector, overdue: Mapping[int, float]) -> None:
@@ -148,7 +148,7 @@ class WithStuckWorkers:
         self._overdue = {str(worker): seconds for worker, seconds in overdue.items()}
 
     def collect(self) -> Iterator[Metric]:
-        """As the node does."""
+        """As `node` does, with the lag of stuck workers replaced."""
         for metric in self._node.collect():
             if metric.name == families.LOOP_LAG.name:
                 metric.samples = [
@@ -159,7 +159,7 @@ class WithStuckWorkers:
 
 
 class MetricsHandler(RequestHandler):
-    """`/metrics`: OpenMetrics if the request accepts it, else Prometheus's own text format.
+    """`/metrics`: OpenMetrics if the request accepts it, else Prometheus's text format.
 
     Args:
         exposition: the gateway's.
@@ -169,7 +169,7 @@ class MetricsHandler(RequestHandler):
         self._exposition = exposition
 
     def compute_etag(self) -> None:
-        return None  # every answer is about now
+        return None  # answers describe the present moment; a cached one would be wrong
 
     async def head(self) -> None:
         await self.get()

@@ -1,4 +1,4 @@
-"""The admin endpoints of a server that is one process: the same handlers as a gateway's, about one worker."""
+"""The admin endpoints of a server of one process: the gateway's handlers, for the one worker in this process."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from aperture.worker.pulse import resident_bytes
 __all__ = ["admin_server"]
 
 _ONLY = 0
-"""The place of the only worker."""
+"""The index of the only worker."""
 
 
 class _OneWorker:
-    """An `aperture.gateway.admin.inventory.Staff`, and its table, that is a worker in the same process."""
+    """Implements `aperture.gateway.admin.inventory.Staff`, and its table, for the worker in this process."""
 
     draining = False
     workers = range(1)
@@ -51,7 +51,7 @@ class _OneWorker:
         )
 
     def overdue(self) -> dict[int, float]:
-        """Nothing: what hangs would answer nobody."""
+        """Always empty: if this process hangs, it does not answer requests either."""
         return {_ONLY: 0.0}
 
     async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
@@ -78,7 +78,7 @@ class _OneWorker:
 
 
 class _OneExposition:
-    """`/metrics` of a worker in this process, read when it is asked for."""
+    """`/metrics` of the worker in this process, read on each request."""
 
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
@@ -89,7 +89,7 @@ class _OneExposition:
 
 
 def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTPServer | None:
-    """Serve the admin endpoints, if there is anywhere to; runs on the current loop."""
+    """Serve the admin endpoints if an admin port is configured; runs on the current loop."""
     if not listeners:
         return None
     exposition = _OneExposition(assembly)

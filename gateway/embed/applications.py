@@ -1,4 +1,4 @@
-"""The forms in which a program may hand over its apps."""
+"""The forms in which a program may pass its apps."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Apps: TypeAlias = Mapping[str, App] | App
 
 
 def applications_of(apps: Apps) -> dict[str, Application]:
-    """The applications by route; one without a route is at `/`. A program may write a route as a URL has it, or plain.
+    """The applications by route. One without a route is at `/`; a route may be percent-encoded or plain.
 
     Raises:
-        ConfigurationError: it is no app, or its route is none.
+        ConfigurationError: not an app, or not a route.
     """
     if isinstance(apps, Mapping):
         return {_route(path): _application(app) for path, app in apps.items()}

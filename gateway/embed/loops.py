@@ -1,4 +1,4 @@
-"""Event loops under both of their names: Tornado's and asyncio's."""
+"""Converts between Tornado's and asyncio's view of an event loop."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ AnyLoop: TypeAlias = IOLoop | asyncio.AbstractEventLoop
 
 
 def tornado_loop(loop: AnyLoop | None) -> IOLoop:
-    """Tornado's loop over the given one; without one, that of the calling thread, which is made if there is none.
+    """Tornado's loop over the given one; by default the calling thread's, made if there is none.
 
     Raises:
-        ConfigurationError: it is no loop.
+        ConfigurationError: the argument is not an event loop.
     """
     if loop is None:
         return IOLoop.current()
@@ -32,7 +32,7 @@ def tornado_loop(loop: AnyLoop | None) -> IOLoop:
 
 
 def asyncio_loop(loop: IOLoop) -> asyncio.AbstractEventLoop:
-    """The loop that Tornado's runs on."""
+    """The asyncio loop that Tornado's wraps."""
     if not isinstance(loop, BaseAsyncIOLoop):
         raise AssertionError("Tornado has had no other loops since 5.0")
     inner: asyncio.AbstractEventLoop = loop.asyncio_loop

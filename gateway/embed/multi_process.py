@@ -1,7 +1,7 @@
-"""A server of several processes: the node that `aperture serve` runs, with apps that a program has made.
+"""A server of several processes: the node that `aperture serve` runs, with apps made by a program.
 
-Nothing happens before `run_until_shutdown` but that the port is taken: then this process becomes the supervisor, which
-has no event loop, and the workers are forked from it with all that the program has imported and made.
+Before `run_until_shutdown`, only the port is bound. Then this process becomes the supervisor, which has no event loop,
+and the workers are forked from it with everything that the program has imported and made.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class NodeLoop:
-    """Stands where programs look for an IOLoop, as far as they use one to run a server.
+    """Takes the place of an IOLoop in programs that use one only to run a server.
 
     `server.start(); server.io_loop.add_callback(server.show, "/"); server.io_loop.start()` is how Bokeh's own examples
     run one.
@@ -41,15 +41,15 @@ class NodeLoop:
         self.callbacks: list[Callable[[], object]] = []
 
     def start(self) -> None:
-        """Run the node until it is told to stop."""
+        """Run the node until it is stopped."""
         self._server.run_until_shutdown()
 
     def stop(self) -> None:
-        """Tell it to."""
+        """Stop the node."""
         self._server.stop(wait=False)
 
     def add_callback(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Call this in the supervisor once every worker serves. It must return soon."""
+        """Call this in the supervisor once every worker serves. It must return soon: the supervisor waits for it."""
         self.callbacks.append(partial(callback, *args, **kwargs))
 
     spawn_callback = add_callback
@@ -66,9 +66,9 @@ class ServerOutside:
         applications: by route.
 
     Raises:
-        OSError: the port is taken, or not ours to use.
-        ConfigurationError: the auth module is not as it should be.
-        RuntimeError: app code has run already, which the workers would all have a copy of.
+        OSError: the port is taken, or binding it is not permitted.
+        ConfigurationError: the auth module cannot be used.
+        RuntimeError: app code has run already, and every worker would inherit a copy of its state.
     """
 
     def __init__(self, plan: ServerPlan, applications: Mapping[str, Application]) -> None:
@@ -83,12 +83,12 @@ class ServerOutside:
         self._stopped = False
         self._running = False
         self._ready = False
-        """Signals are handled, and so `stop` may send one; before that it is remembered."""
+        """Signals are handled, so `stop` may send one; before that, `stop` is remembered."""
         self._turn = threading.Lock()
         self._ended = threading.Event()
 
     def start(self) -> None:
-        """Take note; the processes start in `run_until_shutdown`."""
+        """Mark as started; the processes start in `run_until_shutdown`."""
         if self._stopped:
             raise RuntimeError("the server has been stopped; make another one")
         if self.started:
@@ -96,7 +96,7 @@ class ServerOutside:
         self.started = True
 
     def stop(self, wait: bool) -> None:
-        """End the node if it runs, from another thread or from a callback in the supervisor; else give the port up."""
+        """End the node if it runs, from another thread or from a callback in the supervisor; else close the port."""
         with self._turn:
             first, self._stopped = not self._stopped, True
             ready = self._ready
@@ -110,14 +110,14 @@ class ServerOutside:
             self._ended.wait()
 
     def unlisten(self) -> None:
-        """A node without its sockets serves nobody, so it ends."""
+        """Ends the node: without its sockets it has nothing to do."""
         self.stop(wait=False)
 
     def run_until_shutdown(self) -> None:
         """Be the supervisor until SIGTERM or SIGINT. Main thread only.
 
         Raises:
-            SystemExit: the node could not go on; with an exit code of `aperture serve`.
+            SystemExit: the node could not continue; with an exit code of `aperture serve`.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("run_until_shutdown handles signals and forks, and needs the main thread")
@@ -141,7 +141,7 @@ class ServerOutside:
             raise SystemExit(int(code))
 
     def show(self, url: str, browser: str | None, new: Any) -> None:
-        """Open a page in a browser, which may keep its caller waiting: the supervisor must not."""
+        """Open a page in a browser, from another process: browsers may block, and the supervisor must not."""
         open_pages([url], browser, new)
 
     def _announce(self, settings: Settings, admin_port: int | None) -> None:
@@ -150,7 +150,7 @@ class ServerOutside:
             try:
                 callback()
             except Exception:
-                log.exception("a callback of the program has failed")
+                log.exception("callback failed: added to io_loop; the node continues")
         with self._turn:
             self._ready, stopped = True, self._stopped
         if stopped:

@@ -31,22 +31,22 @@ class Server:
     """Serves Bokeh apps from inside a Python program.
 
     With an event loop, or without `num_procs`, it is one process on that loop: the constructor listens, `start` returns
-    at once, and other things run beside it. With `num_procs` above 1 and no loop it is a whole node, whose processes
-    run while `run_until_shutdown` does.
+    at once, and other code can share the loop. With `num_procs` above 1 and no loop it is a whole node, whose processes
+    run for as long as `run_until_shutdown` does.
 
-    In a coroutine, `async with Server(...) as server:` starts it on the running loop and ends it in good order.
+    In a coroutine, `async with Server(...) as server:` starts it on the running loop and shuts it down at the end.
 
     Args:
-        applications: Bokeh applications, or functions that fill a document, by their routes; or one of them, for `/`.
+        applications: Bokeh applications, or functions that fill a document, by route; or a single one, for `/`.
         io_loop: Tornado's or asyncio's loop to run on; by default the current one.
         http_server_kwargs: for `tornado.httpserver.HTTPServer`.
         **kwargs: the keywords of Bokeh's Server, and every option of `aperture serve` with underscores for dashes, in
-            the units of each. `listen=False` opens no port, for routes that a larger application has. What is none of
-            these goes to `tornado.web.Application`.
+            the same units. `listen=False` opens no port, for routes mounted in a larger application. Anything
+            else is passed to `tornado.web.Application`.
 
     Raises:
-        ConfigurationError: a keyword is misspelt, its value cannot be, or two contradict each other; a ValueError.
-        OSError: the port is taken, or not ours to use.
+        ConfigurationError: a keyword is misspelt, a value is invalid, or two contradict each other; a ValueError.
+        OSError: the port is taken, or binding it is not permitted.
         RuntimeError: both `io_loop` and several processes were asked for.
     """
 
@@ -78,16 +78,16 @@ class Server:
         http_server_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Self:
-        """A server to which `bokeh.settings` says what its keywords do not: as `bokeh serve` and Bokeh 3.10 have it.
+        """A server whose missing keywords come from `bokeh.settings`, as with `bokeh serve` and in Bokeh 3.10.
 
-        That is the auth module, the secrets of cookies and of session ids, whether ids are signed, the certificate, the
-        icon, and whether forms are protected.
+        These are the auth module, the secrets of cookies and of session ids, whether ids are signed, the certificate,
+        the icon, and whether forms are protected against cross-site requests.
 
         Args:
             applications: as the constructor takes them, like all that follow.
             io_loop: to run on.
             http_server_kwargs: for `tornado.httpserver.HTTPServer`.
-            **kwargs: what is given here counts.
+            **kwargs: take precedence over `bokeh.settings`.
 
         Raises:
             ConfigurationError: as the constructor; a ValueError.
@@ -98,18 +98,18 @@ class Server:
 
     @property
     def io_loop(self) -> IOLoop:
-        """The loop that the server runs on; with several processes something that can be started in its place."""
+        """The loop that the server runs on; with several processes an object whose `start` runs the node."""
         return cast("IOLoop", self._form.io_loop)
 
     @property
     def port(self) -> int | None:
-        """Where the server listens, also when any free port was asked for; None for a unix socket, or no socket."""
+        """The bound port, also when port 0 asked for any free one; None for a unix socket, or no socket."""
         settings = self._form.settings
         return None if settings.unix_socket is not None or not self._listens else settings.port
 
     @property
     def address(self) -> str | None:
-        """The configured address; None stands for all of them."""
+        """The configured address; None stands for all addresses."""
         return self._form.settings.address
 
     @property
@@ -119,7 +119,7 @@ class Server:
 
     @property
     def prefix(self) -> str:
-        """What all paths begin with: empty, or a path that starts with a slash and does not end with one."""
+        """What all paths begin with: empty, or a path with a leading slash and no trailing slash."""
         return self._form.settings.prefix
 
     @property
@@ -129,20 +129,20 @@ class Server:
 
     @property
     def application(self) -> Application:
-        """The routes, for a larger `tornado.web.Application` to have among its own.
+        """The routes, for mounting in a larger `tornado.web.Application`.
 
         Raises:
-            RuntimeError: they are in other processes.
+            RuntimeError: with several processes, the routes are in the workers.
         """
         return self._inside("routes").application
 
     # Life
 
     def start(self) -> None:
-        """Start timers, hooks and services, and return at once; with several processes they start a bit later.
+        """Start timers, hooks and services, and return at once; with several processes the node starts later.
 
         Raises:
-            RuntimeError: it has been started, or stopped, before.
+            RuntimeError: it has already been started or stopped.
         """
         self._form.start()
         if self._show:
@@ -150,31 +150,31 @@ class Server:
                 self.io_loop.add_callback(self.show, quoted(route))
 
     def stop(self, wait: bool = True) -> None:
-        """End sessions with their hooks, close their websockets, run the unload hooks; harmless twice.
+        """End sessions with their hooks, close their websockets, run the unload hooks. Idempotent.
 
-        Where the loop rests, or in another thread, it has happened when this returns. In a callback or a coroutine of
-        the loop itself it happens as soon as may be, and `closed` waits for it; the port is free when this returns, for
-        another server.
+        If the loop is not running, or from another thread, this blocks until all is done. In a callback or coroutine of
+        the loop itself it is only scheduled, and `closed` waits for it; the port is free when this returns, so that
+        another server can bind it.
 
         Args:
-            wait: for peers that have not answered yet, for as long as `shutdown_grace`; otherwise a second at most.
+            wait: for peers that have not answered, up to `shutdown_grace`; otherwise a second at most.
         """
         self._form.stop(wait)
 
     async def closed(self) -> None:
-        """Return once everything has ended, after a `stop`. In a coroutine of the server's own loop."""
+        """Return once everything has ended, after a `stop`. Call it in a coroutine on the server's own loop."""
         await self._inside("end").closed()
 
     def unlisten(self) -> None:
-        """Give the port up, before this returns, and end all connections; the server is of no use afterwards."""
+        """Close the port, before this returns, and end all connections; the server cannot be used afterwards."""
         self._form.unlisten()
 
     def run_until_shutdown(self) -> None:
-        """Start the server if need be, and block until SIGTERM or SIGINT; a second one ends it at once.
+        """Start the server if necessary, and block until SIGTERM or SIGINT; a second signal ends it at once.
 
         Raises:
             RuntimeError: this is not the main thread, or its loop runs already.
-            SystemExit: with several processes: they could not start. The code is one of `aperture serve`.
+            SystemExit: with several processes, if they could not start. The code is one of `aperture serve`.
         """
         if not self._form.started:
             self.start()
@@ -198,21 +198,21 @@ class Server:
     # Sessions
 
     def get_session(self, app_path: str, session_id: str) -> Session:
-        """A session that is in this process.
+        """A session in this process.
 
         Raises:
             ValueError: there is no such app.
-            SessionGone: there is no such session here.
-            RuntimeError: sessions are in other processes.
+            SessionGone: there is no such session in this process.
+            RuntimeError: with several processes, sessions are in the workers.
         """
         return self._inside("sessions").session(app_path, session_id)
 
     def get_sessions(self, app_path: str | None = None) -> list[Session]:
-        """The sessions that are in this process, of all apps or of one.
+        """The sessions in this process, of all apps or of one.
 
         Raises:
             ValueError: there is no such app.
-            RuntimeError: sessions are in other processes.
+            RuntimeError: with several processes, sessions are in the workers.
         """
         return self._inside("sessions").sessions(app_path)
 
@@ -220,7 +220,7 @@ class Server:
         """Open an app in a browser on this machine.
 
         Args:
-            app_path: with a leading slash, without the prefix, and perhaps with a query.
+            app_path: with a leading slash, without the prefix; may have a query.
             browser: as the `webbrowser` module names it; None means the user's own.
             new: `tab` or `window`.
 
@@ -251,7 +251,7 @@ class Server:
 
 
 def _apply_to_process(plan: ServerPlan) -> None:
-    """What was asked for and is the whole process's: its log, and Bokeh's own settings."""
+    """Applies the settings that hold for the whole process: its log, and Bokeh's own settings."""
     if plan.log is not None:
         from aperture.log import configure
 

@@ -1,9 +1,9 @@
-"""A server of one process, on an event loop that belongs to somebody else.
+"""A server of one process, on an event loop that the program owns.
 
 It may be made before its loop runs, started and stopped from any thread, and never blocks the loop. Its sockets listen
-from the beginning; who connects before the loop runs waits in the kernel. With Redis nobody is accepted before the
-server has entered the cluster, because no session could be claimed; with `redis_start="wait"`, and Redis away, new
-sessions are answered with 503 until it is there.
+from the constructor on; connections made before the loop runs wait in the kernel's backlog. With Redis, connections are
+accepted only after the server has entered the cluster, because no session could be claimed before. With
+`redis_start="wait"` and Redis unreachable, new sessions are answered with 503 until it can be reached.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ __all__ = ["ServerInside"]
 log = logging.getLogger(__name__)
 
 HASTE = 1.0
-"""Seconds for everything at the end when nobody wants to wait: hooks run, peers that do not answer are left behind."""
+"""Seconds for the whole shutdown with `wait=False`: hooks run, peers that do not answer are dropped."""
 
 LAST_CONNECTIONS = 1.0
-"""Seconds for requests that are being answered when everything else has ended."""
+"""Seconds for requests in flight once everything else has ended."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -62,9 +62,9 @@ class ServerInside:
         loop: to run on; it need not run yet.
 
     Raises:
-        OSError: the port is taken, or not ours to use.
-        AppLoadError: an app imports what cannot be imported.
-        ConfigurationError: the auth module, an origin, the icon or the certificate is not as it should be.
+        OSError: the port is taken, or binding it is not permitted.
+        AppLoadError: an app's import fails.
+        ConfigurationError: the auth module, an origin, the icon or the certificate cannot be used.
     """
 
     def __init__(self, plan: ServerPlan, applications: Mapping[str, Application], loop: IOLoop) -> None:
@@ -85,11 +85,11 @@ class ServerInside:
         self._closing: asyncio.Task[None] | None = None
         self._ending_connections: set[asyncio.Task[None]] = set()
         self._lock = threading.Lock()
-        """Held to change the two below, which any thread may."""
+        """Held to change the two below, which any thread may do."""
         self._started = False
         self._stopped = False
         self._let_go = False
-        """The sockets have been given up."""
+        """The sockets have been closed."""
         self._serving = asyncio.Event()
         self._ended = asyncio.Event()
         self._ended_for_threads = threading.Event()
@@ -122,7 +122,7 @@ class ServerInside:
         """Return once the server serves.
 
         Raises:
-            Exception: what kept it from that.
+            Exception: what prevented it.
         """
         await self._serving.wait()
         if self._problem is not None:
@@ -131,7 +131,7 @@ class ServerInside:
             raise RuntimeError("the server was stopped before it served")
 
     def stop(self, wait: bool) -> None:
-        """End it: at once where the loop rests, as soon as may be where it runs."""
+        """End it: blocks if the loop is not running, and schedules the end if it is."""
         with self._lock:
             first, self._stopped = not self._stopped, True
         grace = self.settings.shutdown_grace if wait else HASTE
@@ -153,7 +153,7 @@ class ServerInside:
         await self._ended.wait()
 
     def unlisten(self) -> None:
-        """Accept nobody any more, and end the connections that there are."""
+        """Stop accepting, and end the existing connections."""
         if self._loop.is_closed():
             self._end_without_loop()
             return
@@ -161,7 +161,7 @@ class ServerInside:
         self._call(self._close_connections_soon)
 
     def run_until_shutdown(self) -> None:
-        """Run the loop until SIGTERM, SIGINT, or until somebody stops it. Main thread only."""
+        """Run the loop until SIGTERM, SIGINT, or until it is stopped. Main thread only."""
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError("run_until_shutdown handles signals and needs the main thread: use start in this one")
         if not self._started:
@@ -179,7 +179,7 @@ class ServerInside:
     # What is here
 
     def session(self, app_path: str, session_id: str) -> Session:
-        """The living session.
+        """The live session.
 
         Raises:
             ValueError: there is no such app.
@@ -191,7 +191,7 @@ class ServerInside:
         return session
 
     def sessions(self, app_path: str | None) -> list[Session]:
-        """All living sessions, or those of one app.
+        """All live sessions, or those of one app.
 
         Raises:
             ValueError: there is no such app.
@@ -213,7 +213,7 @@ class ServerInside:
     # On the loop
 
     def _call(self, act: Callable[[], object]) -> None:
-        # In a context of its own: what the caller's task carries along is nothing to the sessions that come.
+        # In a fresh context: context variables of the calling task must not leak into sessions that are made later.
         self._loop.call_soon_threadsafe(act, context=Context())
 
     def _accept(self) -> None:
@@ -252,9 +252,9 @@ class ServerInside:
             await self._assembly.stop(grace)
             await self._close_connections()
         except asyncio.CancelledError:
-            log.warning("stopped in haste: some sessions were not ended in good order")
+            log.warning("shutdown timed out: some sessions have not ended, their connections are dropped")
         except Exception:
-            log.exception("the server has not ended as it should")
+            log.exception("shutdown failed: what is still open ends with the process")
         finally:
             self._serving.set()
             self._ended.set()
@@ -281,7 +281,7 @@ class ServerInside:
         self._sockets.close()
 
     def _give_port_up(self) -> None:
-        """Free the port before this returns, as Bokeh does: a notebook's cell that runs again wants it again."""
+        """Free the port before this returns, as Bokeh does: a notebook cell that runs again binds it again."""
         if in_loop_thread(self._loop) or not self._loop.is_running():
             self._stop_accepting()
             return
@@ -293,7 +293,7 @@ class ServerInside:
             finally:
                 done.set()
 
-        self._call(give_up)  # a loop's readers are its own thread's
+        self._call(give_up)  # readers may be removed only in the loop's own thread
         done.wait(HASTE)
 
     def _close_connections_soon(self) -> None:
@@ -310,7 +310,7 @@ class ServerInside:
     # Beside the loop
 
     def _finish_now(self, grace: float) -> None:
-        """The loop rests, in this thread: run it until everything has ended."""
+        """The loop is not running, and this is its thread: run it until everything has ended."""
 
         async def finish() -> None:
             self._close_soon(grace)
@@ -319,7 +319,7 @@ class ServerInside:
         self._loop.run_until_complete(finish())
 
     def _end_without_loop(self) -> None:
-        """The loop is closed, or cannot be run from here: what needs no loop is done all the same."""
+        """The loop is closed, or cannot be run from here: do what needs no loop."""
         if not self._let_go:
             self._let_go = True
             self._sockets.close()
@@ -340,7 +340,7 @@ class ServerInside:
                     signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     def _handle_signal(self) -> None:
-        """The first ends the loop, and with it `run_until_shutdown`; one that comes later ends the waiting."""
+        """The first signal ends the loop, and with it `run_until_shutdown`; a later one ends the waiting."""
         if self._closing is not None:
             self._closing.cancel()
         else:
