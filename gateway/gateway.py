@@ -1,4 +1,4 @@
-"""The gateway process: the first function after its fork, and its orderly end."""
+"""The gateway process: its main function, and its orderly end."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ LAST_HEADS = 1.0
 """Seconds after SIGTERM in which connections whose head is being read may still finish it."""
 
 LAST_BYTES = 1.0
-"""Seconds in which a TLS client must take something of what it is still sent while stopping, or is left behind."""
+"""Seconds in which a TLS client must read some of its remaining bytes during shutdown, or is dropped."""
 
 _STOP_SHARE = 0.95
-"""Of the node's grace period, when the gateway ends at the latest, so that it does so by itself and is not killed."""
+"""Share of the node's grace period after which the gateway ends by itself, so that it is not killed."""
 
 _POLL = 0.02
-"""Seconds between looks at what is still in hand while stopping."""
+"""Seconds between checks during shutdown."""
 
 
 def gateway_main(seat: GatewaySeat, settings: Settings, clean_up: Callable[[], None] = lambda: None) -> int:
-    """Serve as the gateway until told to stop, or until the supervisor is gone. Runs in the gateway's process.
+    """Serve as the gateway until SIGTERM, or until the supervisor is gone. Runs in the gateway's process.
 
     Args:
-        seat: what the supervisor gives it.
+        seat: the descriptors and numbers that the supervisor passes to the gateway.
         settings: of the node.
-        clean_up: removes the node's files, if the supervisor is gone and cannot.
+        clean_up: removes the node's files when the supervisor is gone.
 
     Returns:
         the exit code.
@@ -57,7 +57,7 @@ def gateway_main(seat: GatewaySeat, settings: Settings, clean_up: Callable[[], N
 def _new_event_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop
-    except ImportError:  # it does not exist for every platform; asyncio's own loop does the same, slower
+    except ImportError:  # uvloop is not built for every platform; asyncio's loop does the same, slower
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
 
@@ -69,10 +69,10 @@ class _Gateway:
         self._seat = seat
         self._settings = settings
         self._closing_since: float | None = None
-        """When the node's grace period began, which is when the workers were told to end."""
+        """When the node's grace period began: the workers were stopped at that time."""
 
     async def run(self) -> bool:
-        """False if it ends because the supervisor is gone."""
+        """Serve until the end. False if it ends because the supervisor is gone."""
         loop = asyncio.get_running_loop()
         stopping, orphaned = asyncio.Event(), asyncio.Event()
         self._watch(loop, stopping, orphaned)
@@ -90,7 +90,8 @@ class _Gateway:
         starting.add_done_callback(_report)
         closing = asyncio.create_task(self._when_closing(dispatcher.node_workers.closing, acceptor, reception))
         closing.add_done_callback(_report)
-        # While the workers hand their sessions over, probes are still answered here: it comes when they have ended.
+        # The gateway's SIGTERM comes after the workers have ended. Until then it answers probes, while they hand
+        # sessions over.
         await stopping.wait()
         deadline = (self._closing_since or loop.time()) + self._settings.shutdown_grace * _STOP_SHARE
         starting.cancel()
@@ -119,13 +120,13 @@ class _Gateway:
         loop.add_reader(self._seat.lifeline, on_lifeline)
 
     async def _start(self, dispatcher: Dispatcher) -> None:
-        """Learn what the workers have, and say once that the node is ready."""
+        """Learn the workers' sessions, and report once that the node is ready."""
         await dispatcher.recover()
         await dispatcher.node_workers.all_up.wait()
         dispatcher.node_workers.tell_supervisor(NodeReady(self._admin_port()))
 
     async def _when_closing(self, closing: asyncio.Event, acceptor: Acceptor, reception: Reception) -> None:
-        """Accept no more once the node closes; connections whose head is being read have a moment for the rest."""
+        """Stop accepting when the node closes; connections whose head is being read get a moment to finish it."""
         await closing.wait()
         self._closing_since = asyncio.get_running_loop().time()
         acceptor.close()
@@ -140,7 +141,7 @@ class _Gateway:
 
 
 async def _deliver_the_rest(pumps: Pumps, orphaned: asyncio.Event, deadline: float) -> None:
-    """What the workers have said to their browsers at last still goes through here."""
+    """Deliver the workers' last bytes to TLS clients: they go through this process."""
     loop = asyncio.get_running_loop()
     waiting = pumps.close_stalled({})
     while waiting and not orphaned.is_set() and loop.time() < deadline:
@@ -150,7 +151,7 @@ async def _deliver_the_rest(pumps: Pumps, orphaned: asyncio.Event, deadline: flo
 
 def _report(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (problem := task.exception()) is not None:
-        log.error("the gateway has not started, or not closed, properly", exc_info=problem)
+        log.error("the gateway failed to start or to close: it keeps running, see the traceback", exc_info=problem)
 
 
 async def _until(condition: Callable[[], bool], timeout: float) -> None:

@@ -1,7 +1,7 @@
-"""A whole node, put together: sockets, a Redis of its own if it needs one, what the workers share, the supervisor.
+"""Assembles a whole node: sockets, a Redis of its own if it needs one, what the workers share, the supervisor.
 
-The command line and `aperture.Server` come here with different settings and different apps. Nothing here starts a
-thread or a loop, and `NodeSockets.open` forks nothing yet: whoever calls it can tell which port it got.
+The command line and `aperture.Server` call this with different settings and apps. Nothing here starts a thread or an
+event loop, and `NodeSockets.open` does not fork: its caller can report the bound port first.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ log = logging.getLogger(__name__)
 
 
 def node_name() -> str:
-    """A new name for a node: containers may share a host name, and each of their supervisors is process 1."""
+    """A new name for a node. Containers may share a host name, and in each the supervisor is process 1: so it is
+    random."""
     return f"{socket.gethostname()}-{secrets.token_hex(4)}"
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSockets:
-    """What a node listens on, before it has any process.
+    """The listening sockets of a node, before it has any process.
 
     Args:
-        settings: with the node's name, and the port that the kernel has chosen if any would do.
+        settings: with the node's name, and the bound port in place of port 0.
         listeners: of the app port.
         admin_listeners: of the admin port.
     """
@@ -50,10 +51,10 @@ class NodeSockets:
 
     @classmethod
     def open(cls, settings: Settings) -> NodeSockets:
-        """Listen.
+        """Bind and listen.
 
         Raises:
-            OSError: an address is taken, or not ours to use; the text says which.
+            OSError: an address is taken, or binding it is not permitted; the text says which.
         """
         from aperture.gateway.supervise.bind import bind_listeners
 
@@ -62,7 +63,7 @@ class NodeSockets:
         return cls(named, tuple(listeners), tuple(admin_listeners))
 
     def close(self) -> None:
-        """Listen no more, where no supervisor has taken over."""
+        """Stop listening, if no supervisor has taken the sockets over."""
         from aperture.gateway.supervise.bind import unlink_socket_file
 
         for listener in (*self.listeners, *self.admin_listeners):
@@ -71,7 +72,7 @@ class NodeSockets:
 
 
 def _with_bound_port(settings: Settings, listeners: Sequence[socket.socket]) -> Settings:
-    """With port 0 the kernel has chosen, and the origin that browsers send names what it chose."""
+    """Replaces port 0 by the port that the kernel chose, also in the allowed origins."""
     if settings.unix_socket is not None or settings.port != 0:
         return settings
     return dataclasses.replace(settings, port=listeners[0].getsockname()[1])
@@ -85,14 +86,14 @@ def make_supervisor(
     on_ready: Callable[[Settings, int | None], None] = lambda settings, admin_port: None,
     poll: Callable[[], bool] | None = None,
 ) -> Supervisor:
-    """The supervisor of a node; what all workers need is imported by then. Its `run` forks.
+    """Make the supervisor of a node; the modules that all workers need are imported by then. Its `run` forks.
 
     Args:
-        sockets: the supervisor's from here on.
-        run_worker: a worker's main function, which is given its seat and, by name, the settings.
-        files: of the apps, to import ahead what they import.
+        sockets: owned by the supervisor from here on.
+        run_worker: a worker's main function; called with its seat, and the settings by name.
+        files: of the apps; what they import is imported before the fork.
         on_ready: called in the supervisor once every worker serves, with the admin port.
-        poll: called every half second; the node stops in good order when it returns True.
+        poll: called every half second; the node shuts down when it returns True.
 
     Raises:
         ConfigurationError: this platform cannot fork, or the certificate cannot be used.
@@ -127,7 +128,7 @@ def make_supervisor(
 
 
 def _with_metrics(settings: Settings, *, among_nodes: bool) -> tuple[Settings, MetricsDirectory | None]:
-    """A place for the metrics of all processes, if anybody can ask for them, be it another node's dashboard."""
+    """A directory for the metrics of all processes, if an admin port or another node's dashboard can ask for them."""
     asked = settings.admin_port is not None or settings.dashboard or among_nodes
     if not settings.metrics or not asked:
         return dataclasses.replace(settings, metrics=False), None
@@ -136,13 +137,14 @@ def _with_metrics(settings: Settings, *, among_nodes: bool) -> tuple[Settings, M
     try:
         metrics = MetricsDirectory()
     except OSError as problem:
-        log.warning("no metrics: there is no room for them in the folder for temporary files (%s)", problem)
+        log.warning("metrics are off: no room in the folder for temporary files (%s)", problem)
         return dataclasses.replace(settings, metrics=False, dashboard=False), None
     return dataclasses.replace(settings, metrics_dir=str(metrics.path)), metrics
 
 
 def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:
-    """A Redis of the node's own, if it was given none and has workers that need one to talk to each other."""
+    """Starts a Redis for the node if none is configured and it has several workers, which talk to each other over
+    it."""
     alone = settings.num_procs == 1 and settings.durability is Durability.NONE
     if settings.redis_url is not None or alone:
         return settings, None
@@ -150,9 +152,9 @@ def _with_bus(settings: Settings) -> tuple[Settings, EmbeddedServer | None]:
 
     server = EmbeddedServer.choose()
     if server is None:
-        log.warning("without redis-server each session stays on one worker, however many look at it; install it")
+        log.warning("redis-server is not installed: each session stays on one worker, whatever its number of viewers")
         return settings, None
-    # It has no password, and a worker that starts while it is being started again waits for it.
+    # It has no password, and workers that start while it restarts wait for it.
     own = dataclasses.replace(
         settings, redis_url=server.url, redis_held=server.held, redis_password=None, redis_wait=True
     )

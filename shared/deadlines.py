@@ -1,8 +1,8 @@
 """Deadlines of many connections with one timer.
 
-Thousands of connections may be waiting for their first byte. As all of one kind wait equally long, the order in which
-they came is the order in which they expire, so a dictionary that keeps its order and a single timer for the oldest are
-enough; one timer each would cost the event loop a heap of thousands of cancelled timers.
+Thousands of connections may be waiting for their first byte. All of one kind have the same time limit, so they expire
+in the order in which they came: an ordered dictionary and a single timer for the oldest are enough. One timer each
+would cost the event loop a heap of thousands of cancelled timers.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ T = TypeVar("T", bound=Hashable)
 
 
 class Deadlines(Generic[T]):
-    """Items that each have the same time to live, oldest first.
+    """Items with the same time to live, oldest first.
 
     Args:
         loop: the event loop that runs the timer.
         delay: seconds an item may stay.
-        on_due: called with an item that stayed too long, after it was taken out.
+        on_due: called with an expired item, after it was removed.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, delay: float, on_due: Callable[[T], None]) -> None:
@@ -39,24 +39,24 @@ class Deadlines(Generic[T]):
         return item in self._due_at
 
     def add(self, item: T) -> None:
-        """Start an item's time."""
+        """Start an item's time to live."""
         self._due_at[item] = self._loop.time() + self._delay
         if self._timer is None:
             self._arm()
 
     def discard(self, item: T) -> bool:
-        """Take an item out; False when it was not in."""
+        """Remove an item; False if it was not in."""
         return self._due_at.pop(item, None) is not None
 
     def pop_oldest(self) -> T | None:
-        """Take out the item that would be due first, or None when there is none."""
+        """Remove the item that would expire first; None if there is none."""
         for item in self._due_at:
             del self._due_at[item]
             return item
         return None
 
     def clear(self) -> list[T]:
-        """Take everything out, oldest first, and stop the timer."""
+        """Remove all items, oldest first, and stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -77,7 +77,7 @@ class Deadlines(Generic[T]):
             self._arm()
 
     def _expire_due(self) -> None:
-        # The clock of the loop is coarse; what is due within its resolution is due now.
+        # The loop's clock is coarse: an item due within its resolution is due now.
         now = self._loop.time() + 0.001
         while self._due_at:
             item = next(iter(self._due_at))

@@ -27,13 +27,13 @@ _TIMEOUT = 5.0
 
 def drain_parser(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the arguments of `aperture drain`; defaults come from the environment variables of `aperture serve`."""
-    told = Sources({}, os.environ)
+    sources = Sources({}, os.environ)
     for name, meaning in (("admin_address", "address of the node's admin endpoints"), ("admin_port", "their port")):
         option = BY_NAME[name]
         parser.add_argument(
             option.flag,
             type=_port if name == "admin_port" else str,
-            default=told.stated(option) or option.default,
+            default=sources.stated(option) or option.default,
             help=f"{meaning} (default: {option.environment}, else {option.default})",
         )
     parser.add_argument("--admin-token", help="their token (default: APERTURE_ADMIN_TOKEN in the environment)")
@@ -64,7 +64,7 @@ def drain(address: str, port: int, token: str | None = None) -> int:
     try:
         os.kill(pid, signal.SIGHUP)
     except (ProcessLookupError, PermissionError) as problem:
-        raise ConfigurationError(f"process {pid} cannot be told: {problem}; is it on this machine?") from problem
+        raise ConfigurationError(f"process {pid} cannot be signalled: {problem}; is it on this machine?") from problem
     sys.stdout.write(f"process {pid} replaces its workers one by one; its log tells when\n")
     return ExitCode.OK
 

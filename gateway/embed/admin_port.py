@@ -55,14 +55,14 @@ class _OneWorker:
         return {_ONLY: 0.0}
 
     async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
-        told = Elsewhere()
+        report = Elsewhere()
         try:
             async with asyncio.timeout(deadline):
                 async for worker, part in self._assembly.operations.others(prefix):
-                    told.hear(OthersAre(0, worker, part, False))
+                    report.hear(OthersAre(0, worker, part, False))
         except (BusDown, TimeoutError):
-            told.away = True
-        return told
+            report.away = True
+        return report
 
     async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
         try:

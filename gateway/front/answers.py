@@ -1,4 +1,4 @@
-"""The few HTTP answers that the gateway gives itself, and how it takes leave of a connection.
+"""The few HTTP answers that the gateway gives itself, and the lingering close after them.
 
 Everything else is answered by a worker. An answer to a peer that is still sending needs care, which
 `aperture.lingering` takes.
@@ -25,7 +25,7 @@ MAX_LINGER_BYTES = 64 * 1024 * 1024
 
 
 def plain_answer(status: int, reason: str) -> bytes:
-    """A small plain-text response that ends the connection."""
+    """A small plain-text response that closes the connection."""
     phrase = HTTPStatus(status).phrase
     body = f"{status} {phrase}: {reason}\n".encode()
     retry = f"Retry-After: {RETRY_AFTER}\r\n" if status == HTTPStatus.SERVICE_UNAVAILABLE else ""
@@ -41,7 +41,7 @@ def plain_answer(status: int, reason: str) -> bytes:
 
 
 class LingeringConnections:
-    """Connections that were answered and are being left."""
+    """Connections that have been answered and wait for the peer to stop sending."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._lingering = Lingering(loop, most_bytes=LINGER_BYTES, most_of_all=MAX_LINGER_BYTES)
@@ -50,9 +50,9 @@ class LingeringConnections:
         return len(self._lingering)
 
     def send(self, sock: socket.socket, status: int, reason: str) -> None:
-        """Answer a connection that no reader or writer watches any more, and take leave of it."""
+        """Answer a connection that no reader or writer watches any more; closes it when the peer stops sending."""
         try:
-            # It fits into any fresh socket's send buffer; a peer for whom it does not is not worth a queue.
+            # A fresh socket's send buffer has room for it; if this one has not, the answer is dropped.
             sock.send(plain_answer(status, reason))
         except OSError:
             sock.close()

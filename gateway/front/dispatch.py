@@ -1,7 +1,7 @@
-"""Bring each connection to the worker it belongs to, or tell it why not.
+"""Routes each connection to a worker, or answers why it cannot.
 
-Runs in the gateway. A connection that cannot be routed yet, because no worker is up or because this gateway is new and
-has not yet heard who has which session, waits in a bounded queue.
+Runs in the gateway. A connection that cannot be routed yet waits in a bounded queue: no worker is up, or this gateway
+is new and the workers have not yet reported which sessions they have.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Dispatcher"]
 log = logging.getLogger(__name__)
 
 MAX_PARKED = 4096
-"""Connections that wait for a worker; more are answered 503 at once."""
+"""Connections that wait for a worker; above it they are answered 503 at once."""
 
 PARKED_FOR = 15.0
-"""Seconds a connection waits for a worker: apps may take that long to import, and browsers are that patient."""
+"""Seconds a connection waits for a worker: importing an app may take that long, and browsers wait as long."""
 
 RECOVERY = 1.0
-"""Seconds a new gateway waits to hear what every worker has. A worker deep in app code answers later; the registry
-keeps a session single even then."""
+"""Seconds a new gateway waits for the workers' lists of sessions. A worker busy in app code answers later; even then
+the claim in the registry prevents a second copy of its session."""
 
 
 class Dispatcher:
@@ -39,8 +39,8 @@ class Dispatcher:
 
     Args:
         loop: the gateway's event loop.
-        seat: what the supervisor gave the gateway.
-        lingering: where connections are answered that no worker gets.
+        seat: the descriptors and numbers that the supervisor passes to the gateway.
+        lingering: answers the connections that no worker gets.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seat: GatewaySeat, lingering: LingeringConnections) -> None:
@@ -63,27 +63,29 @@ class Dispatcher:
         return len(self._parked)
 
     async def recover(self) -> None:
-        """Learn from the workers what an earlier gateway knew; connections that name a session wait meanwhile."""
+        """Ask the workers for the sessions that an earlier gateway knew; connections that name a session wait
+        meanwhile."""
         survey = await self.node_workers.ask(self.node_workers.workers, RECOVERY)
         self._recovering = False
         if survey.sessions:
-            log.debug("heard of %d sessions", sum(map(len, survey.sessions.values())))
+            log.debug("the workers report %d sessions", sum(map(len, survey.sessions.values())))
         self._unpark()
         self._route_all()
 
     def dispatch(self, arrival: Arrival) -> None:
-        """Take a connection, and hand it over, keep it waiting, or answer it."""
+        """Take a connection, and hand it over, queue it, or answer it."""
         self._unrouted.append(arrival)
         self._route_all()
 
     def close(self) -> None:
-        """Answer what waits, and stop listening to the workers."""
+        """Answer the queued connections, and stop listening to the workers."""
         for arrival in self._parked.clear():
             self._refuse(arrival, 503, "the server is shutting down")
         self.node_workers.close()
 
     def _take_back(self, back: HandBack, sock: socket.socket) -> None:
-        """A worker's connection has a request for somebody else; routed when the messages around it are heeded."""
+        """Queue a request that a worker has handed back; it is routed after the messages around it have been
+        processed."""
         sock.setblocking(False)
         try:
             head = parse_head(back.head, MAX_DATAGRAM)
@@ -98,7 +100,7 @@ class Dispatcher:
 
     def _route_all(self) -> None:
         if self._routing:
-            return  # asked for while routing: the loop below sees what was added
+            return  # called while routing: the loop below handles what was added
         self._routing = True
         try:
             while self._unrouted:
@@ -131,7 +133,7 @@ class Dispatcher:
         generation = self.node_workers.table.generation(worker)
         assert generation is not None, "the table chooses workers that are up"
         if self.node_workers.is_full(worker):
-            log.warning("worker %d has fallen behind: its queue is full", worker)
+            log.warning("the queue of worker %d is full: its new connections are answered 503", worker)
             self._refuse(arrival, 503, "the server is busy")
             return
         number = self.node_workers.table.next_number(worker)

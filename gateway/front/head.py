@@ -1,11 +1,11 @@
-"""Read the head of an HTTP request from bytes, without any I/O.
+"""Reads the head of an HTTP request from bytes, without any I/O.
 
 The gateway needs to know which worker a new connection is for, and nothing else of HTTP: once the head is complete the
-socket goes to that worker, which reads the same bytes again with Tornado's full parser. So this parser is about as
-tolerant as Tornado (bare LF passes, folded lines do not), and it is strict where strictness is cheap: a peer that does
-not speak HTTP at all is refused at its first wrong byte, and a head that does not end is refused at the limit.
+socket goes to that worker, which parses the same bytes again with Tornado's full parser. So this parser is about as
+tolerant as Tornado (bare LF passes, folded lines do not), and strict where that is cheap: a peer that does not speak
+HTTP is refused at its first wrong byte, and a head that does not end is refused at the limit.
 
-However the bytes are cut into pieces, the outcome is the same.
+The result does not depend on how the bytes are cut into pieces.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ __all__ = ["Head", "HeadParser", "Headers", "Rejected", "parse_head"]
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]"  # RFC 9110 section 5.6.2
 
 MAX_METHOD_LENGTH = 24
-"""The longest registered method has 18 characters; what has no space by then is not a request line."""
+"""The longest registered method has 18 characters; anything longer without a space is not a request line."""
 
 MAX_LEADING_BLANK = 4
-"""RFC 9112 section 2.2 asks servers to skip one empty line before the request; two are skipped here, not a flood."""
+"""RFC 9112 section 2.2 asks servers to skip one empty line before the request. Two are allowed, so a flood is not."""
 
 _METHOD_COMPLETE = re.compile(rf"{_TOKEN}{{1,{MAX_METHOD_LENGTH}}} ".encode())
 _METHOD_SO_FAR = re.compile(rf"{_TOKEN}{{1,{MAX_METHOD_LENGTH}}}".encode())
@@ -54,11 +54,11 @@ class Headers:
     fields: tuple[tuple[str, str], ...] = ()
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The values of `name`, in whatever case, joined with commas as Tornado joins them."""
+        """The values of `name`, case-insensitive, joined with commas as Tornado joins them."""
         return ",".join(values) if (values := self.get_all(name)) else default
 
     def get_all(self, name: str) -> list[str]:
-        """Every value of `name`, in whatever case."""
+        """Every value of `name`, case-insensitive."""
         wanted = name.lower()
         return [value for key, value in self.fields if key.lower() == wanted]
 
@@ -68,13 +68,13 @@ class Head:
     """The head of one request.
 
     Args:
-        method: as it was sent; methods are case-sensitive.
+        method: as sent; methods are case-sensitive (RFC 9110 section 9.1).
         target: the request target, whole.
         path: the target without scheme and authority, query and fragment; still percent-encoded.
         query: what follows the question mark, still percent-encoded; empty when there is none.
         version: `HTTP/1.0` or `HTTP/1.1`.
         headers: the header fields.
-        raw: every byte received so far: the head, and whatever of the body came along.
+        raw: every byte received so far: the head, and any part of the body that came with it.
     """
 
     method: str
@@ -87,7 +87,7 @@ class Head:
 
 
 class HeadParser:
-    """Collects bytes until they hold one request head.
+    """Collects bytes until they contain one request head.
 
     Args:
         max_size: the most bytes a head may have, from the method to the empty line.
@@ -106,10 +106,10 @@ class HeadParser:
         return bool(self._buffer or self._blank)
 
     def feed(self, received: bytes) -> Head | None:
-        """Add bytes; the head once it is complete, None while more are needed.
+        """Add bytes. Returns the head once it is complete, None while more are needed.
 
         Raises:
-            Rejected: this is not, or not an acceptable, request. The parser is of no use afterwards.
+            Rejected: this is not an acceptable request. The parser cannot be used afterwards.
         """
         self._buffer += received
         self._skip_blank_lines()
@@ -142,7 +142,8 @@ class HeadParser:
             raise Rejected(400, "this is not an HTTP request")
 
     def _find_end(self) -> int | None:
-        """Where the head ends. Looks at each byte once, however slowly they arrive."""
+        """Where the head ends. Scans each byte once, however slowly they arrive: a slow peer must not cost quadratic
+        time."""
         start = max(0, self._searched - _LONGEST_END + 1)
         found = _END.search(self._buffer, start, self._max_size)
         self._searched = min(len(self._buffer), self._max_size)
@@ -155,7 +156,7 @@ class HeadParser:
 
 
 def parse_head(raw: bytes, max_size: int) -> Head:
-    """The head at the start of `raw`, which a worker has handed back and therefore is complete.
+    """The head at the start of `raw`, which a worker has handed back and which is therefore complete.
 
     Raises:
         Rejected: it is not a complete, acceptable head.

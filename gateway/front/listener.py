@@ -1,8 +1,8 @@
-"""Accept connections and read their request heads, with every resource bounded.
+"""Accepts connections and reads their request heads, with every resource bounded.
 
-Runs in the gateway process, on its event loop, with bare non-blocking sockets: a connection is here only until its
-head is complete, and a transport and protocol object each would cost more than all the rest. What a silent or slow
-peer can hold is one descriptor and one small object until its deadline, and there are never more of them than
+Runs in the gateway process, on its event loop, with bare non-blocking sockets: a connection stays here only until its
+head is complete, and a transport and protocol object each would cost more than all the rest. A silent or slow peer
+holds one descriptor and one small object until its deadline, and there are never more of them than
 `max_pending_connections`.
 """
 
@@ -30,16 +30,16 @@ __all__ = ["Acceptor", "Arrival", "Reception", "largest_head"]
 log = logging.getLogger(__name__)
 
 ACCEPTS_PER_WAKE_UP = 64
-"""Connections accepted before the loop looks at anything else; a burst must not starve those being read."""
+"""Connections accepted before the loop does anything else; a burst must not starve the heads that are being read."""
 
 ACCEPT_PAUSE = 0.1
-"""Seconds without accepting when the process is out of descriptors; trying again at once would only spin."""
+"""Seconds without accepting when the process is out of descriptors; retrying at once would only spin."""
 
 READ_SIZE = 32 * 1024
-"""Bytes read at once. What follows the head in the same read travels to the worker in the same datagram."""
+"""Bytes read at once. Body bytes from the same read travel to the worker in the same datagram as the head."""
 
 ADOPT_OVERHEAD = 8 * 1024
-"""Room in an `Adopt` for everything but the bytes read: a session id of at most 4 KB, and names."""
+"""Room in an `Adopt` for everything except the bytes read: a session id of at most 4 KB, and names."""
 
 _DESCRIPTOR_SHORTAGE = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -51,8 +51,8 @@ class Arrival:
     """A connection whose request head has been read.
 
     Args:
-        head: the head, and all that was read after it.
-        sock: the connection, plain also for a TLS client; whoever takes the arrival owns it.
+        head: the head, and everything that was read after it.
+        sock: the connection, plain also for a TLS client; owned by the receiver.
         peer: the client's address and port, or None for a unix socket.
         tls: whether the client speaks TLS.
     """
@@ -64,7 +64,7 @@ class Arrival:
 
 
 def largest_head(settings: Settings) -> int:
-    """The most bytes a head may have so that a hand-over still fits into one datagram."""
+    """The largest head, in bytes, for which a hand-over still fits into one datagram."""
     return min(settings.max_head_size, MAX_DATAGRAM - READ_SIZE - ADOPT_OVERHEAD)
 
 
@@ -86,8 +86,8 @@ class Reception:
     Args:
         loop: the gateway's event loop.
         settings: the node's settings.
-        lingering: where refused connections are answered.
-        pumps: where TLS connections go once their head is read.
+        lingering: answers refused connections.
+        pumps: take over TLS connections once their head is read.
         on_arrival: gets each connection with its head.
     """
 
@@ -104,7 +104,7 @@ class Reception:
         self._pumps = pumps
         self._on_arrival = on_arrival
         self.refused = 0
-        """Connections without a proper head, or whose place was needed, since this gateway started."""
+        """Connections without a proper head, or dropped to make room, since this gateway started."""
         self._max_head = largest_head(settings)
         self._max_pending = affordable_pending(settings.max_pending_connections)
         self._context = None if settings.tls is None else server_context(settings.tls)
@@ -143,7 +143,7 @@ class Reception:
         try:
             wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except OSError:
-            sock.close()  # reset before we came to it
+            sock.close()  # the peer has reset it while it waited in the backlog
             return None
         return _Pending(wrapped, peer, HeadParser(self._max_head), handshaking=True)
 
@@ -165,12 +165,13 @@ class Reception:
             self._arrive(pending, head)
 
     def _read(self, pending: _Pending) -> Head:
-        """The head. Raises what ends the attempt: not now, rejected, or gone."""
+        """The head. Raises what ends the attempt: would block, rejected, or closed."""
         if pending.handshaking:
             assert isinstance(pending.sock, ssl.SSLSocket)
             pending.sock.do_handshake()
             pending.handshaking = False
-        # Bounded by the parser's limit. TLS may hold bytes that no poll tells of, so this reads until there are none.
+        # Bounded by the parser's limit. TLS may hold decrypted bytes that poll does not report: read until there are
+        # none.
         while True:
             received = pending.sock.recv(READ_SIZE)
             if not received:
@@ -236,7 +237,7 @@ class Reception:
 
 
 class Acceptor:
-    """Accepts from the listening sockets for as long as there are descriptors.
+    """Accepts from the listening sockets while there are free descriptors.
 
     Args:
         loop: the gateway's event loop.
@@ -259,7 +260,7 @@ class Acceptor:
             self._loop.add_reader(listener.fileno(), self._accept, listener)
 
     def close(self) -> None:
-        """Accept no more, and close this process's copies of the listening sockets."""
+        """Stop accepting, and close this process's copies of the listening sockets."""
         self._stop_watching()
         if self._resume is not None:
             self._resume.cancel()
@@ -281,12 +282,13 @@ class Acceptor:
                 if problem.errno in _DESCRIPTOR_SHORTAGE:
                     self._pause(problem)
                     return
-                continue  # ECONNABORTED and its like: that one is gone, the next may not be
+                continue  # ECONNABORTED and the like concern that one connection; the next may be good
             sock.setblocking(False)
             self._reception.admit(sock, _prepare(sock, address))
 
     def _pause(self, problem: OSError) -> None:
-        log.error("cannot accept for %.1f s: %s", ACCEPT_PAUSE, problem)
+        log.error("cannot accept connections, next try in %.1f s: %s", ACCEPT_PAUSE, problem)
+        # Frees a descriptor at once: hand-backs and TLS pairs need them, too.
         self._reception.shed()
         self._stop_watching()
         self._resume = self._loop.call_later(ACCEPT_PAUSE, self.start)
@@ -295,6 +297,6 @@ class Acceptor:
 def _prepare(sock: socket.socket, address: object) -> Peer:
     if not isinstance(address, tuple):
         return None  # a unix socket's peer has no name
-    with contextlib.suppress(OSError):  # macOS refuses when the peer has already gone; reading will tell
+    with contextlib.suppress(OSError):  # macOS fails here if the peer has closed already; the next read reports that
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return address[0], address[1]

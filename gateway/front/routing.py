@@ -1,8 +1,8 @@
-"""Decide which worker a request is for. Pure: no clock, no socket; the caller says what time it is.
+"""Decides which worker a request is for. Pure: no clock, no socket; the caller passes the time.
 
-A session lives in one worker. The table learns who has which session from the workers themselves (`Claimed`,
-`Released`), and remembers for a while where it has sent an id that nobody had claimed yet, so that the second request
-for a new id follows the first. Where two disagree, the worker that claimed is right.
+A session lives in one worker. The table learns from the workers which sessions they have (`Claimed`, `Released`), and
+remembers for a while where it has sent an unclaimed id, so that the second request for a new id follows the first.
+Where the two disagree, the worker that claimed is right.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from aperture.wire.node_messages import REPORT_INTERVAL, Load
 __all__ = ["RoutingTable"]
 
 PROVISIONAL_LIFETIME = 120.0
-"""Seconds an id stays with the worker it was sent to without being claimed: app code may run long before it claims."""
+"""Seconds an unclaimed id stays with the worker it was sent to: app code may run that long before it claims."""
 
 MAX_PROVISIONAL = 50_000
-"""Ids remembered without a claim, about 10 MB. Anybody can invent ids, so above it the oldest are forgotten."""
+"""Ids remembered without a claim, about 10 MB. Anyone can invent ids, so above it the oldest are forgotten."""
 
 STALE_LOAD = 2.0
-"""Seconds after which a load report is old. Workers report twice a second, so one this late is stuck in app code."""
+"""Seconds after which a load report is stale. Workers report twice a second, so a late one is stuck in app code."""
 
 LAG_STEP = 0.010
-"""Seconds of event-loop lag that make a difference; below it, equals take turns."""
+"""Seconds of event-loop lag that count as a difference; below it, workers take turns."""
 
 _WHOLE_IDS_UP_TO = 128
-"""Longer ids are kept as a digest, so that the table's memory is bounded by its number of entries."""
+"""Longer ids are stored as a digest, so that the table's memory is bounded by its number of entries."""
 
 
 @dataclass(slots=True)
 class _Seat:
-    """What is known of one worker that is up."""
+    """What is known about one worker that is up."""
 
     generation: int
     load: Load
@@ -42,24 +42,24 @@ class _Seat:
     sent: int
     """The number of the last connection handed over to it."""
     arrived: int
-    """The number of the last one that it is known to have had. Those before it have arrived as well, or never will."""
+    """The number of the last one that it has confirmed. Earlier ones have arrived as well, or never will."""
     claimed: set[str] = field(default_factory=set)
     provisional: int = 0
 
     def hear(self, load: Load, now: float) -> None:
-        # One that lived before this gateway may still report a number of the gateway before, which is lower.
+        # A worker older than this gateway may still report a number of the gateway before it, which is lower.
         self.arrived = max(self.arrived, load.adopted)
         self.load = load
         self.reported_at = now
 
     @property
     def in_flight(self) -> int:
-        """Connections that may be on their way."""
+        """Connections handed over and not yet confirmed."""
         return self.sent - self.arrived
 
     @property
     def connections(self) -> int:
-        """Websockets, with those that may be on their way."""
+        """Websockets, and connections not yet confirmed."""
         return self.load.connections + self.in_flight
 
     @property
@@ -78,8 +78,8 @@ class RoutingTable:
     """Which worker has which session, and which worker is the least loaded.
 
     Args:
-        workers: how many places for workers the node has; a worker is named by its place.
-        first: connections handed over are numbered from here; higher than any number of an earlier gateway.
+        workers: how many worker slots the node has; a worker is identified by its slot's index.
+        first: the first number for connections handed over; must be higher than any number of an earlier gateway.
     """
 
     def __init__(self, workers: int, first: int = 1) -> None:
@@ -97,7 +97,7 @@ class RoutingTable:
         return tuple(sorted(self._up))
 
     def generation(self, worker: int) -> int | None:
-        """The generation that last said hello, or None while the worker is down."""
+        """The generation that last said hello; None while the worker is down."""
         seat = self._up.get(worker)
         return None if seat is None else seat.generation
 
@@ -107,7 +107,7 @@ class RoutingTable:
         return None if seat is None else seat.load
 
     def overdue(self, worker: int, now: float) -> float:
-        """Seconds for which a worker that is up has owed its load report."""
+        """Seconds by which the load report of a running worker is late."""
         seat = self._up.get(worker)
         return 0.0 if seat is None else max(0.0, now - seat.reported_at - REPORT_INTERVAL)
 
@@ -116,19 +116,20 @@ class RoutingTable:
         return _key(session_id) in self._owners
 
     def hello(self, worker: int, generation: int, now: float) -> bool:
-        """A worker is up. False when this says nothing new: it was up already, or a later generation is."""
+        """A worker is up. False if this is not new: it was up already, or a later generation is."""
         seat = self._up.get(worker)
         if seat is not None:
             if seat.generation >= generation:
                 return False
             self._forget(worker)
-        # What was sent before is the supervisor's to give back, or comes back from the new generation.
+        # Connections sent to the generation before are returned by the supervisor, or handed back by the new
+        # generation.
         sent = self._sent[worker]
         self._up[worker] = _Seat(generation, Load(0, 0, 0.0, 0, 0), now, sent=sent, arrived=sent)
         return True
 
     def down(self, worker: int, generation: int) -> bool:
-        """A worker is dead; all that it had is forgotten. False when a later generation is already up."""
+        """A worker is dead; everything known about it is forgotten. False if a later generation is already up."""
         seat = self._up.get(worker)
         if seat is None or seat.generation > generation:
             return False
@@ -136,12 +137,12 @@ class RoutingTable:
         return True
 
     def report(self, worker: int, load: Load, now: float) -> None:
-        """A worker's load report."""
+        """Store a worker's load report."""
         if (seat := self._up.get(worker)) is not None:
             seat.hear(load, now)
 
     def claim(self, worker: int, session_ids: Iterable[str]) -> None:
-        """A worker owns these sessions, whatever was thought before."""
+        """A worker owns these sessions; overrides any earlier owner."""
         seat = self._up.get(worker)
         if seat is None:
             return
@@ -154,13 +155,13 @@ class RoutingTable:
             seat.claimed.add(key)
 
     def release(self, worker: int, session_ids: Iterable[str]) -> None:
-        """A worker no longer owns these sessions; what another has claimed since stays."""
+        """A worker no longer owns these sessions; one that another worker has claimed since stays with that one."""
         for key in map(_key, session_ids):
             if self._owners.get(key) == worker:
                 self._disown(key)
 
     def move(self, worker: int, session_id: str, to: int, now: float) -> None:
-        """A worker gives a session to another: to the one named, or, with -1, to the least loaded other one."""
+        """A worker passes a session to another: to the one named, or, with -1, to the least loaded other one."""
         self.release(worker, [session_id])
         key = _key(session_id)
         self._drop_provisional(key)
@@ -171,7 +172,7 @@ class RoutingTable:
             self._remember(key, min(others, key=lambda other: (self._up[other].burden, self._turn(other))), now)
 
     def crowd(self, worker: int, session_id: str, crowded: bool) -> None:
-        """Whether further viewers of a worker's session had better go to other workers."""
+        """Whether further viewers of a worker's session should go to other workers."""
         key = _key(session_id)
         if crowded and self._owners.get(key) == worker:
             self._crowded.add(key)
@@ -192,10 +193,10 @@ class RoutingTable:
         """The worker for a request, or None when no worker is up.
 
         Args:
-            session_id: what `aperture.protocol.naming.session_named` found. An id that nobody has goes to the least
+            session_id: what `aperture.protocol.naming.session_named` found. An unknown id goes to the least
                 loaded worker, and is remembered as that worker's for `PROVISIONAL_LIFETIME`.
             now: in seconds, from the same clock as the other calls.
-            viewer: the request opens a websocket, which of a crowded session may be another worker's.
+            viewer: the request opens a websocket, which for a crowded session may go to a worker other than the owner.
         """
         self._expire(now)
         if session_id is None:
@@ -215,21 +216,21 @@ class RoutingTable:
         if not self._up:
             return None
         fresh = [worker for worker, seat in self._up.items() if now - seat.reported_at <= STALE_LOAD]
-        # One without descriptors turns away what comes, and would look idle because of it.
+        # A worker out of descriptors turns connections away, and would look idle because of it.
         able = [worker for worker in fresh if not self._up[worker].load.exhausted]
         candidates = able or fresh or list(self._up)
         self._last = min(candidates, key=lambda worker: (self._up[worker].burden, self._turn(worker)))
         return self._last
 
     def _beside(self, owner: int) -> int:
-        """The worker with the fewest connections, other than the owner; the owner if it is alone."""
+        """The worker with the fewest connections, other than the owner; the owner if it is the only one."""
         others = {worker: seat for worker, seat in self._up.items() if worker != owner and not seat.load.exhausted}
         if not others:
             return owner
         return min(others, key=lambda worker: (others[worker].connections, worker))
 
     def _turn(self, worker: int) -> int:
-        """How many places after the last chosen worker this one sits: equals take turns."""
+        """How many slots after the last chosen worker this one is: equals take turns."""
         return (worker - self._last - 1) % self._workers
 
     def _remember(self, key: str, worker: int, now: float) -> None:

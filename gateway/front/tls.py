@@ -1,8 +1,9 @@
-"""TLS ends in the gateway: the handshake's context, and the pump between a browser and the worker.
+"""TLS termination in the gateway: the handshake's context, and the pump between a browser and the worker.
 
 A TLS connection's state lives in the process that made it and cannot be handed over. So the worker gets one end of a
 socket pair, and the gateway moves plain bytes between the other end and the browser for as long as the connection
-lives. That is slower than a hand-over, and it ends when the gateway does; an ingress that ends TLS has neither cost.
+lives. That is slower than a hand-over, and it ends when the gateway does; TLS terminated by an ingress has neither
+cost.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from aperture.liveness import notice_lost_peer
 __all__ = ["Pump", "Pumps", "server_context"]
 
 CHUNK = 64 * 1024
-"""Bytes read at once, and the most that wait in one direction: beyond it the sender is not read from."""
+"""Bytes read at once, and the high-water mark of one direction: above it the sender is not read from."""
 
 CHUNKS_PER_TURN = 8
 """Chunks moved before other connections get their turn."""
@@ -32,7 +33,7 @@ _NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWant
 
 
 def server_context(tls: Tls) -> ssl.SSLContext:
-    """The server's side of TLS, with this certificate.
+    """The server's TLS context with this certificate.
 
     Raises:
         ConfigurationError: the certificate or its key cannot be read.
@@ -40,11 +41,11 @@ def server_context(tls: Tls) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    # Many clients end the connection without close_notify. Taking that for a failure would cost them the answer to what
-    # they had sent before; HTTP and websockets notice by themselves when something is cut short.
+    # Many clients end the connection without close_notify. If that were a failure, they would lose the answer to what
+    # they had sent before; HTTP and websockets detect truncation themselves.
     context.options |= getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
     try:
-        # Without a callback OpenSSL would ask for a missing password on the terminal.
+        # Without a callback OpenSSL would ask for a missing password on the terminal, and block the start.
         context.load_cert_chain(tls.certfile, tls.keyfile, lambda: tls.password or "")
     except (OSError, ValueError) as problem:
         raise ConfigurationError(f"cannot use the certificate {tls.certfile}: {problem}") from problem
@@ -52,7 +53,7 @@ def server_context(tls: Tls) -> ssl.SSLContext:
 
 
 class _Flow:
-    """One direction of a pump: what was read from `source` and `sink` has not taken yet."""
+    """One direction of a pump: bytes read from `source` that `sink` has not taken yet."""
 
     __slots__ = ("closed", "ended", "moved", "sink", "source", "waiting")
 
@@ -65,10 +66,10 @@ class _Flow:
         self.moved = 0
         """Bytes that the sink has taken."""
         self.closed = False
-        """The sink was told so, or takes nothing more."""
+        """The sink has been shut down, or takes nothing more."""
 
     def advance(self) -> bool:
-        """Move bytes; True when the turn was used up and there may be more.
+        """Move bytes. True when the turn was used up and there may be more.
 
         Raises:
             OSError: the source or the TLS layer has failed; the connection is over.
@@ -84,13 +85,13 @@ class _Flow:
         except _NOT_NOW:
             return False
         except ConnectionResetError:
-            received = b""  # a worker that closes with bytes unread resets; what it wrote before has been read
+            received = b""  # a worker that closes with unread bytes sends a reset; what it wrote before has been read
         self.waiting = memoryview(received)
         self.ended = not received
         return bool(received) or self._write()
 
     def _write(self) -> bool:
-        """Whether everything that waited has been taken."""
+        """Whether all buffered bytes have been taken."""
         while self.waiting and not self.closed:
             try:
                 sent = self.sink.send(self.waiting)
@@ -99,7 +100,7 @@ class _Flow:
             except _NOT_NOW:
                 return False
             except (BrokenPipeError, ConnectionResetError):
-                self.closed = True  # read on and discard: the other direction may have words left
+                self.closed = True  # read on and discard: the other direction may still have bytes to deliver
         self.waiting = memoryview(b"")
         if self.ended and not self.closed:
             self.closed = True
@@ -132,11 +133,11 @@ class Pump:
         return self._outbound.moved
 
     def run(self) -> None:
-        """Move what can be moved now, and watch for what makes more of it possible."""
+        """Move what can be moved now, and watch for readiness to move more."""
         if self._closed:
             return
         try:
-            # The TLS layer may hold decrypted bytes that no poll will tell of, so both flows are always tried.
+            # The TLS layer may hold decrypted bytes that poll does not report, so both directions are always tried.
             busy = [flow.advance() for flow in (self._inbound, self._outbound)]
         except OSError:
             self.close()
@@ -151,7 +152,7 @@ class Pump:
             self._loop.call_soon(self.run)
 
     def close(self) -> None:
-        """Close both connections, whatever is still on its way."""
+        """Close both connections, and drop bytes still in flight."""
         if self._closed:
             return
         self._closed = True
@@ -188,14 +189,14 @@ class Pumps:
 
     @property
     def idle(self) -> bool:
-        """Whether every worker behind a pump has said its last, and every browser has it."""
+        """Whether every worker behind a pump has closed, and every browser has taken all bytes."""
         return not any(pump.has_output for pump in self._running)
 
     def close_stalled(self, before: dict[Pump, int]) -> dict[Pump, int]:
-        """End the pumps that have delivered nothing since `before`, which an earlier call has returned.
+        """End the pumps that have delivered nothing since `before`, the result of an earlier call.
 
         Returns:
-            those with more to deliver, and what they have delivered by now; empty when every worker has said its last.
+            the pumps with bytes left, and how many each has delivered; empty once every worker has closed.
         """
         now = {pump: pump.delivered for pump in self._running if pump.has_output}
         stalled = [pump for pump, delivered in now.items() if before.get(pump) == delivered]
@@ -206,13 +207,13 @@ class Pumps:
         return now
 
     def start(self, browser: ssl.SSLSocket) -> socket.socket:
-        """Pump for this connection; the returned socket is the worker's end of it.
+        """Pump for this connection; the returned socket is the worker's end of the pair.
 
         Raises:
             OSError: out of descriptors; the connection is closed.
         """
         try:
-            notice_lost_peer(browser)  # the worker's end of the pair cannot tell
+            notice_lost_peer(browser)  # TCP keep-alive works only here: the worker's end of the pair is no TCP socket
             ours, theirs = socket.socketpair()
         except OSError:
             browser.close()

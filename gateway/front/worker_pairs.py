@@ -1,4 +1,4 @@
-"""The gateway's ends of the pairs with the workers and with the supervisor, on its event loop."""
+"""The gateway's ends of the socket pairs with the workers and with the supervisor, on its event loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Link:
     Args:
         loop: the gateway's event loop.
         end: this process's end of the pair.
-        on_readable: called when messages may have arrived; it is to call `receive`.
+        on_readable: called when messages may have arrived; must call `receive`.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, end: socket.socket, on_readable: Callable[[], None]) -> None:
@@ -36,7 +36,7 @@ class Link:
         return self._descriptor
 
     def send(self, message: Message, passed: socket.socket | None = None) -> bool:
-        """Send or queue; False, with the socket closed, when the queue is full.
+        """Send or queue. False, with the socket closed, when the queue is full.
 
         Raises:
             ValueError: the message is too large for a datagram; the socket is still the caller's.

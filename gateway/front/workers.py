@@ -1,8 +1,8 @@
-"""What the gateway knows of its workers, learnt from what they and the supervisor say.
+"""What the gateway knows about its workers, from their messages and the supervisor's.
 
-Runs in the gateway. Messages of one worker are heeded in the order in which they were sent. Connections handed back
-are only collected on the way (`on_hand_back` must not route them there and then), because routing one asks in turn for
-what else has arrived.
+Runs in the gateway. The messages of one worker are processed in the order in which they were sent. Connections handed
+back are only queued on the way: `on_hand_back` must not route them at once, because routing reads pending messages
+itself.
 """
 
 from __future__ import annotations
@@ -56,41 +56,41 @@ MAX_EXTENSIONS = 1024
 
 
 MAX_ELSEWHERE = 1024
-"""Workers of other nodes of which accounts are kept while somebody asks for them."""
+"""Workers of other nodes whose reports are collected for one request."""
 
 
 @dataclass(slots=True, eq=False)
 class Elsewhere:
-    """What workers of other nodes say of themselves, by their names; None for one that does not answer.
+    """What workers of other nodes report, by bus name; None for one that does not answer.
 
-    `away` says that Redis is, or that nobody of this node could ask.
+    `away` means that Redis cannot be reached, or that no worker of this node could ask.
     """
 
     accounts: dict[str, WorkerAccount | None] = field(default_factory=dict)
     away: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def hear(self, told: OthersAre) -> None:
-        """One part of it."""
-        if told.last:
-            self.away = self.away or told.part is None
+    def hear(self, report: OthersAre) -> None:
+        """Add one part of the answer."""
+        if report.last:
+            self.away = self.away or report.part is None
             self.done.set()
-        elif told.part is None:
-            self.accounts[told.worker] = None
-        elif len(self.accounts) < MAX_ELSEWHERE or told.worker in self.accounts:
-            account = self.accounts.get(told.worker) or WorkerAccount()
+        elif report.part is None:
+            self.accounts[report.worker] = None
+        elif len(self.accounts) < MAX_ELSEWHERE or report.worker in self.accounts:
+            account = self.accounts.get(report.worker) or WorkerAccount()
             try:
-                account.add(told.part)
+                account.add(report.part)
             except ValueError as problem:
-                log.warning("a worker elsewhere says what cannot be: %s", problem)
-                self.accounts[told.worker] = None
+                log.warning("invalid report from a worker of another node, dropped: %s", problem)
+                self.accounts[report.worker] = None
             else:
-                self.accounts[told.worker] = account
+                self.accounts[report.worker] = account
 
 
 @dataclass(slots=True, eq=False)
 class Survey:
-    """A question to several workers for all their sessions, and what they have answered so far."""
+    """A request to several workers for their lists of sessions, and the answers so far."""
 
     request: int
     missing: set[int]
@@ -98,7 +98,7 @@ class Survey:
     sessions: dict[int, list[SessionInfo]] = field(default_factory=dict)
 
     def hear(self, worker: int, answer: SessionsAre) -> None:
-        """One part of a worker's answer."""
+        """Add one part of a worker's answer."""
         if worker in self.missing:
             self.sessions.setdefault(worker, []).extend(answer.sessions)
             if answer.last:
@@ -114,18 +114,18 @@ class Survey:
 
 
 class _Dead(Exception):
-    """The worker that something was asked of has died."""
+    """The worker that was to execute the command has died."""
 
 
 class NodeWorkers:
-    """The workers of this node as the gateway sees them.
+    """The workers of this node, as the gateway sees them.
 
     Args:
         loop: the gateway's event loop.
-        seat: what the supervisor gave the gateway.
+        seat: the descriptors and numbers that the supervisor passes to the gateway.
         on_hand_back: gets a connection that is to be routed again, and owns its socket.
         on_change: called after a worker has come up, and when the node begins to drain.
-        after_messages: called after messages have been heeded.
+        after_messages: called after a batch of messages has been processed.
     """
 
     def __init__(
@@ -143,33 +143,37 @@ class NodeWorkers:
         self._after_messages = after_messages
         self._links = [Link(loop, end, self._on_readable) for end in seat.links]
         self._control = Link(loop, seat.control, self._on_readable)
-        self._poll = select.poll()  # one system call for all links, where a read of each costs one a link
+        self._poll = (
+            select.poll()
+        )  # one system call for all pairs instead of one read per pair: `drain` is on the hot path
         for link in (*self._links, self._control):
             self._poll.register(link.fileno(), select.POLLIN)
+        # A message of a generation below the floor comes from a worker that has died since.
         self._floor = list(seat.generations)
         self._surveys: dict[int, Survey] = {}
         self._elsewhere: dict[int, Elsewhere] = {}
         self._orders: dict[int, tuple[int, asyncio.Future[Acted]]] = {}
-        # Answers to an earlier gateway's questions may still be on their way, so numbers must not repeat.
+        # Answers to an earlier gateway's requests may still be in flight, so request numbers must not repeat.
         self._requests = itertools.count(int.from_bytes(os.urandom(4), "big") << 16)
         self._extensions: dict[str, str] = {}
-        # No gateway hands over a connection in each nanosecond, so the numbers of the next are higher.
+        # An earlier gateway made fewer hand-overs than nanoseconds have passed, so these numbers are higher than all
+        # of its.
         self.table = RoutingTable(len(seat.links), first=time.monotonic_ns())
         self.pids: dict[int, int] = {}
         self.draining = False
-        """Whether the node is going down, and so is not ready."""
+        """Whether the node is draining, and so not ready."""
         self.closing = asyncio.Event()
-        """Set when it takes no more connections."""
+        """Set when the node accepts no more connections."""
         self.all_up = asyncio.Event()
-        """Set when every worker has been up at the same time, once."""
+        """Set once every worker has been up at the same time."""
 
     @property
     def workers(self) -> range:
-        """The places for workers, whether or not one sits there."""
+        """The worker slots, whether or not a worker runs in them."""
         return range(len(self._links))
 
     def is_full(self, worker: int) -> bool:
-        """Whether so much is queued for a worker that it takes no more."""
+        """Whether the queue to a worker is at its high-water mark."""
         return self._links[worker].full
 
     def send(self, worker: int, message: Message, passed: socket.socket | None = None) -> bool:
@@ -188,7 +192,7 @@ class NodeWorkers:
         self._control.send(message)
 
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
-        """Ask workers to describe themselves, and wait until all have, or for `deadline` seconds."""
+        """Ask workers for their sessions; return when all have answered, or after `deadline` seconds."""
         asked = set(workers)
         survey = Survey(next(self._requests), asked)
         self._surveys[survey.request] = survey
@@ -204,34 +208,35 @@ class NodeWorkers:
         return survey
 
     async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere:
-        """Have a worker ask those of other nodes what they have, and wait until it has told, or for `deadline` seconds.
+        """Have one worker ask the workers of other nodes over the bus; return with its answer, or after `deadline`
+        seconds.
 
         Args:
-            prefix: how the ids begin of the sessions that are wanted.
+            prefix: only sessions whose ids begin with this.
             deadline: in seconds.
         """
-        told = Elsewhere()
+        report = Elsewhere()
         worker = self._bus_worker()
         request = next(self._requests)
         if worker is None or not self.send(worker, Others(request, prefix)):
-            told.away = True
-            return told
-        self._elsewhere[request] = told
+            report.away = True
+            return report
+        self._elsewhere[request] = report
         try:
             async with asyncio.timeout(deadline):
-                await told.done.wait()
+                await report.done.wait()
         except TimeoutError:
-            told.away = True
+            report.away = True
         finally:
             del self._elsewhere[request]
-        return told
+        return report
 
     async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
-        """Have something done by a worker, or, where that is None, by one elsewhere; None if nobody says that it was.
+        """Have an admin command executed by a worker; None if no answer came in time.
 
         Args:
-            worker: of this node.
-            order: its number is given here.
+            worker: of this node; None for a worker elsewhere, over the bus.
+            order: the command; its request number is set here.
             deadline: in seconds.
         """
         sent_to = self._bus_worker() if worker is None else worker
@@ -249,16 +254,18 @@ class NodeWorkers:
             del self._orders[request]
 
     def _bus_worker(self) -> int | None:
-        """The worker that is soonest heard over the bus."""
+        """The worker with the least lag among those connected to the bus."""
         loads = {worker: self.table.load(worker) for worker in self.table.up}
         able = {worker: load.lag_seconds for worker, load in loads.items() if load is not None and load.bus_up}
         return min(able, key=lambda worker: able[worker]) if able else None
 
     def drain(self) -> None:
-        """Heed everything that has arrived by now.
+        """Process every message already received.
 
-        A worker sends `Claimed` before the response that tells anybody the id, so after this an id that somebody can
-        know is known here.
+        A worker sends `Claimed` before the response that reveals the session id. So after this call, any id that a
+        client
+        can know is in the table.
+        # One poll for all pairs: most of the time none of them has anything, and this runs for every new connection.
         """
         readable = {descriptor for descriptor, _ in self._poll.poll(0)}
         for worker, link in enumerate(self._links):
@@ -270,13 +277,13 @@ class NodeWorkers:
                     self._handle_supervisor(message, passed)
 
     def overdue(self) -> dict[int, float]:
-        """Seconds for which each worker that is up has owed its report: it is stuck, and cannot say so itself."""
-        self._on_readable()  # what was said while this process was busy is not held against who said it
+        """Seconds by which the report of each running worker is late. It is stuck, and cannot report that itself."""
+        self._on_readable()  # if this process was the busy one, reports are waiting unread: they are not late
         now = self._loop.time()
         return {worker: self.table.overdue(worker, now) for worker in self.table.up}
 
     def close(self) -> None:
-        """Stop listening to anybody."""
+        """Stop listening to the workers and to the supervisor."""
         for link in (*self._links, self._control):
             link.close()
 
@@ -296,7 +303,7 @@ class NodeWorkers:
     def _handle(self, worker: int, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
-                if passed is not None:  # otherwise it was turned away
+                if passed is not None:  # None: out of descriptors, `receive` has answered it
                     self._on_hand_back(message, passed)
             case Hello():
                 self._handle_hello(worker, message)
@@ -315,13 +322,13 @@ class NodeWorkers:
             case Extensions():
                 self._handle_extensions(worker, message)
             case _:
-                log.error("worker %d said what only others say: %s", worker, type(message).__name__)
+                log.error("unexpected message from worker %d, dropped: %s", worker, type(message).__name__)
                 if passed is not None:
                     passed.close()
 
     def _handle_hello(self, worker: int, hello: Hello) -> None:
         if hello.generation < self._floor[worker]:
-            return  # said by one that has died since
+            return  # sent by a generation that has died since
         if self.table.hello(worker, hello.generation, self._loop.time()):
             self.pids[worker] = hello.pid
             log.debug("worker %d (pid %d) is up", worker, hello.pid)
@@ -346,20 +353,22 @@ class NodeWorkers:
         if (survey := self._surveys.get(answer.request)) is not None:
             survey.hear(worker, answer)
 
-    def _handle_extensions(self, worker: int, told: Extensions) -> None:
-        for name, folder in told.dirs.items():
+    def _handle_extensions(self, worker: int, report: Extensions) -> None:
+        for name, folder in report.dirs.items():
             if name in self._extensions or len(self._extensions) < MAX_EXTENSIONS:
                 self._extensions[name] = folder
         try:
-            self.send(worker, ExtensionsAre(told.request, dict(self._extensions)))
+            self.send(worker, ExtensionsAre(report.request, dict(self._extensions)))
         except ValueError as problem:
-            log.error("cannot tell worker %d all extensions: %s", worker, problem)
-            self.send(worker, ExtensionsAre(told.request, told.dirs))  # which fitted when it came; it waits for this
+            log.error("the list of extensions for worker %d is too large, only its own are sent: %s", worker, problem)
+            self.send(
+                worker, ExtensionsAre(report.request, report.dirs)
+            )  # fitted when it came; the worker waits for an answer
 
     def _handle_supervisor(self, message: Message, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
-                if passed is not None:  # otherwise it was turned away
+                if passed is not None:  # None: out of descriptors, `receive` has answered it
                     self._on_hand_back(message, passed)
             case WorkerDown():
                 self._handle_down(message)
@@ -370,12 +379,12 @@ class NodeWorkers:
                 self.tell_supervisor(Draining())
                 self._on_change()
             case _:
-                log.error("the supervisor said what only others say: %s", type(message).__name__)
+                log.error("unexpected message from the supervisor, dropped: %s", type(message).__name__)
                 if passed is not None:
                     passed.close()
 
     def _handle_down(self, down: WorkerDown) -> None:
-        self._read(down.worker)  # its last words, among which may be connections handed back
+        self._read(down.worker)  # its last messages may hand connections back, or release sessions
         self._floor[down.worker] = max(self._floor[down.worker], down.generation + 1)
         if self.table.down(down.worker, down.generation):
             self.pids.pop(down.worker, None)
@@ -389,7 +398,7 @@ class NodeWorkers:
 
 @contextlib.contextmanager
 def _alone(sender: str, message: Message, passed: socket.socket | None) -> Iterator[None]:
-    """Keep a failure to this message: behind it in the batch are other people's connections."""
+    """Limit a failure to this message: the batch behind it holds other clients' connections."""
     try:
         yield
     except Exception:

@@ -7,15 +7,15 @@ __all__ = ["Backoff"]
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 LONGEST_AFTER_SERVING = 2.0
-"""For a child that had booted: it works until something kills it, and while it is away its node has a worker less."""
+"""For a child that had booted: it works until something kills it, and until it is back its node has one worker less."""
 SOON = 10.0
-"""A child that dies within so many seconds of its boot will probably do so again."""
+"""Seconds: a child that dies sooner than this after its boot will probably do so again."""
 HEALTHY = 60.0
-"""A child that has lived so many seconds has earned a fresh start."""
+"""Seconds: a child that has lived this long starts without a delay."""
 
 
 class Backoff:
-    """The delays for one place: none the first time, then doubling for as long as it dies soon after its boot."""
+    """The delays for one slot: none the first time, then doubling while it dies soon after its boot."""
 
     def __init__(self) -> None:
         self._deaths = 0
@@ -32,5 +32,5 @@ class Backoff:
         if self._deaths == 1 or lived >= SOON:
             return 0.0
         longest = LONGEST_AFTER_SERVING if lived > 0 else LONGEST_DELAY
-        # The exponent is bounded too: a place may fail for weeks.
+        # The exponent is bounded too: a slot may fail for weeks, and the float would overflow.
         return min(longest, FIRST_DELAY * 2.0 ** min(self._deaths - 2, 16))

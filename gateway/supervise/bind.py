@@ -1,4 +1,4 @@
-"""Open the sockets that a node listens on. Runs in the supervisor, before anything is forked.
+"""Opens the sockets that a node listens on. Runs in the supervisor, before anything is forked.
 
 The supervisor keeps them open for as long as the node lives: while a gateway is being restarted, new connections wait
 in the kernel's backlog instead of being refused.
@@ -23,19 +23,19 @@ BACKLOG = 4096
 """Connections that may wait while a gateway restarts; the kernel caps it at net.core.somaxconn."""
 
 _ANY_PORT_ATTEMPTS = 16
-"""A port that is free for IPv4 may be taken for IPv6; then another one is tried."""
+"""A port that is free for IPv4 may be taken for IPv6; then the kernel is asked for another one."""
 
 _ALL = "*"
-"""`0.0.0.0` is IPv4 alone and `::` IPv6 alone, so neither does for a file that is to work on any cluster."""
+"""`0.0.0.0` is IPv4 alone and `::` IPv6 alone, so neither works in a file that is used on every kind of cluster."""
 
 _NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT)
 
 
 def bind_listeners(settings: Settings) -> tuple[list[socket.socket], list[socket.socket]]:
-    """The listening sockets of the app port and of the admin port; all are non-blocking.
+    """Bind the app port and the admin port; returns non-blocking listening sockets.
 
     Raises:
-        OSError: an address is taken, or not ours to use; the errno and the text say which.
+        OSError: an address is taken, or binding it is not permitted; the errno and the text say which.
     """
     if settings.unix_socket is not None:
         listeners = [_listen_unix(settings.unix_socket)]
@@ -57,7 +57,7 @@ def _listen_admin(settings: Settings) -> list[socket.socket]:
     except OSError as problem:
         if problem.errno != errno.EADDRINUSE or settings.admin_port_stated:
             raise
-    # Nobody asked for that port, and a second server beside the first must not fail for want of it.
+    # This is the default port, which the user did not ask for: a second server beside the first must still start.
     listeners = _listen_tcp(settings.admin_address, 0)
     log.warning(
         "port %d is taken: the admin endpoints are at port %d; --admin-port states which",
@@ -68,7 +68,7 @@ def _listen_admin(settings: Settings) -> list[socket.socket]:
 
 
 def unlink_socket_file(settings: Settings) -> None:
-    """Remove the unix socket's file, when the node that made it ends."""
+    """Remove the unix socket's file when the node that made it ends."""
     if settings.unix_socket is not None:
         with contextlib.suppress(OSError):
             os.unlink(settings.unix_socket)
@@ -86,7 +86,7 @@ def _listen_tcp(address: str | None, port: int) -> list[socket.socket]:
 
 
 def _listen_everywhere(address: str | None, port: int) -> list[socket.socket]:
-    """One socket for each address that the name stands for, all on one port; none or `*` is all of this machine."""
+    """One socket for each address that the name stands for, all on one port; none or `*` means all of this machine."""
     found = socket.getaddrinfo(
         None if address == _ALL else address or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
@@ -100,7 +100,7 @@ def _listen_everywhere(address: str | None, port: int) -> list[socket.socket]:
             except OSError as problem:
                 if problem.errno not in _NO_SUCH_FAMILY:
                     raise
-                refused = problem  # no IPv6 in this container, for one
+                refused = problem  # for example, no IPv6 in this container
                 continue
             port = listeners[0].getsockname()[1]
     except OSError:
@@ -117,7 +117,7 @@ def _listen(family: int, sockaddr: tuple[object, ...]) -> socket.socket:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # IPv4 has a socket of its own, so this one must not take its port too.
+            # IPv4 has a socket of its own, so this one must not take its port as well.
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(sockaddr)
         listener.listen(BACKLOG)
@@ -144,7 +144,7 @@ def _listen_unix(path: str) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the file that a dead server left; refuse to take a living server's place, or to delete anything else."""
+    """Remove the file that a dead server left. Raises if a live server listens there, or the file is no socket."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -160,7 +160,7 @@ def _remove_stale(path: str) -> None:
                 os.unlink(path)
             return
         except (BlockingIOError, TimeoutError):
-            pass  # its backlog is full, so it is alive
+            pass  # a full backlog: the server is alive
     raise OSError(errno.EADDRINUSE, "another server is listening there")
 
 

@@ -1,4 +1,4 @@
-"""Open pages in a browser, from a supervisor."""
+"""Opens pages in a browser, from a supervisor."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def open_pages(urls: Sequence[str], browser: str | None = None, new: str = "tab"
         browser: as the `webbrowser` module names it; None means the user's own.
         new: `tab` or `window`.
     """
-    # A browser may keep its caller waiting, which the supervisor must not; it does not reap strangers either.
+    # In another process: a browser may block its caller, and the supervisor must not wait nor reap a browser's
+    # children.
     view = [sys.executable, "-c", _VIEW, browser or "", new, *urls]
     subprocess.run(["/bin/sh", "-c", '"$@" &', "sh", *view], check=False)

@@ -27,18 +27,18 @@ log = logging.getLogger(__name__)
 
 
 def exit_code_of(returncode: int) -> ExitCode:
-    """What a child's failure means for the node. A signal, or a code that is not ours, is an internal failure."""
+    """The node's exit code for a child's failure. A signal, or a code that is not ours, is an internal failure."""
     if returncode in (ExitCode.USAGE, ExitCode.CANNOT_BIND, ExitCode.APP_BROKEN, ExitCode.NO_BUS):
         return ExitCode(returncode)
     return ExitCode.INTERNAL
 
 
 class Child:
-    """A place for a child process: who sits there now, and when the next one may.
+    """A slot for a child process: which process runs in it, and when the next one may start.
 
     Args:
         name: for the log.
-        exit_time: seconds that what was registered to run at exit may take.
+        exit_time: seconds that exit handlers may take.
     """
 
     def __init__(self, name: str, exit_time: float) -> None:
@@ -56,13 +56,13 @@ class Child:
         """Start the next generation.
 
         Args:
-            prepare: called first in the child, with signals blocked: let go of what is the supervisor's.
+            prepare: called first in the child, with signals blocked; closes what belongs to the supervisor.
             run: the child's work; its result is the exit code.
         """
         self.generation += 1
         self.booted_at = None
         self.restart_at = None
-        _flush()  # or the child would write what the parent had only buffered, once more
+        _flush()  # text buffered by the parent would otherwise be written by the child as well
         with signals_blocked() as blocked:
             pid = os.fork()
             if pid == 0:
@@ -71,18 +71,18 @@ class Child:
         self.pid = pid
 
     def boot(self) -> None:
-        """The child says that it serves."""
+        """Record that the child serves."""
         self.booted_at = time.monotonic()
         self.failed_boots = 0
 
     def reap(self) -> int | None:
-        """The return code (negative: the signal) of a child that has ended, or None."""
+        """The return code (negative: the signal) of a child that has ended, else None."""
         if self.pid is None:
             return None
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
-            pid, status = self.pid, 0  # somebody else in this process has reaped it
+            pid, status = self.pid, 0  # other code in this process has reaped it
         if pid == 0:
             return None
         self.pid = None
@@ -99,7 +99,7 @@ class Child:
         return delay
 
     def kill(self, number: signal.Signals) -> None:
-        """Send a signal, if there is anybody."""
+        """Send a signal, if a process runs."""
         if self.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
@@ -108,7 +108,7 @@ class Child:
 def _live(
     prepare: Callable[[], None], unblock: Callable[[], None], run: Callable[[], int], exit_time: float
 ) -> NoReturn:
-    """The whole life of a child. Leaves with `os._exit`; first it runs what was registered at exit after the fork."""
+    """The whole life of a child. Leaves with `os._exit`, after the exit handlers registered since the fork."""
     code: int = ExitCode.INTERNAL
     try:
         _disown_exit_handlers()
@@ -130,16 +130,16 @@ def _live(
 
 
 def _disown_exit_handlers() -> None:
-    """What the parent has registered to run at exit is not ours: it would remove the parent's files, for one."""
+    """Drop the parent's exit handlers: run in a child, they would remove the parent's files."""
     atexit._clear()
     for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
         finalizer.atexit = False
-    # Or temporary folders that are made from here on would outlive us: it registers itself once.
+    # It registers itself only once per process; without this, temporary folders made from here on would not be removed.
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]
 
 
 def _run_exit_handlers(most: float) -> None:
-    """Run them, or die of it: the supervisor waits for ever for a child that it has not told to end, or is gone."""
+    """Run the exit handlers with a time limit: the supervisor waits without one for a child that it has not stopped."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, most)
     atexit._run_exitfuncs()
@@ -148,5 +148,5 @@ def _run_exit_handlers(most: float) -> None:
 
 def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # closed, or a pipe whose reader has gone
+        with contextlib.suppress(Exception):  # the stream is closed, or a pipe without a reader
             stream.flush()

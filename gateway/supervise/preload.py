@@ -1,15 +1,14 @@
-"""Import before the fork what the workers would each import after it, so that they start fast and share the memory.
+"""Imports before the fork what each worker would import after it, so that workers start fast and share the memory.
 
-Runs in the supervisor. Only modules that live outside the apps' own folders are imported: an app's own modules belong
-to the worker, which may have to reload them and must report their failures as the app's. What fails here is left for
-the worker to fail at, with a traceback that names the app.
+Runs in the supervisor. Only modules outside the apps' own folders are imported: an app's own modules belong to the
+worker, which may have to reload them and must report their failures as the app's. An import that fails here is left to
+the worker, whose traceback names the app.
 
 Nothing is imported that the app might have prepared for: an environment variable, a search path or a `setup()` may give
-an import another meaning, so an app's imports are followed, in their order, to the first statement that could do such
-a thing, in its own modules too, and no further. Nor is anything that starts a thread or a process or opens a socket: a
-trial (`aperture.gateway.supervise.trial`) finds that out, and the workers, which import what apps import before they
-serve, do it.
-`--no-preload` is for whoever wants none of this.
+an import another meaning. So an app's imports are followed, in order and through its own modules, up to the first
+statement that could do such a thing. Nor is anything imported that starts a thread or a process or opens a socket: a
+trial in a fork (`aperture.gateway.supervise.trial`) detects that, and leaves the import to the workers, which do it
+before they serve. `--no-preload` turns all of this off.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ log = logging.getLogger(__name__)
 
 ALWAYS = ("bokeh.models", "bokeh.plotting", "bokeh.layouts", "bokeh.embed", "bokeh.application", "numpy")
 IF_INSTALLED = ("pandas",)
-"""Bokeh looks for it whenever a column is set, so nearly every app has it in memory in the end."""
+"""Bokeh looks for it whenever a column is set, so nearly every app imports it sooner or later."""
 
 _ENTRY_POINTS = (
     "app_hooks.py",
@@ -43,13 +42,13 @@ _ENTRY_POINTS = (
     "main.py",
     "main.ipynb",
 )
-"""What Bokeh runs of a folder, in this order; everything else in it matters only if one of these imports it."""
+"""What Bokeh runs of a folder, in this order; other files matter only if one of these imports them."""
 
 _LOAD_HOOK = "on_server_loaded"
 """A function that runs between the hooks' own imports and those of main.py."""
 
 _MOST_FILES = 500
-"""A bound on the walk through an app's own modules; beyond it, sharing a little less memory does no harm."""
+"""A bound on the walk through an app's own modules; beyond it a little less memory is shared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ def preload(apps: Sequence[str], *, foreign: bool = True) -> None:
 
     Args:
         apps: scripts, notebooks and folders.
-        foreign: False imports only what every server needs, and nothing for the apps' sake.
+        foreign: False imports only what every server needs, and nothing on behalf of the apps.
     """
     for module in ALWAYS:
         _import(ImportedName(module))
@@ -86,7 +85,7 @@ def preload(apps: Sequence[str], *, foreign: bool = True) -> None:
 
 
 def foreign_imports(app: str) -> list[ImportedName]:
-    """What an app and its own modules import from elsewhere before they do anything else, in order and once each."""
+    """The imports from elsewhere that an app and its modules run before anything else, in order and once each."""
     path = Path(app).expanduser().absolute()
     if path.is_dir():
         entries = [path / name for name in _ENTRY_POINTS]
@@ -103,12 +102,13 @@ class _Imports:
         self._found: dict[ImportedName, None] = {}
 
     def followed(self, entries: Sequence[Path]) -> list[ImportedName]:
-        """Those from elsewhere, in the order in which they would run."""
+        """The imports from elsewhere, in the order in which they would run."""
         all(self._follow(entry) for entry in entries)
         return list(self._found)
 
     def _follow(self, file: Path) -> bool:
-        """Whether what comes after this file is as it would be without it."""
+        """Whether the code after this file still runs in an unprepared process: the file did nothing but import and
+        define."""
         if file in self._seen:
             return True
         self._seen.add(file)
@@ -119,11 +119,12 @@ class _Imports:
         return goes_on and not _defines_load_hook(tree)
 
     def _pass(self, node: ast.stmt) -> bool:
-        """Whether what comes after this statement is as it would be without it."""
+        """Whether the code after this statement still runs in an unprepared process."""
         if isinstance(node, ast.Import | ast.ImportFrom):
             return all(self._import(imported) for imported in _names(node))
         if isinstance(node, ast.Try | ast.TryStar) and not node.finalbody and _only_imports(node.body):
-            # Whether the handlers run is seen when it is imported; if they may prepare something, nothing follows.
+            # Whether a handler runs is known only at run time; if one could prepare something, nothing after it is
+            # imported.
             handled = [statement for handler in node.handlers for statement in handler.body]
             return all(map(self._pass, node.body)) and all(map(_is_plain, [*handled, *node.orelse]))
         return _is_plain(node)
@@ -141,7 +142,7 @@ def _only_imports(body: Sequence[ast.stmt]) -> bool:
 
 
 def _is_plain(node: ast.stmt) -> bool:
-    """Whether a statement can change nothing for an import that comes after it: definitions, constants, words."""
+    """Whether a statement cannot influence a later import: definitions, constants, docstrings."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Pass):
         return True
     if isinstance(node, ast.ClassDef):
@@ -165,7 +166,7 @@ def _defines_load_hook(tree: ast.Module) -> bool:
 
 
 def _own_files(folder: Path, imported: ImportedName) -> list[Path] | None:
-    """The files in the app's folder that this imports, or None if it is not the app's own."""
+    """The files in the app's folder that this imports; None if it is not one of the app's own modules."""
     parts = [part for part in imported.module.split(".") if part]
     # In an app's folder a relative import can only mean a module of that folder.
     relative = imported.module.startswith(".")
@@ -181,7 +182,7 @@ def _parsed(file: Path) -> ast.Module | None:
     try:
         return ast.parse(_source(file), str(file))
     except (OSError, ValueError, SyntaxError):
-        return None  # the worker says so, with the app's name
+        return None  # the worker reports it, with the app's name
 
 
 def _source(file: Path) -> str | bytes:
@@ -193,7 +194,7 @@ def _source(file: Path) -> str | bytes:
 
 
 def _is_for_others(test: ast.expr) -> bool:
-    """`if TYPE_CHECKING` and `if __name__ == "__main__"` guard what does not run here."""
+    """`if TYPE_CHECKING` and `if __name__ == "__main__"` guard code that does not run here."""
     written = ast.unparse(test)
     return written == "__name__ == '__main__'" or written.rpartition(".")[2] == "TYPE_CHECKING"
 
@@ -208,18 +209,18 @@ def _names(node: ast.Import | ast.ImportFrom) -> list[ImportedName]:
 
 
 def _imports(sequences: Sequence[Sequence[ImportedName]], unfit: Set[str]) -> Iterator[str]:
-    """Import what each app imports, by name, up to what is not for this process or fails."""
+    """Import what each app imports, by name, up to the first that is unfit for this process or fails."""
     for sequence in sequences:
         for imported in sequence:
             if str(imported) in unfit:
-                break  # the app's next import may need what this one would have done
+                break  # the app's next import may depend on this one
             yield str(imported)
             if not _import(imported):
                 break
 
 
 def _unfit(sequences: Sequence[Sequence[ImportedName]]) -> set[str]:
-    """The imports that are for the workers, each found by a trial of all that are not known to be."""
+    """The imports that only the workers may do, found by trials of all that are not yet known to be unfit."""
     unfit: set[str] = set()
     if all(map(_is_loaded, chain.from_iterable(sequences))):
         return unfit
@@ -235,7 +236,7 @@ def _is_loaded(imported: ImportedName) -> bool:
 
 
 def _import(imported: ImportedName) -> bool:
-    """Whether it could be imported."""
+    """Whether the import succeeded."""
     try:
         module = importlib.import_module(imported.module)
         if imported.name is not None and not hasattr(module, imported.name):

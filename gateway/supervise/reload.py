@@ -1,9 +1,9 @@
 """`--dev`: start over when a file of the app changes.
 
-A new process image is the only reload that forgets everything, modules and supervisor alike, so the node is drained and
-the same command is executed again. Modification times are polled: a watch through the kernel would need a thread or a
-loop in the supervisor, and an app has few files. Of the modules from elsewhere those are watched that the supervisor
-has imported itself; what only a worker imports is known to nobody here.
+Only a new process image forgets everything, modules and supervisor alike, so the node is drained and the same command
+is executed again. Modification times are polled: a watch through the kernel would need a thread or a loop in the
+supervisor, and an app has few files. Of modules outside the app's folder, those are watched that the supervisor itself
+has imported; modules that only a worker imports are not seen.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 _SUFFIXES = frozenset({".py", ".html", ".css", ".yaml"})
 _OF_OTHERS = frozenset({"site-packages", "dist-packages", "node_modules", "__pycache__"})
-"""Folders of what is installed or made; as hidden ones, they hold thousands of files that nobody edits."""
+"""Folders of installed or generated files. Like hidden folders, they hold thousands of files that are not edited."""
 
 _ENVIRONMENT = "pyvenv.cfg"
 """Marks a virtual environment, whatever its name."""
 
 _MARK = "_APERTURE_RELOADED"
-"""Set for the process that replaces this one, so that it does not open the browser again."""
+"""Set for the process that replaces this one, so that it does not open the browser a second time."""
 
 Snapshot = dict[Path, tuple[int, int]]
 
@@ -41,7 +41,7 @@ def watched_files(app: str, further: Sequence[str] = ()) -> Iterator[Path]:
 
     Args:
         app: a script or notebook (then the modules beside it count, too), or a folder.
-        further: what `--dev` names.
+        further: the paths given to `--dev`.
     """
     path = Path(app).expanduser().absolute()
     if path.is_dir():
@@ -63,7 +63,7 @@ def _is_of_others(parent: str, name: str) -> bool:
 
 
 def imported_files() -> Iterator[Path]:
-    """The modules that this process has imported, but for Python's own and those that are installed."""
+    """The modules that this process has imported, except for the standard library and installed packages."""
     libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
     for module in tuple(sys.modules.values()):
         file = getattr(module, "__file__", None)
@@ -74,18 +74,18 @@ def imported_files() -> Iterator[Path]:
 
 
 class Changes:
-    """Whether the app is still as it was when this was made. Runs in the supervisor."""
+    """Whether the app's files are still as they were when this object was made. Runs in the supervisor."""
 
     def __init__(self, app: str, further: Sequence[str] = ()) -> None:
         self._app = app
         self._further = further
         self._before = self._snapshot()
         self._imported: Snapshot = {}
-        """Modules from elsewhere, as they were when they were first seen; they come while the node is made."""
+        """Modules from elsewhere, as they were when first seen; they are imported while the node is being made."""
         self.seen = False
 
     def __call__(self) -> bool:
-        """Look again; True from the first difference on."""
+        """Check the files; True from the first difference on."""
         if not self.seen:
             now = self._snapshot()
             different = {path for path in self._before.keys() | now if self._before.get(path) != now.get(path)}
@@ -125,7 +125,7 @@ def is_reload() -> bool:
 
 
 def execute_again() -> NoReturn:
-    """Replace this process by a fresh one with the same command line. Every descriptor but the standard ones closes."""
+    """Replace this process by a new one with the same command line. Only the standard descriptors stay open."""
     logging.shutdown()
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, _MARK: "1"})

@@ -1,7 +1,7 @@
-"""How often processes of the node had to be replaced, counted by the supervisor, and what a dead one leaves behind.
+"""Counts restarts of the node's processes, and removes the metrics files that a dead one leaves.
 
-Runs in the supervisor, which has no loop to write things down now and then: everything is written as it happens. A
-number that cannot be written costs the supervisor nothing but a line in the log.
+Runs in the supervisor, which has no loop for periodic writes: each change is written as it happens. If a write fails,
+the supervisor logs a line and continues.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PROCESS = "supervisor"
 
 
 class RestartCounts:
-    """Counts the ends and restarts of processes.
+    """Counts ends and restarts of processes.
 
     Args:
         directory: of the node's metrics, removed at the end; None counts nothing.
@@ -34,7 +34,7 @@ class RestartCounts:
         self._write()
 
     def note_worker(self, index: int, *, failed: bool) -> None:
-        """A worker has ended: its sessions and connections are nobody's now."""
+        """A worker has ended: remove its gauges, as its sessions and connections have ended with it."""
         self._worker_failures += failed
         if self._directory is not None:
             try:
@@ -44,17 +44,17 @@ class RestartCounts:
         self._write()
 
     def note_worker_restart(self) -> None:
-        """Another has been started in its place."""
+        """A worker has been started again."""
         self._worker_restarts += 1
         self._write()
 
     def note_gateway_restart(self) -> None:
-        """Another gateway has been started."""
+        """A gateway has been started again."""
         self._gateway_restarts += 1
         self._write()
 
     def close(self) -> None:
-        """Remove the node's metrics. Harmless twice."""
+        """Remove the node's metrics. Idempotent."""
         if self._files is not None:
             self._files.close()
             self._files = None

@@ -1,4 +1,4 @@
-"""Signals as something to select on, so that nothing ever runs inside a signal handler.
+"""Signals as an object to select on, so that no code runs inside a signal handler.
 
 Python's C-level handler writes each signal's number into a socket; the supervisor's one loop reads it there. Runs in
 the supervisor only: a child must not share the socket, or its signals would look like the supervisor's.
@@ -19,7 +19,7 @@ _MOST_AT_ONCE = 4096
 
 
 class SignalQueue:
-    """Collects signals for a loop to read. Main thread only, as everything about signals.
+    """Collects signals for a loop to read. Main thread only, like everything about signals.
 
     Args:
         names: the signals, such as "SIGTERM"; one that this platform lacks is left out.
@@ -42,21 +42,21 @@ class SignalQueue:
         for number in self._numbers:
             before = signal.getsignal(number)
             if number == getattr(signal, "SIGHUP", None) and before is signal.SIG_IGN:
-                continue  # started with nohup
+                continue  # ignored since the start, as `nohup` does with SIGHUP: leave it so
             self._before[number] = signal.signal(number, _ignore)
 
     def take(self) -> list[signal.Signals]:
         """The signals that have come since the last call.
 
-        The wake-up is written for every signal that has a handler in Python, and a module that an app imports may have
-        installed one; that one has run, and is nothing to whoever reads here.
+        The wake-up byte is written for every signal with a handler in Python. A module that an app imports may have
+        installed one; that handler has run, and its signal is skipped here.
         """
         with contextlib.suppress(BlockingIOError, InterruptedError):
             return [signal.Signals(number) for number in self._read_end.recv(_MOST_AT_ONCE) if number in self._before]
         return []
 
     def close(self) -> None:
-        """Put everything back as it was."""
+        """Restore the handlers and the wake-up descriptor."""
         if self._before:
             signal.set_wakeup_fd(self._wakeup_before)
             for number, handler in self._before.items():
@@ -66,7 +66,7 @@ class SignalQueue:
         self._write_end.close()
 
     def abandon(self) -> None:
-        """In a child, right after the fork and before its signals are unblocked: default actions, nothing shared."""
+        """In a child, right after the fork and before signals are unblocked: default actions, nothing shared."""
         signal.set_wakeup_fd(-1)
         for number in self._before:
             signal.signal(number, signal.SIG_DFL)
@@ -75,7 +75,7 @@ class SignalQueue:
 
 
 class signals_blocked:  # noqa: N801 - used as a statement
-    """Hold signals back, so that none reaches a new child while it still has its parent's handlers."""
+    """Blocks signals, so that none reaches a new child while it still has its parent's handlers."""
 
     def __enter__(self) -> signals_blocked:
         self._before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -85,9 +85,9 @@ class signals_blocked:  # noqa: N801 - used as a statement
         self.release()
 
     def release(self) -> None:
-        """Let signals through again; also for a child, which never leaves the block."""
+        """Let signals through again; called also by a child, which never leaves the block."""
         signal.pthread_sigmask(signal.SIG_SETMASK, self._before)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """A handler must exist for the wake-up to be written; the work is done where the socket is read."""
+    """Does nothing: a handler must exist for the wake-up byte to be written; the loop that reads it does the work."""

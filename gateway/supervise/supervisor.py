@@ -1,13 +1,13 @@
 """The parent of a node's processes: forks the gateway and the workers, reaps them, and starts them again.
 
-It owns what must outlive them: the listening sockets, and both ends of the socket pairs, so that what is queued for a
-process that died can be given to another. It has no event loop and no threads, and talks to nobody outside the node:
-there is little in it that can fail. If the node has a Redis of its own, that is a child, too: the first to be started
-and the last to be stopped.
+It owns what must outlive them: the listening sockets, and both ends of the socket pairs, so that messages queued for a
+dead process can be given to another. It has no event loop and no threads, and never does network I/O, so that little in
+it can fail. If the node has a Redis of its own, that is a child as well: the first to be started and the last to be
+stopped.
 
-What it waits for, in one `select`: signals (through a `SignalQueue`), a byte from each worker that has booted and one
-from each that wants to retire, what the gateway says, and what a gateway that does not yet know better still sends to a
-worker that is dead.
+It waits in one `select` for: signals (through a `SignalQueue`), a byte from each worker that has booted and one from
+each that wants to retire, messages of the gateway, and messages that a gateway still sends to a dead worker because it
+has not processed the `WorkerDown` yet.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ __all__ = ["Supervisor"]
 log = logging.getLogger(__name__)
 
 MAX_FAILED_BOOTS = 3
-"""When every worker has failed to boot so many times in a row, and none lives, starting again will not help."""
+"""When every worker has failed to boot so many times in a row, and none lives, further restarts are pointless."""
 
 POLL_INTERVAL = 0.5
-"""Seconds between calls of `poll`: soon enough for somebody who has just saved a file."""
+"""Seconds between calls of `poll`: short enough for a developer who has just saved a file."""
 
 UNREADY_TIME = 1.0
-"""Seconds that the gateway has to be unready before the workers are told to go, in case it is dead or stuck."""
+"""Seconds for the gateway to report unready before the workers are stopped, in case it is dead or stuck."""
 
 SAME_REQUEST = 0.5
-"""Seconds within which a second signal is taken for an echo of the first: `timeout` signals the process and its group,
-a shell and a terminal may do the same."""
+"""Seconds within which a second signal counts as the first: `timeout` signals the process and its group, and a shell
+and a terminal may do the same."""
 
 PROCESS_ONE = 1
 
@@ -71,11 +71,11 @@ SIGNALS = ("SIGCHLD", "SIGTERM", "SIGINT", "SIGHUP")
 
 _BOOTED = b"!"
 _RETIRES = b"-"
-"""What a worker says to the supervisor."""
+"""What a worker may send to the supervisor."""
 
 
 class _Worker(Child):
-    """A place for a worker: its process, and both ends of its pair with the gateway."""
+    """A slot for a worker: its process, and both ends of its pair with the gateway."""
 
     def __init__(self, index: int, exit_time: float) -> None:
         super().__init__(f"worker {index}", exit_time)
@@ -83,15 +83,15 @@ class _Worker(Child):
         self.gateway_end, self.worker_end = datagram_pair()
         self.inbox = Endpoint(self.worker_end)
         self.pipe: int | None = None
-        """On which the worker says that it has booted, and later perhaps that it wants to retire."""
+        """On which the worker reports that it has booted, and later perhaps that it wants to retire."""
         self.retire_by: float | None = None
-        """Set while this generation is being replaced in an orderly way: when patience with it ends."""
+        """Set while this generation is being replaced in an orderly way: when it is killed."""
         self.given_up = False
-        """The gateway was told to send nothing more, and what it still sends is given back to it."""
+        """`WorkerDown` has been sent, and messages that the gateway still sends are returned to it."""
 
 
 class Supervisor:
-    """Runs one node until it is told to stop, or cannot go on.
+    """Runs one node until it is stopped, or cannot continue.
 
     Args:
         settings: the node's settings, with `num_procs` resolved to 1 or more.
@@ -100,11 +100,11 @@ class Supervisor:
         worker_main: a worker's main; runs in each worker's process, and returns its exit code.
         gateway_main: the gateway's main; runs in the gateway's process, and returns its exit code.
         on_ready: called in the supervisor when the node serves for the first time, with the admin port.
-        poll: called every half second; the node stops in good order when it returns True (`--dev`).
+        poll: called every half second; the node shuts down when it returns True (`--dev`).
         bus_server: the Redis that belongs to the node, if it has one; closed by the supervisor.
         metrics: where the processes share their numbers, if they do; removed by the supervisor.
-        adopts_orphans: whether the system makes this process the parent of those who lost theirs, as it does with
-            process 1 of a container; they are reaped then. By default, whether this is process 1.
+        adopts_orphans: whether the kernel gives orphaned processes to this one, as it does to process 1 of a container;
+            they are reaped then. By default, whether this is process 1.
 
     Raises:
         ConfigurationError: this platform cannot fork, or the certificate cannot be used.
@@ -127,7 +127,7 @@ class Supervisor:
         if not hasattr(os, "fork"):
             raise ConfigurationError("aperture serve needs fork(), which this platform lacks; use Linux or macOS")
         if settings.tls is not None:
-            server_context(settings.tls)  # a bad certificate is reported here, not in a child that dies of it
+            server_context(settings.tls)  # a bad certificate is reported here, not by a child that dies of it
         self._settings = settings
         self._listeners = tuple(listeners)
         self._admin_listeners = tuple(admin_listeners)
@@ -148,14 +148,14 @@ class Supervisor:
         self._signals = SignalQueue(SIGNALS)
         self._selector = selectors.DefaultSelector()
         self._rolling: deque[_Worker] = deque()
-        """Who is still to be replaced; the first of them is in work."""
+        """The workers still to be replaced; the first one is being replaced."""
         self._replacing = False
-        """The first of them was told to go, or died before that: the next one that boots there is new."""
+        """The first of them is retiring, or died before it could: the next process that boots in its slot is new."""
         self._started = False
         self._ready = False
         self._outcome: ExitCode | None = None
         self._close_at: float | None = None
-        """Set between the signal and the first closing: when that is due at the latest."""
+        """Set between the signal and closing: the latest time to close."""
         self._kill_at: float | None = None
         self._stopping_since = 0.0
         self._delayed = False
@@ -185,7 +185,7 @@ class Supervisor:
         raise_limit()
         self._selector.register(self._signals, selectors.EVENT_READ, self._dispatch_signals)
         self._selector.register(self._control_end, selectors.EVENT_READ, self._handle_gateway)
-        # What exists now is shared by all children for as long as nobody writes to it, and a collection would.
+        # Pages are shared by all children until one writes to them, and a garbage collection writes to every object.
         gc.collect()
         gc.freeze()
         if self._bus_server is not None and not self._start_redis(self._bus_server):
@@ -195,7 +195,7 @@ class Supervisor:
         self._fork_gateway()
 
     def _start_redis(self, server: EmbeddedServer) -> bool:
-        """Start the node's Redis and wait until it answers, which is a matter of milliseconds."""
+        """Start the node's Redis and wait until it answers; takes milliseconds."""
         self._fork_redis(server)
         if server.wait_ready(lambda: self._redis.reap() is not None):
             return True
@@ -205,7 +205,7 @@ class Supervisor:
 
     def _fork_redis(self, server: EmbeddedServer) -> None:
         self._redis.fork(lambda: self._let_go(keep=(), keep_bus=True), server.run)
-        self._redis.boot()  # it does not say when it serves, and the workers try until it does
+        self._redis.boot()  # it sends no byte when it serves; workers retry until it does
 
     def _fork_worker(self, worker: _Worker) -> None:
         if self._bus_server is not None:
@@ -214,7 +214,7 @@ class Supervisor:
             worker.given_up = False
             self._selector.unregister(worker.worker_end)
         read_end, write_end = os.pipe()
-        os.set_blocking(read_end, False)  # a process that the worker has left behind may hold the other end
+        os.set_blocking(read_end, False)  # a process that the worker leaves behind may hold the other end open
 
         def say(word: bytes) -> None:
             with contextlib.suppress(OSError):  # the supervisor is gone
@@ -263,6 +263,7 @@ class Supervisor:
             self._bus_server.let_go()
         self._signals.abandon()
         self._selector.close()
+        # A child that kept the write end of the lifeline would never see the supervisor's death.
         os.close(self._lifeline_end)
         for worker in self._workers:
             if worker.pipe is not None:
@@ -287,7 +288,7 @@ class Supervisor:
                 key.data()
 
     def _patience(self) -> float | None:
-        """Seconds until something is due; None when only an event can change anything."""
+        """Seconds until something is due; None if only an event can change anything."""
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
         due += [worker.retire_by for worker in self._workers if worker.retire_by is not None]
         due += [at for at in (self._close_at, self._kill_at) if at is not None]
@@ -326,7 +327,7 @@ class Supervisor:
     # Signals
 
     def handle_chld(self) -> None:
-        """Some child has ended; which one is found by asking for each, so that nobody else's child is reaped."""
+        """Reap ended children, each by its pid, so that children of other code in this process are left alone."""
         for worker in self._workers:
             if (returncode := worker.reap()) is not None:
                 self._restarts.note_worker(worker.index, failed=returncode != 0 and worker.retire_by is None)
@@ -339,10 +340,10 @@ class Supervisor:
             self._reap_orphans()
 
     def _reap_orphans(self) -> None:
-        """Let go of the dead that were left to us: a program that an app's code started and did not wait for.
+        """Reap orphans given to this process: programs that app code started and did not wait for.
 
-        Looks first and takes then. A child of our own that has died since `handle_chld` looked ends the round: its
-        own SIGCHLD is on its way.
+        `waitid` with WNOWAIT looks before it reaps: an ended child of our own must be left for `handle_chld`, which
+        stops the loop; its own SIGCHLD is pending.
         """
         own = {child.pid for child in self._children()}
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
@@ -351,12 +352,12 @@ class Supervisor:
                 os.waitpid(ended.si_pid, 0)
 
     def handle_term(self) -> None:
-        """Stop in good order; at once when asked a second time."""
+        """Shut down; kill at once on a second request."""
         if self._outcome is None:
             log.info("stopping")
             self._stop(ExitCode.OK, delay=self._settings.drain_delay)
         elif time.monotonic() - self._stopping_since > SAME_REQUEST:
-            # Whoever does not want to wait for the delay may mean no more than that.
+            # During the drain delay a second signal may only mean "skip the delay", so it does not kill.
             self._close() if self._close_at is not None else self._kill_all()
 
     def handle_int(self) -> None:
@@ -364,7 +365,7 @@ class Supervisor:
         self.handle_term()
 
     def handle_hup(self) -> None:
-        """Replace the workers, one after the other; asked meanwhile, or at the start, do it afterwards."""
+        """Replace the workers, one after the other. During a replacement, or at the start, do it afterwards."""
         if self._outcome is not None or len(self._rolling) > len(self._workers):
             return
         log.info("replacing the workers one by one")
@@ -377,14 +378,14 @@ class Supervisor:
         if worker.pipe is None:
             return  # read a moment ago, when the worker was reaped in the same turn of the loop
         try:
-            told = os.read(worker.pipe, 2)
+            received = os.read(worker.pipe, 2)
         except BlockingIOError:
             return
-        if not told:
+        if not received:
             self._close_pipe(worker)
-        if _BOOTED in told:
+        if _BOOTED in received:
             self._handle_booted(worker)
-        if _RETIRES in told and self._outcome is None:
+        if _RETIRES in received and self._outcome is None:
             self._retire(worker)
 
     def _handle_booted(self, worker: _Worker) -> None:
@@ -396,19 +397,19 @@ class Supervisor:
         self._roll()
 
     def _roll(self) -> None:
-        """Replace the next one, if that can be done now."""
+        """Replace the next worker, if possible now."""
         if not self._rolling or not self._started or self._replacing or self._outcome is not None:
             return
         worker = self._rolling[0]
         if worker.pid is not None and worker.booted_at is None:
-            return  # it may have loaded the apps already, and cannot be told to go before it serves
+            return  # it may have loaded the apps before the change, and cannot retire before it serves
         self._replacing = True
         if worker.pid is not None:
             self._retire(worker)
 
     def _stop_rolling(self) -> None:
         if self._rolling:
-            log.warning("%d worker(s) are not replaced any more", len(set(self._rolling)))
+            log.warning("rolling restart given up: %d worker(s) are not replaced any more", len(set(self._rolling)))
         self._rolling.clear()
         self._replacing = False
 
@@ -417,11 +418,11 @@ class Supervisor:
             return
         worker.retire_by = time.monotonic() + self._settings.shutdown_grace
         worker.kill(signal.SIGTERM)
-        # It takes its leave of its browsers for seconds; new connections must not wait for that.
+        # It takes seconds to close its browsers' connections; new connections must not wait for that.
         self._give_up(worker)
 
     def _on_worker_end(self, worker: _Worker, returncode: int) -> None:
-        self._handle_worker(worker)  # it may have booted and died since the last look
+        self._handle_worker(worker)  # it may have booted and died since the pipe was last read
         self._close_pipe(worker)
         retired = worker.retire_by is not None
         worker.retire_by = None
@@ -454,7 +455,7 @@ class Supervisor:
         self._forward(worker)
 
     def _forward(self, worker: _Worker) -> None:
-        """Give the connections that wait for a dead worker back to the gateway."""
+        """Return the connections queued for a dead worker to the gateway."""
         for message, passed in worker.inbox.receive():
             if isinstance(message, Adopt | HandBack) and passed is not None:
                 self._control.send(HandBack(message.head, message.peer, message.tls), passed)
@@ -476,14 +477,14 @@ class Supervisor:
             if self._close_at is not None and not self._delayed:
                 self._close()
             return
-        log.error("the gateway said what only others say: %s", type(message).__name__)
+        log.error("unexpected message from the gateway, dropped: %s", type(message).__name__)
         if passed is not None:
             passed.close()
 
     def _on_gateway_end(self, returncode: int) -> None:
         if self._outcome is not None:
             if self._close_at is not None:
-                self._close()  # nobody answers probes any more, nor takes connections
+                self._close()  # without a gateway, no probe is answered and no connection routed: no reason to delay
             return
         if not self._ready and self._gateway.failed_boots >= MAX_FAILED_BOOTS:
             log.error("the gateway ended with %s again: the node cannot start", _ending(returncode))
@@ -498,11 +499,11 @@ class Supervisor:
     # Stopping
 
     def _stop(self, outcome: ExitCode, *, delay: float = 0.0) -> None:
-        """Be unready; after the delay, and not before the gateway says that it is, close.
+        """Become unready; close after the delay, and not before the gateway reports that it is unready.
 
         Args:
             outcome: the exit code.
-            delay: seconds in which everything goes on: load balancers hear of a node's end later than the node.
+            delay: seconds in which the node goes on serving: load balancers learn of its end with a delay.
         """
         self._outcome = outcome
         self._stopping_since = time.monotonic()
@@ -514,10 +515,10 @@ class Supervisor:
         self._close_at = self._stopping_since + (delay or UNREADY_TIME)
         self._control.send(Drain(closing=False))
         if self._gateway.pid is None or outcome is not ExitCode.OK:
-            self._close()  # nobody is told, or nobody was ever served
+            self._close()  # the gateway is not there to report, or the node never served
 
     def _close(self) -> None:
-        """Take no more connections, and tell the workers to end; who has not when the grace period ends is killed."""
+        """Stop accepting, and stop the workers; those that have not ended after the grace period are killed."""
         self._close_at = None
         self._control.send(Drain(closing=True))
         for listener in (*self._listeners, *self._admin_listeners):
@@ -528,7 +529,7 @@ class Supervisor:
         self._stop_the_rest()
 
     def _stop_the_rest(self) -> None:
-        """The gateway goes once the workers have gone, and Redis once nobody is left who needs it."""
+        """The gateway ends after the workers, and Redis after all that use it."""
         if self._close_at is not None or any(worker.pid is not None for worker in self._workers):
             return
         if self._gateway.pid is not None:
@@ -542,7 +543,7 @@ class Supervisor:
         self._kill_at = None
         for child in self._children():
             if child is self._redis:
-                child.kill(signal.SIGKILL)  # it has nothing to lose, and was not asked to end before the others
+                child.kill(signal.SIGKILL)  # it stores nothing on disk, and was deliberately left to the last
             elif child.pid is not None:
                 log.warning("%s (pid %d) has not ended in time and is killed", child.name, child.pid)
                 self._killed = True
@@ -552,7 +553,7 @@ class Supervisor:
         return any(child.pid is not None for child in self._children())
 
     def _clean_up(self) -> None:
-        """Leave nothing behind, also when the supervisor itself has failed."""
+        """Release everything, also when the supervisor itself has failed."""
         for child in self._children():
             if child.pid is not None:
                 child.kill(signal.SIGKILL)

@@ -1,8 +1,8 @@
-"""Find out in a process that is thrown away what the supervisor must not do itself, because forks would not divide it.
+"""Finds out in a throw-away process which steps the supervisor must not run: those whose effects a fork breaks.
 
-A thread exists in the process that started it and in no fork of it; a connection would be shared by all of them, and a
-child has one parent. Only doing it shows what an import starts, and what is imported cannot be un-imported. So it is
-done once for nothing, in a fork of the supervisor, and then for good where it is fit: there or in each worker.
+A thread exists in the process that started it and in no fork of it; a connection would be shared by all of them; a
+child has one parent. What an import starts is known only after running it, and an import cannot be undone. So each step
+runs once as a trial in a fork of the supervisor, and then for real where it is safe: there or in each worker.
 
 Runs in the supervisor, before it has any other child.
 """
@@ -24,7 +24,7 @@ from aperture.inheritance import open_descriptors
 __all__ = ["Unfit", "first_unfit", "left_behind"]
 
 EXIT_TIME = 1.0
-"""Seconds for what was registered to run at exit: the first worker waits for it."""
+"""Seconds for exit handlers: the first worker waits for them."""
 
 _DONE = "."
 _BETWEEN = "\t"
@@ -32,10 +32,10 @@ _BETWEEN = "\t"
 
 @dataclass(frozen=True, slots=True)
 class Unfit:
-    """A step that is not for the supervisor.
+    """A step that the supervisor must not run.
 
     Args:
-        step: as it was named.
+        step: its name.
         reason: what it does, as the end of a sentence.
     """
 
@@ -44,12 +44,12 @@ class Unfit:
 
 
 def first_unfit(steps: Iterator[str]) -> Unfit | None:
-    """Carry the steps out in a fork of this process, and return the first that leaves behind what no fork divides.
+    """Run the steps in a fork of this process; return the first that leaves something behind that a fork cannot share.
 
     Args:
-        steps: yields a name without tabs and line ends for what it does next. What it prints and logs is dropped.
+        steps: yields a name without tabs and line ends for each next step. Output and log lines are discarded.
     """
-    with tempfile.TemporaryFile() as said:  # no pipe: what a step has started may hold its other end for ever
+    with tempfile.TemporaryFile() as said:  # no pipe: a process that a step started may hold its other end for ever
         child = Child("trial", EXIT_TIME)
         child.fork(_be_alone, lambda: _try(steps, said.fileno()))
         assert child.pid is not None, "it has just been forked"
@@ -57,13 +57,13 @@ def first_unfit(steps: Iterator[str]) -> Unfit | None:
             os.waitpid(child.pid, 0)
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)  # what the steps have started, or a trial that is interrupted
+                os.killpg(child.pid, signal.SIGKILL)  # processes that the steps have started, or an interrupted trial
         said.seek(0)
         return _verdict(said.read().decode())
 
 
 def left_behind() -> Callable[[], str | None]:
-    """Take note of what this process has; the function that is returned says what has come to it since, if anything."""
+    """Record this process's threads, children and sockets; the returned function names one added since, if any."""
     threads, descriptors, children = threading.active_count(), open_descriptors(), _has_children()
 
     def look() -> str | None:
@@ -89,7 +89,7 @@ def _has_children() -> bool:
 
 
 def _be_alone() -> None:
-    """In the child: nobody sees what the steps write, and what they start can be found by its group."""
+    """In the child: discard what the steps write, and give the processes that they start a group to kill them by."""
     os.setpgid(0, 0)
     logging.disable()
     nothing = os.open(os.devnull, os.O_RDWR)
@@ -100,7 +100,7 @@ def _be_alone() -> None:
 def _try(steps: Iterator[str], saying: int) -> int:
     look = left_behind()
     for number, step in enumerate(steps):
-        # Whatever a step has left behind is there by the time that the next one is named.
+        # Anything that the previous step leaves behind exists by the time the next one is named.
         if number and (reason := look()) is not None:
             return _say(saying, _BETWEEN + reason)
         _say(saying, f"\n{step}")
