@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from aperture.gateway.admin.inventory import Census
+from aperture.gateway.admin.inventory import Inventory
 from aperture.gateway.front.workers import Elsewhere, Survey
 from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
 
@@ -50,19 +50,19 @@ def session(name: str, app: str = "/app") -> SessionInfo:
 
 
 def end(workers: Workers, name: str, app: str | None = None) -> tuple[int, str]:
-    return asyncio.run(Census(workers, "node", has_bus=True).order("end", name, app, -1))
+    return asyncio.run(Inventory(workers, "node", has_bus=True).order("end", name, app, -1))
 
 
 def test_a_worker_that_owes_its_report_lags_for_as_long() -> None:
     """One that has reported shows what it said."""
-    seen = Census(Workers({}), "node", has_bus=False).reported()
+    seen = Inventory(Workers({}), "node", has_bus=False).reported()
     assert [(worker.pid, worker.lag_seconds, worker.sessions) for worker in seen] == [(71, 0.25, 3), (72, 4.0, 0)]
 
 
 def test_a_worker_that_does_not_answer_is_missing() -> None:
     """The sessions of the others are shown, those that begin as asked."""
-    census = Census(Workers({0: [session("abc"), session("xyz")]}), "node", has_bus=False)
-    seen = asyncio.run(census.take(cluster=False, prefix="a"))
+    inventory = Inventory(Workers({0: [session("abc"), session("xyz")]}), "node", has_bus=False)
+    seen = asyncio.run(inventory.take(cluster=False, prefix="a"))
     assert [row.id for _, row in seen.sessions()] == ["abc"]
     assert [place.worker for place in seen.missing] == [1]
 
