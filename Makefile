@@ -5,7 +5,7 @@ PORT ?= 5006
 PROCS ?= 4
 PYTEST_ARGS ?=
 TEST_JOBS ?= 4
-UNIT_TESTS := --ignore tests/integration --ignore tests/browser
+UNIT_TESTS := --ignore tests/integration --ignore tests/browser --ignore tests/containers
 # Percent, of lines and branches, that unit tests alone run; what only processes reach is covered by the others.
 COVERAGE_FLOOR := 70
 BENCH_ARGS ?=
@@ -116,13 +116,16 @@ $(VENV)/development: requirements/development.txt $(VENV)/runtime
 	@$(PIP) install -r requirements/development.txt
 	@touch $@
 
-# The tests start a real Redis server, a real browser and a real proxy of their own: no system service is needed.
+# The tests start a real Redis server, a real browser and a real proxy of their own: no system service is needed. Where a
+# Docker engine is, mmdebstrap makes the images that ours begin with.
 system-packages:
 	@missing=""; \
 	command -v redis-server > /dev/null || missing="$$missing redis-server"; \
 	command -v chromium > /dev/null || missing="$$missing chromium"; \
 	command -v nginx > /dev/null || test -x /usr/sbin/nginx || missing="$$missing nginx"; \
 	{ command -v prometheus && command -v promtool; } > /dev/null || missing="$$missing prometheus"; \
+	test "$$(id -u)" = 0 && docker info > /dev/null 2>&1 && ! command -v mmdebstrap > /dev/null && \
+		missing="$$missing mmdebstrap"; \
 	test -z "$$missing" || { $(call apt_install_or_say,$$missing); } || exit 1; \
 	case $$missing in *nginx*) { service nginx stop; update-rc.d nginx disable; } > /dev/null 2>&1 || true ;; esac; \
 	case $$missing in *prometheus*) \

@@ -8,11 +8,12 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from support.dockerfile import ROOT, ignored, stages
+from support.dockerfile import ROOT, ignored, programs, stages
 
 from aperture.config.options import BY_NAME, OPTIONS
 from aperture.config.plan import parse
 
+DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 ENTRYPOINT = ROOT / "deploy" / "entrypoint.sh"
 
 
@@ -33,19 +34,28 @@ def test_nothing_else_is_sent_to_the_build() -> None:
 
 
 def test_the_image_has_the_wheel_and_not_the_source() -> None:
-    """The last stage copies from the build what was installed there, and from the repository two small programs."""
+    """The last stage copies from the build what was installed there, and two small programs."""
     *_, image = stages()
-    assert [source for sources, _ in image.copies() for source in sources] == [
-        "deploy/entrypoint.sh",
-        "deploy/probe.py",
-    ]
+    assert image.copies() == [], "the repository is not in the last stage"
+    assert image.all("COPY") == ["--from=packages /opt/aperture /opt/aperture", "--from=build /own /"]
+    assert set(programs().values()) == {"deploy/entrypoint.sh", "deploy/probe.py"}
     assert image.all("RUN") == [], "nothing is fetched or built in the last stage"
 
 
 def test_what_is_installed_is_locked() -> None:
-    """One pip run may fetch, and it fetches what requirements/runtime.txt names; the others may not."""
-    fetching = [said for stage in stages() for said in stage.all("RUN") if '"--no-index"' not in said and "pip" in said]
-    assert [said for said in fetching if '"--requirement", "/build/requirements/runtime.txt"' in said] == fetching
+    """What may be fetched is what is locked, and what a build asks for within the locked versions."""
+    fetching = [said for stage in stages() for said in stage.all("RUN") if "--no-index" not in said and "pip" in said]
+    locked, own = fetching
+    assert '"--requirement", "/opt/aperture/locked.txt"' in locked
+    assert "--constraint /opt/aperture/locked.txt $PACKAGES" in own
+    (copied,) = [target for sources, target in stages()[0].copies() if sources == ["requirements/runtime.txt"]]
+    assert copied == "/opt/aperture/locked.txt"
+
+
+def test_neither_builder_is_needed() -> None:
+    """Docker of Debian's packages builds without BuildKit, and a syntax line would ask a registry for a program."""
+    assert not any("--chmod" in said or "--mount" in said for stage in stages() for _, said in stage.instructions)
+    assert "syntax=" not in DOCKERFILE.read_text()
 
 
 def test_the_user_is_a_number_and_not_root() -> None:
@@ -59,9 +69,8 @@ def test_the_user_is_a_number_and_not_root() -> None:
 def test_commands_are_in_exec_form_and_installed() -> None:
     """A shell as process 1 would keep the signals to itself."""
     *_, image = stages()
-    installed = {Path(target).name for _, target in image.copies()}
-    assert image.command("ENTRYPOINT")[0] in installed
-    assert image.command("HEALTHCHECK")[0] in installed
+    assert image.command("ENTRYPOINT")[0] in programs()
+    assert image.command("HEALTHCHECK")[0] in programs()
     assert image.command("CMD") == []
     assert image.one("STOPSIGNAL") == "SIGTERM"
 

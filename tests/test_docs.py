@@ -57,9 +57,9 @@ OF_OTHERS = {
 
 OF_OTHERS_DEPLOYED = {
     *("--chmod", "--from", "--interval", "--retries", "--start-period", "--timeout"),  # Docker's instructions
-    *("--file", "--publish", "--rm", "--tag", "--volume"),  # docker
+    *("--build-arg", "--file", "--publish", "--rm", "--tag", "--volume"),  # docker
     *("--find-links", "--no-build-isolation", "--no-deps", "--no-index", "--only-binary", "--requirement"),  # pip
-    *("--wheel-dir",),  # pip
+    *("--constraint", "--no-cache-dir", "--root", "--wheel-dir"),  # pip
     *("--maxmemory", "--maxmemory-policy"),  # redis-server
     *("--config", "--storage"),  # prometheus
     *("--skip-worktree",),  # git

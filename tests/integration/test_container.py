@@ -1,7 +1,8 @@
 """The container without an engine: the wheel, the entry point and the health check, as the Dockerfile has them.
 
-What cannot be done here is to build the image. What its last stage says is done: the wheel of the files that the
-Dockerfile copies is installed apart from this tree, and the entry point starts it with the image's variables, from `/`.
+`tests/containers/` has the image built and run where there is one. What its last stage says is done here: the wheel of
+the files that the Dockerfile copies is installed apart from this tree, and the entry point starts it with the image's
+variables, from `/`.
 Namespaces of Linux stand for the rest: a root file system that is read-only, a user without any privilege, process 1.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.dockerfile import ROOT, stages
+from support.dockerfile import ROOT, programs, stages
 from support.fetch import fetch
 from support.patience import seconds, wait_until
 from support.redis import free_port
@@ -74,7 +75,7 @@ class Image:
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     """The wheel, built from what the Dockerfile copies and installed in a folder of its own."""
-    build, final = stages()
+    *_, build, final = stages()
     top = Path(tempfile.mkdtemp(prefix="image-"))
     top.chmod(0o755)
     site, scratch, context = top / "site", top / "scratch", top / "context"
@@ -87,10 +88,11 @@ def image() -> Iterator[Image]:
     _pip("install", "--no-deps", "--no-index", *wheels, "bokeh-aperture")
     _copy(ROOT / "examples" / "apps", site / "apps")
     installed = {}
-    for sources, target in final.copies():
-        installed[Path(target).name] = site / "bin" / Path(target).name
-        shutil.copy(ROOT / sources[0], installed[Path(target).name])
-        installed[Path(target).name].chmod(0o755)
+    (site / "bin").mkdir(exist_ok=True)
+    for name, source in programs().items():
+        installed[name] = site / "bin" / name
+        shutil.copy(ROOT / source, installed[name])
+        installed[name].chmod(0o755)
     scratch.mkdir()
 
     def command(instruction: str) -> list[str]:

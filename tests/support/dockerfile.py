@@ -9,10 +9,11 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["ROOT", "Stage", "ignored", "stages"]
+__all__ = ["ROOT", "Stage", "ignored", "programs", "stages"]
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
+_PROGRAMS = Path("/own/usr/local/bin")
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Stage:
         """What is copied from the build context, and where to."""
         found = []
         for said in self.all("COPY"):
-            words = [word for word in shlex.split(said) if not word.startswith("--chmod")]
+            words = shlex.split(said)
             if not words[0].startswith("--from"):
                 found.append((words[:-1], words[-1]))
         return found
@@ -62,6 +63,12 @@ def stages() -> list[Stage]:
         elif found:
             found[-1].instructions.append((instruction, said.strip()))
     return found
+
+
+def programs() -> dict[str, str]:
+    """The files of the repository that the image has as programs, by the names that they have there."""
+    *_, build, _ = stages()
+    return {Path(target).name: source for (source, *_), target in build.copies() if Path(target).parent == _PROGRAMS}
 
 
 def ignored(path: str) -> bool:
