@@ -52,14 +52,15 @@ OF_OTHERS = {
     *("--check", "--strict"),  # ruff, mypy
     *("--list", "--quick", "--row"),  # bench/run.py
     *("--directory", "--server"),  # http.server, examples/flask_embed.py
+    *("--build-arg", "--no-cache-dir"),  # docker, pip
 }
 """Options of other programs that pages name."""
 
 OF_OTHERS_DEPLOYED = {
     *("--chmod", "--from", "--interval", "--retries", "--start-period", "--timeout"),  # Docker's instructions
-    *("--build-arg", "--file", "--publish", "--rm", "--tag", "--volume"),  # docker
+    *("--file", "--publish", "--rm", "--tag", "--volume"),  # docker
     *("--find-links", "--no-build-isolation", "--no-deps", "--no-index", "--only-binary", "--requirement"),  # pip
-    *("--constraint", "--no-cache-dir", "--root", "--wheel-dir"),  # pip
+    *("--constraint", "--root", "--wheel-dir"),  # pip
     *("--maxmemory", "--maxmemory-policy"),  # redis-server
     *("--config", "--storage"),  # prometheus
     *("--skip-worktree",),  # git
