@@ -98,6 +98,14 @@ def test_close_codes_are_in_one_module(name: str) -> None:
         assert not numbers & {*range(1001, 1016)}
 
 
+def test_the_sides_of_the_relay_do_not_know_each_other() -> None:
+    """They meet in the cluster only; claims know neither, so that the store of sessions can be built on them."""
+    relay = "aperture.worker.relay"
+    assert not offenders(f"{relay}.owner_side", f"{relay}.edge_side", f"{relay}.edge", f"{relay}.cluster")
+    assert not offenders(f"{relay}.edge_side", f"{relay}.owner_side", f"{relay}.audience", f"{relay}.cluster")
+    assert not offenders(f"{relay}.claims", relay)
+
+
 @named
 def test_what_this_project_replaces_is_not_imported(name: str) -> None:
     """Stock Bokeh's server, protocol and client are peers in tests and nothing else."""

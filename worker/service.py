@@ -28,7 +28,6 @@ from aperture.worker.http.resources import Extensions, PageResources, ShareExten
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.pulse import LoopLag, every, resident_bytes
 from aperture.worker.recovery.rebuild import Survival
-from aperture.worker.session.durability import NoKeeper
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
@@ -36,7 +35,7 @@ from aperture.worker.session.store import SessionStore
 from aperture.worker.session_access import Door, Elsewhere
 from aperture.worker.ws.sockets import OpenSockets
 
-__all__ = ["HAND_OVER_SHARE", "WorkerService"]
+__all__ = ["HAND_OVER_SHARE", "WorkerService", "auth_of", "make_hosts"]
 
 log = logging.getLogger(__name__)
 
@@ -60,61 +59,43 @@ class WorkerService:
 
     Args:
         settings: of the node.
-        applications: Bokeh applications by route.
+        hosts: the apps by route.
+        store: their sessions.
+        auth: who may see them.
+        tokens: made and read.
+        resources: what pages are rendered with.
+        collector: decides when garbage is collected.
         placement: told of sessions as they come and go.
         elsewhere: the way to sessions of other workers, if there are any.
         survival: keeps sessions beyond this worker's life, if they are to outlive it.
         crowding: watches how many viewers come to each session, if others could take some.
         share_extensions: exchanges asset folders with other workers, if there are any.
-        collector: decides when garbage is collected.
-        tallies: count what the apps' sessions do.
 
     Raises:
-        ConfigurationError: the auth module, an origin or the icon is not as it should be.
+        ConfigurationError: an origin or the icon is not as it should be.
     """
 
     def __init__(
         self,
         settings: Settings,
-        applications: Mapping[str, Application],
+        hosts: Mapping[str, AppHost],
+        store: SessionStore,
         *,
+        auth: AuthHooks,
+        tokens: Tokens,
+        resources: PageResources,
+        collector: GarbageCollector,
         placement: Placement,
         elsewhere: Elsewhere | None = None,
         survival: Survival | None = None,
         crowding: Crowding | None = None,
         share_extensions: ShareExtensions | None = None,
-        collector: GarbageCollector | None = None,
-        tallies: Tallies | None = None,
     ) -> None:
-        ids.install()
-        current.install()
-        if settings.lean_models:
-            lean.install()
-        auth = _auth_of(settings)
-        tokens = Tokens(settings.secret_key, settings.session_ids.signed, settings.session_token_expiration)
-        pulls = Pulls()
-        self.hosts = {
-            url: AppHost(
-                url,
-                app,
-                logout_url=_logout_url(settings, auth),
-                issue_token=tokens.issue,
-                pulls=pulls,
-                tally=None if tallies is None else tallies.apps[url],
-            )
-            for url, app in applications.items()
-        }
-        self.collector = collector or GarbageCollector()
+        self.hosts = hosts
+        self.store = store
+        self.collector = collector
         self._survival = survival
-        self.store = SessionStore(
-            self.hosts,
-            placement,
-            self.collector,
-            unused_lifetime=settings.unused_session_lifetime,
-            keeper=survival or NoKeeper(),
-        )
         self._crowding = crowding or Crowding(0, lambda session_id, crowded: None)
-        resources = PageResources(settings.prefix, settings.absolute_url)
         self.services = Services(
             settings=settings,
             tokens=tokens,
@@ -265,13 +246,40 @@ class WorkerService:
         log.info("[pid %d] memory usage: %.2f MB (rss)", os.getpid(), resident_bytes() / 1e6)
 
 
+def make_hosts(
+    settings: Settings,
+    applications: Mapping[str, Application],
+    auth: AuthHooks,
+    tokens: Tokens,
+    tallies: Tallies | None,
+) -> dict[str, AppHost]:
+    """A host for each app, by route; from here on this process makes models our way."""
+    ids.install()
+    current.install()
+    if settings.lean_models:
+        lean.install()
+    pulls = Pulls()
+    return {
+        url: AppHost(
+            url,
+            app,
+            logout_url=_logout_url(settings, auth),
+            issue_token=tokens.issue,
+            pulls=pulls,
+            tally=None if tallies is None else tallies.apps[url],
+        )
+        for url, app in applications.items()
+    }
+
+
 def _origins_of(settings: Settings) -> tuple[str, ...]:
     if settings.allow_websocket_origin is not None:
         return settings.allow_websocket_origin
     return (f"localhost:{settings.port}",)
 
 
-def _auth_of(settings: Settings) -> AuthHooks:
+def auth_of(settings: Settings) -> AuthHooks:
+    """Who may see what, by the settings. Raises ConfigurationError."""
     if settings.auth_provider is not None:
         return AuthHooks.of(settings.auth_provider)
     if settings.auth_module is not None:

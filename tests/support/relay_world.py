@@ -23,6 +23,7 @@ from support.relay_bus import FakeBus, FakeRedis
 
 from aperture.document import ids
 from aperture.errors import BusDown, OwnerGone, ProtocolError, SessionGone
+from aperture.metrics import RelayTally
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
@@ -31,9 +32,13 @@ from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch import inbound
 from aperture.worker.patch.viewer import Viewer
+from aperture.worker.relay.claims import Claims
 from aperture.worker.relay.cluster import Cluster
-from aperture.worker.relay.remote_messages import Inbox
+from aperture.worker.relay.edge_side import EdgeSide
+from aperture.worker.relay.owner_side import OwnerSide
+from aperture.worker.relay.relay_bus import RelayBus
 from aperture.worker.session.attachment import Attachment
+from aperture.worker.session.durability import NoKeeper
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
@@ -49,15 +54,11 @@ _protocol = Protocol()
 
 
 class Worker:
-    """One worker, and its cluster's neighbourhood."""
-
-    max_message_size = _MAX_MESSAGE
+    """One worker, and its gateway."""
 
     def __init__(self, world: World, node: str, index: int) -> None:
         self.bus = FakeBus(world.redis)
         self.registry = Registry(self.bus, WorkerName(node, index, "life"))
-        self.cluster = Cluster(self.bus, self.registry, self)
-        self.cluster._inbox = Inbox(self._receive, self.cluster.fetch)
         self.host = AppHost(
             APP,
             world.application,
@@ -65,10 +66,15 @@ class Worker:
             issue_token=lambda name: f"token of {name}",
             clock=lambda: asyncio.get_running_loop().time(),
         )
-        self.store = SessionStore({APP: self.host}, self.cluster, GarbageCollector(), unused_lifetime=15)
-        self.door = Door(self.store, self.cluster, PageResources("", None), self.cluster)
         self.told: list[str] = []
         self._world = world
+        self.claims = Claims(self.registry, self, NoKeeper())
+        self.store = SessionStore({APP: self.host}, self.claims, GarbageCollector(), unused_lifetime=15)
+        relay, limit = RelayBus(self.bus, self.registry, RelayTally()), _MAX_MESSAGE
+        self.edges = EdgeSide(relay, self.claims, self.store, None, max_message_size=limit)
+        owner = OwnerSide(relay, self.claims, self.store, _page_of, max_message_size=limit, act=self._receive)
+        self.cluster = Cluster(relay, self.claims, owner, self.edges)
+        self.door = Door(self.store, self.claims, PageResources("", None), self.edges)
 
     @property
     def name(self) -> str:
@@ -81,33 +87,23 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of any session elsewhere, and nothing under way, is left here."""
-        cluster = self.cluster
-        left = (cluster._edges, cluster._entering, cluster._calls.in_flight, cluster._tasks, cluster._inbox._tasks)
-        return not any(left) and cluster.transfers.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+        return self.cluster.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:
         self._world.handled[message.msgid] += 1
         return inbound.receive(session, viewer, message)
 
-    # Neighbourhood
-
-    def find_session(self, app: str, session_id: str) -> Session | None:
-        return self.host.sessions_by_id.get(session_id)
-
-    def sessions(self) -> list[Session]:
-        return list(self.store)
-
-    async def drop_session(self, session: Session) -> None:
-        await self.store.drop(session, 1012, "the session has moved")
-
-    def render(self, session: Session, kind: str, arguments: dict[str, str]) -> str:
-        return f"{kind} of {session.id}"
+    # Gateway
 
     async def announce(self, session_id: str) -> None:
         self.told.append(f"+{session_id}")
 
     def retract(self, session_id: str) -> None:
         self.told.append(f"-{session_id}")
+
+
+def _page_of(session: Session, kind: str, arguments: dict[str, str]) -> str:
+    return f"{kind} of {session.id}"
 
 
 class World:

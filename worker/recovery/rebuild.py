@@ -127,7 +127,7 @@ class Survival:
         self._acknowledge = acknowledge
         self._journals: dict[str, SessionJournal] = {}
         self._turns = Turns()
-        self.fenced: Callable[[Session], Awaitable[None]] | None = None
+        self._on_fenced: list[Callable[[Session], Awaitable[None]]] = []
         """Drops a session that is another worker's by now: its viewers belong there."""
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
@@ -225,8 +225,12 @@ class Survival:
             journal.close()
 
     async def _lose(self, session: Session) -> None:
-        if self.fenced is not None:
-            await self.fenced(session)
+        for act in self._on_fenced:
+            await act(session)
+
+    def on_fenced(self, act: Callable[[Session], Awaitable[None]]) -> None:
+        """Have this called with each session that turns out to be another worker's: its viewers belong there."""
+        self._on_fenced.append(act)
 
     async def write_down(self, session: Session) -> bool:
         """Write what is pending of one session; says whether all of it is kept by now.

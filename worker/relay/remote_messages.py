@@ -16,7 +16,7 @@ from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.session.session import Session
 
-__all__ = ["Inbox"]
+__all__ = ["Inbox", "Receive"]
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,10 @@ Fetch = Callable[[str, str, int], Awaitable[bytes]]
 """As `aperture.worker.relay.transfers.Transfers.fetch`."""
 
 
+Receive = Callable[[Session, Viewer, Message], Awaitable[None] | None]
+"""As `aperture.worker.patch.inbound.receive`."""
+
+
 class Inbox:
     """Takes the messages of viewers elsewhere, each viewer's in its order, and has the session act on them.
 
@@ -36,10 +40,15 @@ class Inbox:
         fetch: gets what is too large to be sent.
     """
 
-    def __init__(self, receive: Callable[[Session, Viewer, Message], Awaitable[None] | None], fetch: Fetch) -> None:
+    def __init__(self, receive: Receive, fetch: Fetch) -> None:
         self._receive = receive
         self._fetch = fetch
         self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._tasks
 
     def take(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, letter: FromClient) -> None:
         """Take one message. One that came before is only answered again; ahead of one too early, another is missing."""

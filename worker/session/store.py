@@ -79,6 +79,11 @@ class SessionStore:
         """The ids of all sessions here, those being created among them."""
         return {session.id for session in self} | {session_id for _, session_id in self._creating}
 
+    def at(self, app: str, session_id: str) -> Session | None:
+        """The session of this id, of the app at this route, if it is here."""
+        host = self._hosts.get(app)
+        return None if host is None else self.find(host, session_id)
+
     def find(self, host: AppHost, session_id: str) -> Session | None:
         """The living session, or None; nothing is created."""
         return host.sessions_by_id.get(session_id)

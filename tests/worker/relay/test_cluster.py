@@ -14,8 +14,9 @@ from support.relay_world import SESSION, Client, Worker, World, world_of
 
 from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.wire.envelopes import Probe
-from aperture.worker.relay import cluster as module
 from aperture.worker.relay.audience import SessionAudience
+from aperture.worker.relay.edge_side import CALL_TIME
+from aperture.worker.relay.owner_side import ROLL_CALL
 from aperture.worker.session.host import Origin
 
 APP = "/app"
@@ -117,11 +118,11 @@ async def test_pages_are_rendered_by_the_owner() -> None:
     with world_of(app) as world:
         await connected(world, 0)
         caller = world.workers[1]
-        body = await caller.cluster.call(world.owner.name, APP, SESSION, "page", {})
+        body = await caller.edges.call(world.owner.name, APP, SESSION, "page", {})
         assert body == f"page of {SESSION}".encode()
         with pytest.raises(OwnerGone):
-            await caller.cluster.call(world.owner.name, APP, "another", "page", {})
-        assert not caller.cluster._calls.in_flight
+            await caller.edges.call(world.owner.name, APP, "another", "page", {})
+        assert caller.is_idle
         await world.stop()
 
 
@@ -133,20 +134,19 @@ async def test_owners_that_do_not_answer() -> None:
         owner, caller = world.owner, world.workers[1]
         started = now()
         with pytest.raises(OwnerGone):
-            await caller.cluster.enter("node/9/gone", APP, SESSION, Box(), "token", inline=False)
+            await caller.edges.enter("node/9/gone", APP, SESSION, Box(), "token", inline=False)
         with pytest.raises(OwnerGone):
-            await caller.cluster.call("node/9/gone", APP, SESSION, "page", {})
+            await caller.edges.call("node/9/gone", APP, SESSION, "page", {})
         assert now() - started < 1
-        owner.cluster._on_letter = lambda payload: None  # type: ignore[method-assign]
         owner.bus._delivers[owner.bus.names.inbox(owner.name)] = lambda payload: None
         for attempt in (
-            caller.cluster.enter(owner.name, APP, SESSION, Box(), "token", inline=False),
-            caller.cluster.call(owner.name, APP, SESSION, "page", {}),
+            caller.edges.enter(owner.name, APP, SESSION, Box(), "token", inline=False),
+            caller.edges.call(owner.name, APP, SESSION, "page", {}),
         ):
             started = now()
             with pytest.raises(OwnerGone):
                 await attempt
-            assert now() - started < module.CALL_TIME + 0.1
+            assert now() - started < CALL_TIME + 0.1
         await asyncio.sleep(0.1)
         assert caller.is_idle
         await world.stop()
@@ -173,7 +173,7 @@ async def test_a_bus_that_breaks_during_the_entry_leaves_nothing() -> None:
         await world.client(0).connect()
         await asyncio.sleep(1)
         guest = world.workers[1]
-        entry = asyncio.ensure_future(guest.cluster.enter(world.owner.name, APP, SESSION, Box(), "token", inline=False))
+        entry = asyncio.ensure_future(guest.edges.enter(world.owner.name, APP, SESSION, Box(), "token", inline=False))
         while len(guest.bus.subscriptions) < 2:
             await asyncio.sleep(0.1)
         guest.bus.cut()
@@ -190,7 +190,7 @@ async def test_a_session_that_is_not_there_refuses_without_closing() -> None:
         await connected(world, 0)
         box = Box()
         with pytest.raises(OwnerGone):
-            await world.workers[1].cluster.enter(world.owner.name, APP, "another", box, "token", inline=False)
+            await world.workers[1].edges.enter(world.owner.name, APP, "another", box, "token", inline=False)
         assert box.closed is None
         await world.stop()
 
@@ -204,7 +204,7 @@ async def test_a_cancelled_entry_leaves_nothing() -> None:
         owner = world.client(0)
         await owner.connect()
         await asyncio.sleep(1)
-        guest = world.workers[1].cluster
+        guest = world.workers[1].edges
         entry = asyncio.ensure_future(guest.enter(world.owner.name, APP, SESSION, Box(), "token", inline=False))
         while not guest._edges:
             await asyncio.sleep(0.1)
@@ -223,7 +223,7 @@ async def test_a_fenced_owner_drops_the_session() -> None:
         here, there = await connected(world, 0, 1)
         old = world.owner
         world.redis.workers.pop(old.name)
-        epoch = await world.workers[2].cluster.claim(APP, SESSION, fresh=False)
+        epoch = await world.workers[2].claims.claim(APP, SESSION, fresh=False)
         assert old.session is not None
         assert epoch > old.session.fanout.epoch
         published = world.redis.commands["publish"]
@@ -244,7 +244,7 @@ async def test_a_worker_that_was_stopped_asks_before_it_acts() -> None:
         here, _ = await connected(world, 0, 1)
         old = world.owner
         world.redis.workers.pop(old.name)
-        await world.workers[2].cluster.claim(APP, SESSION, fresh=False)
+        await world.workers[2].claims.claim(APP, SESSION, fresh=False)
         old.registry._attempted_at = now() - 100
         assert old.registry.frozen
         types = list(here.types)
@@ -252,7 +252,7 @@ async def test_a_worker_that_was_stopped_asks_before_it_acts() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not old.registry.frozen
-        assert not old.cluster.steady()
+        assert not old.claims.steady()
         here.change(slide(9))
         await asyncio.sleep(0.2)
         beating.cancel()
@@ -353,7 +353,7 @@ async def test_an_end_that_got_lost_is_found_by_the_roll_call() -> None:
         await asyncio.sleep(0.1)
         world.redis.copies = lambda bus, channel, payload: 1
         assert world.session.connection_count == 2
-        await asyncio.sleep(2 * module.ROLL_CALL + 2)
+        await asyncio.sleep(2 * ROLL_CALL + 2)
         assert world.session.connection_count == 1
         await world.stop()
 
@@ -382,9 +382,9 @@ async def test_leaving_the_cluster_gives_everything_up() -> None:
         await connected(world, 0, 1)
         owner = world.owner
         with pytest.raises(OwnedElsewhere):
-            await world.workers[2].cluster.claim(APP, SESSION, fresh=False)
+            await world.workers[2].claims.claim(APP, SESSION, fresh=False)
         await owner.cluster.stop()
-        assert await world.workers[2].cluster.claim(APP, SESSION, fresh=False)
+        assert await world.workers[2].claims.claim(APP, SESSION, fresh=False)
         await world.stop()
 
 
@@ -395,7 +395,7 @@ async def test_a_discarded_session_sends_its_edges_away() -> None:
         _, there = await connected(world, 0, 1)
         owner = world.owner
         await owner.host.retire(world.session)
-        owner.cluster.release(APP, SESSION, last=True)
+        owner.claims.release(APP, SESSION, last=True)
         await asyncio.sleep(3)
         assert there.closes == [(1012, "the session is gone")]
         assert there.is_equal
@@ -412,6 +412,6 @@ async def test_a_claim_that_was_lost_and_made_anew_is_kept() -> None:
         session = await worker.store.get_or_create(worker.host, SESSION, Origin(None, {}))
         session.fanout.epoch += 1
         worker.registry.renew = lambda sessions: asyncio.sleep(0, set(sessions))  # type: ignore[method-assign,assignment]
-        await worker.cluster._renew()
+        await worker.claims.renew()
         assert worker.session is session
         await world.stop()
