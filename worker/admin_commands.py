@@ -22,9 +22,9 @@ from aperture.registry.registry import WorkerName
 from aperture.wire.accounts import SHOWN_ID_LENGTH, SessionRow, WorkerAccount, WorkerRow
 from aperture.wire.envelopes import Account, Command, Envelope, Hostile, Inquire, Outcome
 from aperture.wire.node_messages import Order
-from aperture.worker.pulse import resident_bytes
-from aperture.worker.service import WorkerService
+from aperture.worker.handover import Handover
 from aperture.worker.session.session import Session
+from aperture.worker.session.store import SessionStore
 
 __all__ = ["Answer", "Operations", "Post"]
 
@@ -171,8 +171,11 @@ class Operations:
     """What operators can have of one worker.
 
     Args:
-        service: this worker's.
-        index: its place in its node.
+        store: its sessions.
+        handover: ends and moves them.
+        figures: sessions, connections, lag of the event loop in seconds, resident bytes.
+        node: its node.
+        index: its place there.
         workers: how many places its node has.
         move_to: tells the gateway for whom a session is: the place of a worker, or -1 for any but this one.
         bus: the way to other workers, if there are any, and this worker's name there.
@@ -180,18 +183,23 @@ class Operations:
 
     def __init__(
         self,
-        service: WorkerService,
+        store: SessionStore,
+        handover: Handover,
         *,
+        figures: Callable[[], tuple[int, int, float, int]],
+        node: str,
         index: int,
         workers: int,
         move_to: Callable[[str, int], None],
         bus: tuple[Bus, str] | None,
     ) -> None:
-        self._service = service
+        self._store = store
+        self._handover = handover
+        self._figures = figures
         self._index = index
         self._workers = workers
         self._move_to = move_to
-        self._name = f"{service.services.settings.node}/{index}/-" if bus is None else bus[1]
+        self._name = f"{node}/{index}/-" if bus is None else bus[1]
         self._post = None if bus is None else Post(*bus, self.account, self._act_soon)
 
     def start(self) -> None:
@@ -206,12 +214,10 @@ class Operations:
 
     def account(self, prefix: str) -> WorkerAccount:
         """What this worker says of itself, of sessions those whose id begins like this."""
-        service = self._service
-        figures = (len(service.store), len(service.services.sockets), service.lag.seconds, resident_bytes())
-        row = WorkerRow(self._name, os.getpid(), *figures)
+        row = WorkerRow(self._name, os.getpid(), *self._figures())
         sessions = [
             SessionRow(info.id[:SHOWN_ID_LENGTH], info.app, info.epoch, info.connections, info.edges, info.age_seconds)
-            for info in service.store.describe()
+            for info in self._store.describe()
             if info.id.startswith(prefix)
         ]
         return WorkerAccount(row, sessions)
@@ -234,7 +240,7 @@ class Operations:
 
     async def act(self, action: str, prefix: str, app: str, to: int) -> Answer:
         """End or move one session that is here. Never raises."""
-        found = [session for session in self._service.store if session.id.startswith(prefix) and session.app == app]
+        found = [session for session in self._store if session.id.startswith(prefix) and session.app == app]
         if len(found) != 1:
             status = HTTPStatus.CONFLICT if found else HTTPStatus.NOT_FOUND
             return Answer(status, f"{len(found)} sessions begin like this" if found else "the session is gone")
@@ -252,21 +258,21 @@ class Operations:
 
     async def _end(self, session: Session) -> Answer:
         log.info("session %s of %s is ended by an operator", short_id(session.id), session.app)
-        await self._service.end(session)
+        await self._handover.end(session)
         return Answer(HTTPStatus.OK, "the session has ended")
 
     async def _move(self, session: Session, to: int) -> Answer:
         problem = await self._why_not_move(to)
         if problem is not None:
             return Answer(HTTPStatus.CONFLICT, problem)
-        if not await self._service.move(session, lambda: self._move_to(session.id, to)):
+        if not await self._handover.move(session, lambda: self._move_to(session.id, to)):
             return Answer(HTTPStatus.CONFLICT, "the session cannot be written down now; it stays where it is")
         log.info("session %s of %s is moved by an operator", short_id(session.id), session.app)
         where = "another worker" if to < 0 else f"worker {to}"
         return Answer(HTTPStatus.OK, f"the session goes on in {where} as soon as a viewer comes back")
 
     async def _why_not_move(self, to: int) -> str | None:
-        if not self._service.keeps:
+        if not self._handover.keeps:
             return "without --durability nothing of a session outlives its worker: moving it would lose its state"
         if to >= self._workers:
             return f"there is no worker {to} in that node, which has {self._workers}"

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from itertools import count
 from typing import Any, Protocol
 
@@ -39,6 +39,7 @@ from aperture.wire.node_messages import (
     in_parts,
 )
 from aperture.worker.adopt import AdoptedStream, Peer, adopt_socket
+from aperture.worker.session.placement import LostClaim
 
 __all__ = ["GatewayLink", "Orders"]
 
@@ -141,12 +142,14 @@ class GatewayLink:
         if last:
             self.retract(session_id)
 
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        """No-op: the gateway routes no session to two living workers."""
+
     def steady(self) -> bool:
-        """The gateway gives no session to two workers that live."""
         return True
 
-    async def settle(self) -> None:
-        """Nothing can have happened."""
+    async def renew(self) -> Sequence[LostClaim]:
+        return ()
 
     async def lives(self, app: str, session_id: str) -> bool:
         """The gateway would have sent its request there."""

@@ -1,4 +1,4 @@
-"""What the handlers of a worker share, put together once in `aperture.worker.service`."""
+"""What the handlers of a worker share, put together once in `aperture.worker.worker`."""
 
 from __future__ import annotations
 

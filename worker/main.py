@@ -19,11 +19,9 @@ from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, Ex
 from aperture.inheritance import open_descriptors, restore_signals_in_children, withhold_descriptors
 from aperture.wire.node_messages import REPORT_INTERVAL, WorkerSeat
 from aperture.worker.adopt import StickyServer, http_options
-from aperture.worker.assembly import Assembly
 from aperture.worker.gateway_link import GatewayLink
 from aperture.worker.pulse import every, resident_bytes
-from aperture.worker.relay.cluster import Cluster
-from aperture.worker.service import WorkerService
+from aperture.worker.worker import Worker
 
 __all__ = ["worker_main"]
 
@@ -102,23 +100,22 @@ async def _serve(
     link = GatewayLink(
         seat,
         adopt=lambda stream: server.adopt(stream),
-        describe=lambda: service.store.describe(),
-        owns=lambda session_id: service.store.has(session_id),
-        creates=lambda path: service.creates(path),
+        describe=lambda: worker.store.describe(),
+        owns=lambda session_id: worker.store.has(session_id),
+        creates=lambda path: worker.creates(path),
     )
-    assembly = Assembly(settings, applications, index=seat.index, generation=seat.generation, link=link)
-    service, cluster = assembly.service, assembly.cluster
+    worker = Worker(settings, applications, index=seat.index, generation=seat.generation, link=link)
     server = StickyServer(
-        service.application,
+        worker.application,
         handing_back=link,
         **http_options(settings),
     )
     # One that takes a dead one's place comes back with the bus, if that is away as well.
-    await assembly.start(wait=settings.redis_wait or seat.generation > 0)
-    link.obey(assembly.operations)
+    await worker.start(wait=settings.redis_wait or seat.generation > 0)
+    link.obey(worker.operations)
     link.open()
-    await _report(link, service, cluster)
-    reporting = every(REPORT_INTERVAL, lambda: _report(link, service, cluster))
+    await _report(link, worker)
+    reporting = every(REPORT_INTERVAL, lambda: _report(link, worker))
     retirement = _Retirement(seat, settings)
     retiring = every(_RETIREMENT_INTERVAL, retirement.look)
     seat.booted()
@@ -127,7 +124,7 @@ async def _serve(
     reporting.cancel()
     retiring.cancel()
     link.stop_adopting()
-    await assembly.stop(settings.shutdown_grace * _STOP_SHARE)
+    await worker.stop(settings.shutdown_grace * _STOP_SHARE)
     tracing.stop(_LAST_SPANS)
 
 
@@ -170,12 +167,12 @@ class _Retirement:
         self._seat.retire()
 
 
-async def _report(link: GatewayLink, service: WorkerService, cluster: Cluster | None) -> None:
+async def _report(link: GatewayLink, worker: Worker) -> None:
     link.report(
-        sessions=len(service.store),
-        connections=len(service.services.sockets),
-        lag_seconds=service.lag.take_longest(),
+        sessions=len(worker.store),
+        connections=worker.connections,
+        lag_seconds=worker.lag.take_longest(),
         rss_bytes=resident_bytes(),
-        bus_up=cluster is None or cluster.up,
-        bus_full=cluster is not None and cluster.full,
+        bus_up=worker.bus_up,
+        bus_full=worker.bus_full,
     )

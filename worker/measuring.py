@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bokeh import __version__ as bokeh_version
 from tornado.web import Application, RequestHandler
@@ -17,10 +17,10 @@ from tornado.web import Application, RequestHandler
 from aperture.metrics import ProcessFiles, Reading, SourceCollector, Tallies, families, worker_name
 from aperture.metrics.process import GcPauses, build_info, read_process
 from aperture.registry.snapshots import Keeping
-from aperture.worker.pulse import every
+from aperture.worker.pulse import LoopLag, every
 from aperture.worker.relay.cluster import Cluster
-from aperture.worker.service import WorkerService
 from aperture.worker.session.host import AppHost
+from aperture.worker.ws.sockets import OpenSockets
 
 __all__ = ["WorkerMeasures"]
 
@@ -35,9 +35,12 @@ class WorkerMeasures:
 
     Args:
         tallies: that its parts add to.
-        service: the worker's.
+        hosts: its apps by route.
+        sockets: its websockets.
+        lag: of its event loop.
+        application: answers its requests.
         cluster: its part in the cluster, if there is one.
-        keeping: where its sessions are kept, if they are.
+        stored: where its sessions are stored, if they are.
         index: its place in the node.
         generation: counts those who were in that place before.
         alone: whether there is no gateway, which would otherwise tell what concerns the node.
@@ -46,18 +49,23 @@ class WorkerMeasures:
     def __init__(
         self,
         tallies: Tallies,
-        service: WorkerService,
+        hosts: Mapping[str, AppHost],
+        sockets: OpenSockets,
+        lag: LoopLag,
+        application: Application,
         cluster: Cluster | None,
-        keeping: Keeping | None,
+        stored: Keeping | None,
         *,
         index: int,
         generation: int,
         alone: bool,
     ) -> None:
         self._tallies = tallies
-        self._service = service
+        self._hosts = hosts
+        self._sockets = sockets
+        self._lag = lag
         self._cluster = cluster
-        self._keeping = keeping
+        self._stored = stored
         self._index = index
         self._generation = generation
         self._alone = alone
@@ -65,7 +73,7 @@ class WorkerMeasures:
         self._files: ProcessFiles | None = None
         self._timer: asyncio.Task[None] | None = None
         self._failing = False
-        _count_requests(service.application, tallies)
+        _count_requests(application, tallies)
 
     @property
     def collector(self) -> SourceCollector:
@@ -105,21 +113,21 @@ class WorkerMeasures:
         yield from self._tallies.read()
         yield from self._read_sessions()
         yield Reading(families.OUTBOX_BYTES, (), self._waiting_bytes())
-        yield Reading(families.LOOP_LAG, (str(self._index),), self._service.lag.longest_lately)
+        yield Reading(families.LOOP_LAG, (str(self._index),), self._lag.longest_lately)
         yield Reading(families.GENERATION, (str(self._index),), self._generation + 1)
         yield from self._pauses.read()
         yield from read_process(worker_name(self._index))
         if self._cluster is not None:
             yield Reading(families.BUS_UP, (), self._cluster.up)
             yield Reading(families.HOSTILE, (), self._cluster.hostile.counts.total())
-        if self._keeping is not None:
-            yield Reading(families.BROKEN_KEPT, (), self._keeping.broken_loads)
+        if self._stored is not None:
+            yield Reading(families.BROKEN_KEPT, (), self._stored.broken_loads)
         if self._alone:
             yield from build_info(bokeh_version)
 
     def _read_sessions(self) -> Iterator[Reading]:
-        edges = {} if self._cluster is None else self._cluster.edge_connections()
-        for url, host in self._service.hosts.items():
+        edges = {} if self._cluster is None else self._cluster.edges.connections()
+        for url, host in self._hosts.items():
             yield Reading(families.SESSIONS, (url,), len(host.sessions_by_id))
             yield Reading(
                 families.CONNECTIONS, (url, "owner"), sum(len(session.fanout.viewers) for session in host.sessions)
@@ -127,7 +135,7 @@ class WorkerMeasures:
             yield Reading(families.CONNECTIONS, (url, "edge"), edges.get(url, 0))
 
     def _waiting_bytes(self) -> int:
-        outboxes = (getattr(socket, "outbox", None) for socket in self._service.services.sockets)
+        outboxes = (getattr(socket, "outbox", None) for socket in self._sockets)
         return sum(outbox.waiting for outbox in outboxes if outbox is not None)
 
     async def _write_soon(self) -> None:

@@ -38,7 +38,7 @@ class Elsewhere(Protocol):
         self, owner: str, app: str, session_id: str, outbox: Outbox, token: str, *, inline: bool
     ) -> Attachment: ...
 
-    async def call(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes: ...
+    async def render(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes: ...
 
 
 class Door:
@@ -112,7 +112,7 @@ class Door:
             return render(self._resources, session, kind, arguments)
 
         async def there(owner: str) -> str | bytes:
-            return await self._way().call(owner, host.url, session_id, kind, dict(arguments))
+            return await self._way().render(owner, host.url, session_id, kind, dict(arguments))
 
         return await self._wherever(host, session_id, origin, here, there, fresh=fresh)
 

@@ -14,8 +14,8 @@ from aperture.gateway.admin.endpoints import admin_application, serve_admin
 from aperture.gateway.front.workers import Elsewhere, Survey
 from aperture.metrics import render
 from aperture.wire.node_messages import Acted, Load, Order, OthersAre
-from aperture.worker.assembly import Assembly
 from aperture.worker.pulse import resident_bytes
+from aperture.worker.worker import Worker
 
 __all__ = ["admin_server"]
 
@@ -30,8 +30,8 @@ class _OneWorker:
     workers = range(1)
     up = (_ONLY,)
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
         self.pids = {_ONLY: os.getpid()}
 
     @property
@@ -39,15 +39,15 @@ class _OneWorker:
         return self
 
     def load(self, worker: int) -> Load | None:
-        service, cluster = self._assembly.service, self._assembly.cluster
+        only = self._worker
         return Load(
-            len(service.store),
-            len(service.services.sockets),
-            service.lag.seconds,
+            len(only.store),
+            only.connections,
+            only.lag.seconds,
             resident_bytes(),
             0,
-            cluster is None or cluster.up,
-            bus_full=cluster is not None and cluster.full,
+            only.bus_up,
+            bus_full=only.bus_full,
         )
 
     def overdue(self) -> dict[int, float]:
@@ -58,7 +58,7 @@ class _OneWorker:
         report = Elsewhere()
         try:
             async with asyncio.timeout(deadline):
-                async for worker, part in self._assembly.operations.others(prefix):
+                async for worker, part in self._worker.operations.others(prefix):
                     report.hear(OthersAre(0, worker, part, False))
         except (BusDown, TimeoutError):
             report.away = True
@@ -67,31 +67,31 @@ class _OneWorker:
     async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
         try:
             async with asyncio.timeout(deadline):
-                return Acted(0, *await self._assembly.operations.order(order))
+                return Acted(0, *await self._worker.operations.order(order))
         except TimeoutError:
             return None
 
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
         survey = Survey(0, set())
-        survey.sessions[_ONLY] = self._assembly.service.store.describe()
+        survey.sessions[_ONLY] = self._worker.store.describe()
         return survey
 
 
 class _OneExposition:
     """`/metrics` of the worker in this process, read on each request."""
 
-    def __init__(self, assembly: Assembly) -> None:
-        self._assembly = assembly
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
 
     async def answer(self, accept: str) -> tuple[bytes, str] | None:
-        measures = self._assembly.measures
+        measures = self._worker.measures
         return None if measures is None else render(measures.collector, accept)
 
 
-def admin_server(assembly: Assembly, listeners: Sequence[socket.socket]) -> HTTPServer | None:
+def admin_server(worker: Worker, listeners: Sequence[socket.socket]) -> HTTPServer | None:
     """Serve the admin endpoints if an admin port is configured; runs on the current loop."""
     if not listeners:
         return None
-    exposition = _OneExposition(assembly)
-    endpoints = admin_application(_OneWorker(assembly), os.getpid(), assembly.service.services.settings, exposition)
+    exposition = _OneExposition(worker)
+    endpoints = admin_application(_OneWorker(worker), os.getpid(), worker.settings, exposition)
     return serve_admin(endpoints, listeners)

@@ -34,11 +34,11 @@ from aperture.gateway.front.tls import server_context
 from aperture.gateway.node import NodeSockets, node_name
 from aperture.log import short_id
 from aperture.worker.adopt import ListeningServer, http_options
-from aperture.worker.assembly import Assembly
 from aperture.worker.collector import LeftToPython
 from aperture.worker.document.loading import check_imports
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.session import Session
+from aperture.worker.worker import Worker
 
 __all__ = ["ServerInside"]
 
@@ -75,8 +75,8 @@ class ServerInside:
         self.settings = self._sockets.settings
         self._listens = plan.listen
         try:
-            self._assembly = Assembly(self.settings, applications, collector=LeftToPython())
-            self._http = ListeningServer(self._assembly.service.application, **_http_kwargs(self.settings))
+            self._worker = Worker(self.settings, applications, collector=LeftToPython())
+            self._http = ListeningServer(self._worker.application, **_http_kwargs(self.settings))
         except BaseException:
             self._sockets.close()
             raise
@@ -95,12 +95,12 @@ class ServerInside:
         self._ended_for_threads = threading.Event()
         self._problem: Exception | None = None
         self._runs_until_shutdown = False
-        if self._assembly.cluster is None:
+        if self._worker.cluster is None:
             self._call(self._accept)
 
     @property
     def application(self) -> Routes:
-        return self._assembly.service.application
+        return self._worker.application
 
     @property
     def started(self) -> bool:
@@ -185,7 +185,7 @@ class ServerInside:
             ValueError: there is no such app.
             SessionGone: there is no such session.
         """
-        session = self._assembly.service.store.find(self._host(app_path), session_id)
+        session = self._worker.store.find(self._host(app_path), session_id)
         if session is None:
             raise SessionGone(f"there is no session {short_id(session_id)}... of {app_path} in this process")
         return session
@@ -197,7 +197,7 @@ class ServerInside:
             ValueError: there is no such app.
         """
         if app_path is None:
-            return list(self._assembly.service.store)
+            return list(self._worker.store)
         return list(self._host(app_path).sessions)
 
     def show(self, url: str, browser: str | None, new: Any) -> None:
@@ -205,7 +205,7 @@ class ServerInside:
         view(url, browser=browser, new=new)
 
     def _host(self, app_path: str) -> AppHost:
-        host = self._assembly.service.hosts.get(unquote(app_path))
+        host = self._worker.hosts.get(unquote(app_path))
         if host is None:
             raise ValueError(f"there is no app at {app_path} on this server")
         return host
@@ -226,11 +226,11 @@ class ServerInside:
 
     async def _start(self) -> None:
         try:
-            await self._assembly.start(wait=self.settings.redis_wait)
-            if self._assembly.cluster is not None:
+            await self._worker.start(wait=self.settings.redis_wait)
+            if self._worker.cluster is not None:
                 self._accept()
             if not self._let_go:
-                self._admin = admin_server(self._assembly, self._sockets.admin_listeners)
+                self._admin = admin_server(self._worker, self._sockets.admin_listeners)
         except Exception as problem:
             log.critical("the server cannot start: %s", problem)
             self._problem = problem
@@ -238,7 +238,7 @@ class ServerInside:
                 self._stopped = True
             self._close_soon(HASTE)
         else:
-            log.debug("serves %s", ", ".join(self._assembly.service.hosts))
+            log.debug("serves %s", ", ".join(self._worker.hosts))
         self._serving.set()
 
     def _close_soon(self, grace: float) -> None:
@@ -249,7 +249,7 @@ class ServerInside:
         try:
             await self._stop_starting()
             self._stop_accepting()
-            await self._assembly.stop(grace)
+            await self._worker.stop(grace)
             await self._close_connections()
         except asyncio.CancelledError:
             log.warning("shutdown timed out: some sessions have not ended, their connections are dropped")
@@ -323,7 +323,7 @@ class ServerInside:
         if not self._let_go:
             self._let_go = True
             self._sockets.close()
-        self._assembly.service.unload()
+        self._worker.unload()
         self._ended_for_threads.set()
 
     @contextlib.contextmanager

@@ -64,6 +64,6 @@ def test_a_node_starts_whatever_its_login_may_not_do() -> None:
     with RedisServer() as server, redis.Redis(unix_socket_path=str(server.socket_path)) as client:
         client.execute_command("ACL", "SETUSER", "default", "-zrange")
         with Node("relayed.py", options=["--num-procs", "1", "--redis-url", server.url]) as node:
-            node.wait_for_log(r"not known to others yet: Redis refuses \(NOPERM\)")
+            node.wait_for_log(r"not in the registry yet: Redis refuses \(NOPERM\)")
             assert fetch(node.app_url(APP)).status == 200
             assert "Traceback" not in node.log()

@@ -28,6 +28,7 @@ from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.registry.registry import Registry, WorkerName
+from aperture.wire.envelopes import Hostile
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch import inbound
@@ -36,7 +37,7 @@ from aperture.worker.relay.claims import Claims
 from aperture.worker.relay.cluster import Cluster
 from aperture.worker.relay.edge_side import EdgeSide
 from aperture.worker.relay.owner_side import OwnerSide
-from aperture.worker.relay.relay_bus import RelayBus
+from aperture.worker.relay.post import Post
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.durability import NoKeeper
 from aperture.worker.session.host import AppHost, Origin
@@ -68,12 +69,26 @@ class Worker:
         )
         self.told: list[str] = []
         self._world = world
+        tally, hostile = RelayTally(), Hostile()
+        post = Post(self.bus, self.registry, tally)
         self.claims = Claims(self.registry, self, NoKeeper())
         self.store = SessionStore({APP: self.host}, self.claims, GarbageCollector(), unused_lifetime=15)
-        relay, limit = RelayBus(self.bus, self.registry, RelayTally()), _MAX_MESSAGE
-        self.edges = EdgeSide(relay, self.claims, self.store, None, max_message_size=limit)
-        owner = OwnerSide(relay, self.claims, self.store, _page_of, max_message_size=limit, act=self._receive)
-        self.cluster = Cluster(relay, self.claims, owner, self.edges)
+        owners = OwnerSide(
+            post, self.store, self._render, receive=self._receive, max_message_size=_MAX_MESSAGE, tally=tally
+        )
+        self.edges = EdgeSide(
+            post,
+            self.registry,
+            self,
+            self.store,
+            max_message_size=_MAX_MESSAGE,
+            tallies={},
+            relay_tally=tally,
+            hostile=hostile,
+        )
+        self.cluster = Cluster(
+            self.bus, self.registry, post, self.store, owners, self.edges, tally=tally, hostile=hostile
+        )
         self.door = Door(self.store, self.claims, PageResources("", None), self.edges)
 
     @property
@@ -87,11 +102,15 @@ class Worker:
     @property
     def is_idle(self) -> bool:
         """Whether nothing of any session elsewhere, and nothing under way, is left here."""
-        return self.cluster.idle and self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+        listening = self.bus.subscriptions == [self.bus.names.inbox(self.name)]
+        return self.cluster.idle and not self.claims.releasing and listening
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Any:
         self._world.handled[message.msgid] += 1
         return inbound.receive(session, viewer, message)
+
+    def _render(self, session: Session, kind: str, arguments: dict[str, str]) -> str:
+        return f"{kind} of {session.id}"
 
     # Gateway
 
@@ -100,10 +119,6 @@ class Worker:
 
     def retract(self, session_id: str) -> None:
         self.told.append(f"-{session_id}")
-
-
-def _page_of(session: Session, kind: str, arguments: dict[str, str]) -> str:
-    return f"{kind} of {session.id}"
 
 
 class World:

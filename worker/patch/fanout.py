@@ -55,6 +55,10 @@ class Fanout:
         """Of viewers, here and elsewhere, whether or not they have the document yet."""
         return len(self.viewers) + self.audience.connections
 
+    def relay_to(self, audience: Audience) -> None:
+        """Send patches to viewers in other workers as well."""
+        self.audience = audience
+
     def any_live(self, but: Viewer | None = None) -> bool:
         """Whether a viewer has the document; `but` is not asked, except elsewhere, where all are asked together."""
         return self.audience.live or any(viewer.live for viewer in self.viewers if viewer is not but)

@@ -31,7 +31,7 @@ from aperture.worker.patch.viewer import Viewer
 if TYPE_CHECKING:
     from bokeh.model import Model
 
-    from aperture.worker.session.placement import Placement
+    from aperture.worker.session.placement import Fence
 
 __all__ = ["DocumentDiscarded", "HeldDocument", "Hold"]
 
@@ -58,7 +58,7 @@ class HeldDocument:
         *,
         ids: IdSequence,
         scope: SessionScope,
-        fence: Placement,
+        fence: Fence,
         fanout: Fanout,
         contention: Contention,
     ) -> None:

@@ -83,6 +83,10 @@ class Audience(Protocol):
         """Close all their connections."""
         ...
 
+    def abandon(self) -> None:
+        """The session is another worker's: forget all viewers without a message, which its new owner serves."""
+        ...
+
 
 class _NoJournal:
     """The session ends with its worker, or is still being built."""
@@ -117,6 +121,9 @@ class _NoAudience:
         """No-op."""
 
     def close(self, code: int, reason: str) -> None:
+        """No-op."""
+
+    def abandon(self) -> None:
         """No-op."""
 
 

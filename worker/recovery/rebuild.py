@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -34,6 +34,7 @@ from aperture.wire.session_key import session_key_of
 from aperture.worker.document.snapshot import fits, kept_values, lay_over, replay, was_held
 from aperture.worker.recovery.journal import JournalStore, SessionJournal
 from aperture.worker.recovery.origin import pack_origin, unpack_origin
+from aperture.worker.session.durability import Lost
 from aperture.worker.session.host import Origin
 from aperture.worker.session.session import Session
 from aperture.worker.session.turns import Turns
@@ -127,8 +128,6 @@ class Survival:
         self._acknowledge = acknowledge
         self._journals: dict[str, SessionJournal] = {}
         self._turns = Turns()
-        self._on_fenced: list[Callable[[Session], Awaitable[None]]] = []
-        """Drops a session that is another worker's by now: its viewers belong there."""
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
     async def find(self, app: str, session_id: str) -> KeptSession | None:
@@ -178,7 +177,7 @@ class Survival:
         if self._tallies is not None and (tally := self._tallies.apps.get(app)) is not None:
             tally.restores[outcome] += 1
 
-    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool, lost: Lost) -> None:
         """Write this session down from now on.
 
         Args:
@@ -186,6 +185,7 @@ class Survival:
             origin: what it was created from.
             made: fingerprint of the document that the app's code made.
             again: it was just restored: write it down before anybody changes it.
+            lost: called when it turns out to be another worker's.
 
         Raises:
             SessionGone: it was just restored, and has been claimed by another meanwhile.
@@ -199,7 +199,7 @@ class Survival:
             self._store,
             turns=self._turns,
             at_once=self._acknowledge,
-            fenced=self._lose,
+            fenced=lost,
         )
         self._journals[session_key] = journal
         session.keep_journal(journal)
@@ -223,14 +223,6 @@ class Survival:
         journal = self._journals.pop(session_key_of(session.app, session.id), None)
         if journal is not None:
             journal.close()
-
-    async def _lose(self, session: Session) -> None:
-        for act in self._on_fenced:
-            await act(session)
-
-    def on_fenced(self, act: Callable[[Session], Awaitable[None]]) -> None:
-        """Have this called with each session that turns out to be another worker's: its viewers belong there."""
-        self._on_fenced.append(act)
 
     async def write_down(self, session: Session) -> bool:
         """Write what is pending of one session; says whether all of it is kept by now.

@@ -1,149 +1,87 @@
-"""Which sessions are this worker's: claimed before their app code runs, and renewed by the heartbeat."""
+"""The sessions that this worker has claimed in the registry."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from aperture.bus.calls import BackgroundTasks
 from aperture.errors import BusDown, OwnedElsewhere
 from aperture.registry.registry import Registry
-from aperture.wire.session_key import session_key_of
-from aperture.worker.session.durability import Keeper
-from aperture.worker.session.session import Session
+from aperture.wire.session_key import session_key_of, session_key_parts
+from aperture.worker.session.placement import Gateway, LostClaim
 
-__all__ = ["Claims", "Gateway", "NoGateway"]
+__all__ = ["Claims"]
 
 log = logging.getLogger(__name__)
 
-RETRY = 0.2
-"""Seconds between two attempts to ask which claims are left, while Redis is down."""
 
+class StoredSessions(Protocol):
+    """Finds the stored state of sessions without an owner."""
 
-class Gateway(Protocol):
-    """What the relay tells this node's gateway."""
-
-    async def announce(self, session_id: str) -> None:
-        """Have requests for this session sent here; returns when the gateway can know."""
+    async def exists(self, app: str, session_id: str) -> bool:
+        """Whether a session could be built again. Raises BusDown where that cannot be found out."""
         ...
-
-    def retract(self, session_id: str) -> None:
-        """Requests for this session need not come here any more."""
-        ...
-
-
-class NoGateway:
-    """Of a server inside a program: all requests come here."""
-
-    async def announce(self, session_id: str) -> None:
-        """No-op."""
-
-    def retract(self, session_id: str) -> None:
-        """No-op."""
 
 
 class Claims:
-    """The claims of one worker: an `aperture.worker.session.placement.Placement` for one with others beside it.
+    """An `aperture.worker.session.placement.Placement` in a cluster.
 
     Args:
-        registry: of this worker.
-        gateway: is told what comes and goes.
-        keeper: finds the stored state of sessions without an owner.
+        registry: for this worker.
+        gateway: of this node.
+        stored: which sessions could be built again.
     """
 
-    def __init__(self, registry: Registry, gateway: Gateway, keeper: Keeper) -> None:
-        self.registry = registry
-        self.gateway = gateway
-        self._keeper = keeper
+    def __init__(self, registry: Registry, gateway: Gateway, stored: StoredSessions) -> None:
+        self._registry = registry
+        self._gateway = gateway
+        self._stored = stored
         self._epochs: dict[str, int] = {}
-        self._settling: asyncio.Task[None] | None = None
-        self._tasks = BackgroundTasks("a claim could not be released and ends with the lease")
-        self._on_lost: list[Callable[[str, int], Awaitable[None]]] = []
+        self._releases = BackgroundTasks("releasing a claim failed; it ends with the lease")
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing is under way."""
-        return not len(self._tasks)
-
-    def on_lost(self, act: Callable[[str, int], Awaitable[None]]) -> None:
-        """Have this called when another worker has claimed a session: with its key, and the epoch of the lost claim."""
-        self._on_lost.append(act)
-
-    # Placement
+    def releasing(self) -> int:
+        """Claims that are being released."""
+        return len(self._releases)
 
     async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
         session_key = session_key_of(app, session_id)
-        claim = await self.registry.claim(session_key, fresh=fresh)
+        claim = await self._registry.claim(session_key, fresh=fresh)
         if not claim.mine:
             raise OwnedElsewhere(claim.owner)
         self._epochs[session_key] = claim.epoch
-        await self.gateway.announce(session_id)
+        await self._gateway.announce(session_id)
         return claim.epoch
 
     def release(self, app: str, session_id: str, *, last: bool) -> None:
         session_key = session_key_of(app, session_id)
         epoch = self._epochs.pop(session_key, None)
         if epoch is not None:
-            self._tasks.start(self._release(session_key, epoch))
+            self._releases.start(self._release(session_key, epoch))
         if last:
-            self.gateway.retract(session_id)
+            self._gateway.retract(session_id)
 
-    def steady(self) -> bool:
-        return self._settling is None and not self.registry.frozen
-
-    async def settle(self) -> None:
-        if self._settling is None:
-            log.warning("this worker was stopped for longer than its lease; asking which sessions are still its own")
-            self._settling = asyncio.ensure_future(self._ask_what_is_left())
-        await asyncio.shield(self._settling)
-
-    async def lives(self, app: str, session_id: str) -> bool:
-        if await self.registry.owner_of(session_key_of(app, session_id)) is not None:
-            return True
-        return await self._keeper.exists(app, session_id)
-
-    # Their renewal
-
-    async def renew(self) -> None:
-        """Renew the lease and all claims. Those that are another worker's by now are dropped here."""
-        # A worker that was stopped must not take itself for the owner while it finds out that it is not.
-        await (self.settle() if self.registry.frozen else self._renew())
-
-    def forget(self, session: Session) -> None:
-        """The session is another worker's: there is nothing to release. A newer claim of ours stands."""
-        session_key = session_key_of(session.app, session.id)
-        if self._epochs.get(session_key) == session.fanout.epoch:
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        session_key = session_key_of(app, session_id)
+        if self._epochs.get(session_key) == epoch:
             del self._epochs[session_key]
 
-    async def withdraw(self) -> None:
-        """Give all claims up at once."""
-        try:
-            async with asyncio.timeout(1.0):
-                await self.registry.withdraw()
-        except (BusDown, TimeoutError):
-            log.warning("the bus is away: this worker's claims end with its lease")
+    def steady(self) -> bool:
+        return not self._registry.frozen
 
-    async def _renew(self) -> None:
-        asked = dict(self._epochs)
-        for session_key in await self.registry.renew(asked):
-            for act in self._on_lost:
-                await act(session_key, asked[session_key])
+    async def renew(self) -> list[LostClaim]:
+        asked = dict(self._epochs)  # what is claimed while Redis answers is not lost, whatever the answer says
+        lost = await self._registry.renew(asked)
+        return [LostClaim(*session_key_parts(session_key), asked[session_key]) for session_key in lost]
 
-    async def _ask_what_is_left(self) -> None:
-        try:
-            while True:
-                try:
-                    await self._renew()
-                    return
-                except BusDown:
-                    await asyncio.sleep(RETRY)
-        finally:
-            self._settling = None
+    async def lives(self, app: str, session_id: str) -> bool:
+        if await self._registry.owner_of(session_key_of(app, session_id)) is not None:
+            return True
+        return await self._stored.exists(app, session_id)
 
     async def _release(self, session_key: str, epoch: int) -> None:
         try:
-            await self.registry.release(session_key, epoch)
+            await self._registry.release(session_key, epoch)
         except BusDown:
-            log.debug("a claim could not be released and ends with the lease")
+            log.debug("a claim could not be released; the next heartbeat releases it, or it ends with the lease")

@@ -1,60 +1,79 @@
-"""The edges' side of a worker: its connections of sessions that other workers own."""
+"""The edge's side of the relay: connections that are here, of sessions that other workers own."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
+from collections.abc import Mapping
 
 from aperture import tracing
 from aperture.bus.calls import Calls
 from aperture.errors import BusDown, CallFailed, OwnerGone, OwnerUnknown, TransferFailed
-from aperture.metrics import Tallies
+from aperture.metrics import AppTally, RelayTally
 from aperture.protocol.closing import SERVICE_RESTART
-from aperture.registry.registry import WorkerName
-from aperture.wire.envelopes import Joined, Leave, Refused, Render, Rendered, Reply
+from aperture.registry.registry import Registry, WorkerName
+from aperture.wire.envelopes import Envelope, Hostile, Joined, Leave, Refused, Render, Rendered, Reply
 from aperture.wire.session_key import session_key_of, session_key_parts
 from aperture.worker.patch.viewer import Outbox
-from aperture.worker.relay.claims import Claims
 from aperture.worker.relay.edge import EdgeSession, EdgeViewer
-from aperture.worker.relay.relay_bus import RelayBus
+from aperture.worker.relay.post import Post
 from aperture.worker.relay.transfers import MAX_TRANSFER
+from aperture.worker.session.placement import Gateway
 from aperture.worker.session.store import SessionStore
 
 __all__ = ["EdgeSide"]
+
+log = logging.getLogger(__name__)
 
 CALL_TIME = 5.0
 """Seconds that an owner has to answer a Join or a Render, unless app code keeps it; then the browser tries again."""
 
 SILENCE = 6.0
-"""Seconds without a word from an owner, which speaks every two, before an edge asks the registry about it."""
+"""Seconds without a message from an owner, which sends one every two, before an edge asks the registry about it."""
 
 
 class EdgeSide:
-    """The way to sessions of other workers: an `aperture.worker.session_access.Elsewhere`.
+    """The way to sessions of other workers; an `aperture.worker.session_access.Elsewhere`.
 
     Args:
-        bus: the way to the other workers.
-        claims: of this worker.
+        post: the way to the owners.
+        registry: for this worker.
+        gateway: of this node.
         store: the sessions that are here.
-        tallies: count what edges do, by app; None where nothing is measured.
-        max_message_size: of what a viewer sends, in bytes.
+        max_message_size: in bytes, of what a viewer may send.
+        tallies: of the apps, by route.
+        relay_tally: counts what is lost and repaired.
+        hostile: counts what is published on a session's channel and is no patch.
     """
 
     def __init__(
-        self, bus: RelayBus, claims: Claims, store: SessionStore, tallies: Tallies | None, *, max_message_size: int
+        self,
+        post: Post,
+        registry: Registry,
+        gateway: Gateway,
+        store: SessionStore,
+        *,
+        max_message_size: int,
+        tallies: Mapping[str, AppTally],
+        relay_tally: RelayTally,
+        hostile: Hostile,
     ) -> None:
-        self._bus = bus
-        self._claims = claims
+        self._post = post
+        self._registry = registry
+        self._gateway = gateway
         self._store = store
-        self._tallies = tallies
         self._max_message_size = max_message_size
+        self._tallies = tallies
+        self._relay_tally = relay_tally
+        self._hostile = hostile
         self._edges: dict[str, EdgeSession] = {}
         self._entering: dict[str, asyncio.Lock] = {}
         self._calls = Calls[Rendered]()
 
     @property
     def idle(self) -> bool:
-        """Whether no connection is here and nothing is under way."""
+        """Whether there is no connection here of a session elsewhere, and no page of one is waited for."""
         return not self._edges and not self._entering and not self._calls.in_flight
 
     def connections(self) -> Counter[str]:
@@ -64,11 +83,7 @@ class EdgeSide:
             counted[session_key_parts(edge.session_key)[0]] += len(edge.viewers)
         return counted
 
-    def close(self) -> None:
-        """End every connection and every call."""
-        for edge in list(self._edges.values()):
-            edge.close_all(SERVICE_RESTART, "restarting")
-        self._calls.close()
+    # Elsewhere
 
     async def enter(
         self, owner: str, app: str, session_id: str, outbox: Outbox, token: str, *, inline: bool
@@ -80,6 +95,7 @@ class EdgeSide:
         """
         await self._ensure_listens(owner)
         session_key = session_key_of(app, session_id)
+        # One subscription for all connections of a session, however many come at once.
         async with self._entering.setdefault(session_key, asyncio.Lock()):
             edge, first = self._edges.get(session_key), False
             if edge is not None and edge.owner != owner:
@@ -93,12 +109,11 @@ class EdgeSide:
                     self._entering.pop(session_key, None)
                     raise
                 first = True
-            size = self._max_message_size
-            viewer = EdgeViewer(edge, outbox, token, inline=inline, max_message_size=size)
+            viewer = EdgeViewer(edge, outbox, token, inline=inline, max_message_size=self._max_message_size)
             edge.enter(viewer)
         try:
             if first:
-                await self._attract(session_key, owner)
+                await self._attract(session_id, owner)
             async with asyncio.timeout(CALL_TIME):
                 await asyncio.shield(viewer.joined)
         except (TimeoutError, asyncio.CancelledError) as problem:
@@ -109,17 +124,16 @@ class EdgeSide:
             raise OwnerGone("the session's owner does not answer") from problem
         return viewer
 
-    async def call(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes:
+    async def render(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes:
         """Have the owner render a page.
 
         Raises:
             OwnerGone: it does not answer, or no longer has the session; claim again.
         """
-        session_key = session_key_of(app, session_id)
+        session_key, me = session_key_of(app, session_id), self._post.me
 
-        async def ask(number: int) -> int:
-            request = Render(session_key, self._bus.me, number, kind, arguments, tracing.carrier())
-            return await self._bus.send(owner, request)
+        async def ask(call: int) -> int:
+            return await self._post.send(owner, Render(session_key, me, call, kind, arguments, tracing.carrier()))
 
         try:
             rendered = await self._calls.call(ask, CALL_TIME)
@@ -127,107 +141,127 @@ class EdgeSide:
             raise OwnerGone(f"the session's owner cannot render it: {problem}") from problem
         if not rendered.ok:
             raise OwnerGone(rendered.body.decode("utf-8", "replace"))
+        return await self._body_of(rendered, owner)
+
+    async def _body_of(self, rendered: Rendered, owner: str) -> bytes:
         if not rendered.transfer:
-            body: bytes = rendered.body
-            return body
+            return rendered.body
         try:
             if not 0 < rendered.size <= MAX_TRANSFER:
                 raise TransferFailed(f"{rendered.size} bytes are too many")
-            return await self._bus.fetch(owner, rendered.transfer, rendered.size)
+            return await self._post.fetch(owner, rendered.transfer, rendered.size)
         except TransferFailed as problem:
             raise OwnerGone(f"the page could not be fetched from the session's worker: {problem}") from problem
 
     # From owners
 
-    def rendered(self, rendered: Rendered) -> None:
-        """An owner has rendered a page, or refused to."""
-        self._calls.answer(rendered.call, rendered)
+    def handle(self, message: Envelope) -> bool:
+        """Act on a message of an owner. Returns False for any other."""
+        match message:
+            case Rendered(call=call):
+                self._calls.answer(call, message)
+            case Reply() | Joined() | Refused():
+                self._on_session(message)
+            case _:
+                return False
+        return True
 
-    def take(self, word: Reply | Joined | Refused) -> None:
-        """An owner says something to a connection here."""
-        edge = self._edges.get(word.session_key)
-        match word:
+    def _on_session(self, message: Reply | Joined | Refused) -> None:
+        edge = self._edges.get(message.session_key)
+        match message:
             case Joined() if edge is None:
-                # The last of its connections has ended, and the owner has not heard of it.
-                self._bus.tell_soon(word.owner, Leave(word.session_key, self._bus.me, word.connection, lost=True))
+                # The last of its connections has ended, and the Leave was lost.
+                self._post.reply(
+                    message.owner, Leave(message.session_key, self._post.me, message.connection, lost=True)
+                )
             case _ if edge is None:
                 return
             case Reply():
-                edge.take_reply(word)
+                edge.take_reply(message)
             case Joined():
-                edge.take_joined(word)
+                edge.take_joined(message)
             case Refused(connection=connection, code=code, reason=reason):
                 edge.refuse(connection, code, reason)
 
     # Heartbeat
 
     def owners(self) -> set[str]:
-        """The workers that own the sessions that are watched here."""
+        """The workers whose sessions have connections here."""
         return {edge.owner for edge in self._edges.values()}
 
-    async def look_after(self, dead: set[str]) -> None:
-        """Close the connections of dead owners, and ask about sessions whose owner is silent."""
+    async def look_after_edges(self, dead: frozenset[str]) -> None:
+        """Close the edges whose session has moved or whose owner is dead, and ask again about what was lost.
+
+        Raises:
+            BusDown: the registry cannot be asked.
+        """
         now = asyncio.get_running_loop().time()
         for edge in list(self._edges.values()):
             if edge.owner in dead:
                 edge.close_all(SERVICE_RESTART, "the session's worker is gone")
                 continue
             edge.ask_about_unanswered()
-            if now - edge.heard_at < SILENCE:
-                continue
-            try:
-                claim = await self._claims.registry.owner_of(edge.session_key)
-            except OwnerUnknown:
-                continue  # the owner may be about to come back to Redis
-            if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
-                edge.close_all(SERVICE_RESTART, "the session has moved")
-            else:
-                edge.resynchronise()
+            if now - edge.heard_at >= SILENCE:
+                await self._check(edge)
 
-    def bus_is_back(self) -> None:
-        """What was published meanwhile may be lost."""
+    async def _check(self, edge: EdgeSession) -> None:
+        try:
+            claim = await self._registry.owner_of(edge.session_key)
+        except OwnerUnknown:
+            return  # the owner may be about to come back to Redis
+        if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
+            edge.close_all(SERVICE_RESTART, "the session has moved")
+        else:
+            edge.resynchronise()
+
+    def on_bus_back(self) -> None:
+        """Messages may be lost: read what is missing from Redis."""
         for edge in list(self._edges.values()):
             edge.bus_is_back()
 
-    # Inside
+    def close_all(self, code: int, reason: str) -> None:
+        """Close every connection of a session elsewhere, and wait for no page of one any more."""
+        self._calls.close()
+        for edge in list(self._edges.values()):
+            edge.close_all(code, reason)
+
+    # Edges
 
     async def _ensure_listens(self, owner: str) -> None:
-        """Do not wait for one that is dead, though its lease may still run."""
         try:
-            _, listeners = await self._bus.bus.command("PUBSUB", "NUMSUB", self._bus.bus.names.inbox(owner))
+            listens = await self._post.listens(owner)
         except BusDown as problem:
-            raise OwnerGone("the bus is away") from problem
-        if not int(listeners):
+            raise OwnerGone("the bus is down") from problem
+        if not listens:
             raise OwnerGone("the session's owner does not listen")
 
     async def _open_edge(self, session_key: str, owner: str) -> EdgeSession:
         edge = EdgeSession(
             session_key,
             owner,
-            self._bus,
-            hostile=self._bus.hostile,
+            self._post,
+            hostile=self._hostile,
             ended=self._close_edge,
-            tally=None if self._tallies is None else self._tallies.apps.get(session_key_parts(session_key)[0]),
-            relay_tally=self._bus.tally,
+            tally=self._tallies.get(session_key_parts(session_key)[0]),
+            relay_tally=self._relay_tally,
         )
         try:
-            await self._bus.bus.subscribe(self._bus.bus.names.channel(session_key), edge.deliver)
+            await self._post.follow(session_key, edge.deliver)
         except (BusDown, ValueError) as problem:
-            raise OwnerGone("the bus is away") from problem
+            raise OwnerGone("the bus is down") from problem
         self._edges[session_key] = edge
         return edge
 
-    async def _attract(self, session_key: str, owner: str) -> None:
-        """The owner is on another node: on this one, further requests for the session had better come here."""
-        if WorkerName.parse(owner).node != WorkerName.parse(self._bus.me).node:
-            await self._claims.gateway.announce(session_key_parts(session_key)[1])
+    async def _attract(self, session_id: str, owner: str) -> None:
+        """Have further requests for a session of another node sent to this worker, which has a subscription to it."""
+        if WorkerName.parse(owner).node != WorkerName.parse(self._post.me).node:
+            await self._gateway.announce(session_id)
 
     def _close_edge(self, edge: EdgeSession) -> None:
         if self._edges.get(edge.session_key) is not edge:
             return
         del self._edges[edge.session_key]
         self._entering.pop(edge.session_key, None)
-        self._bus.tasks.start(self._bus.bus.unsubscribe(self._bus.bus.names.channel(edge.session_key)))
-        session_id = session_key_parts(edge.session_key)[1]
-        if self._store.at(*session_key_parts(edge.session_key)) is None:
-            self._claims.gateway.retract(session_id)
+        self._post.unfollow(edge.session_key)
+        if self._store.find_by_key(edge.session_key) is None:
+            self._gateway.retract(session_key_parts(edge.session_key)[1])

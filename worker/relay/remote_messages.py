@@ -47,7 +47,7 @@ class Inbox:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no message is being fetched or acted on."""
         return not self._tasks
 
     def take(self, session: Session, audience: SessionAudience, viewer: RemoteViewer, letter: FromClient) -> None:

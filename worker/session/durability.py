@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Protocol
 
 from aperture.worker.session.host import Origin
@@ -9,7 +10,11 @@ from aperture.worker.session.host import Origin
 if TYPE_CHECKING:
     from aperture.worker.session.session import Session
 
-__all__ = ["Keeper", "KeptBefore", "NoKeeper"]
+__all__ = ["Keeper", "KeptBefore", "Lost", "NoKeeper"]
+
+
+Lost = Callable[["Session"], Awaitable[None]]
+"""Drops a session that another worker has claimed."""
 
 
 class KeptBefore(Protocol):
@@ -54,8 +59,10 @@ class Keeper(Protocol):
         """Whether a session could be built again."""
         ...
 
-    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool, lost: Lost) -> None:
         """Keep this session from now on; `made` is the fingerprint of what the app's code made.
+
+        `lost` is called when it turns out to be another worker's.
 
         A session that was kept before is, when this returns, kept as it is now, if that can be had in a moment.
 
@@ -88,6 +95,14 @@ class Keeper(Protocol):
         """The session is another worker's by now."""
         ...
 
+    async def touch(self) -> None:
+        """Keep for longer what is stored, and store again what Redis has lost. Called now and then."""
+        ...
+
+    async def flush(self, timeout: float) -> None:
+        """Write everything that is pending, for the end of the worker, in so many seconds at most."""
+        ...
+
 
 class NoKeeper:
     """Sessions end with their worker (`--durability none`)."""
@@ -100,7 +115,7 @@ class NoKeeper:
     async def exists(self, app: str, session_id: str) -> bool:
         return False
 
-    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool) -> None:
+    async def watch(self, session: Session, origin: Origin, made: str, *, again: bool, lost: Lost) -> None:
         """No-op."""
 
     def restored(self, session: Session) -> None:
@@ -119,4 +134,10 @@ class NoKeeper:
         return False
 
     def drop(self, session: Session) -> None:
+        """No-op."""
+
+    async def touch(self) -> None:
+        """No-op."""
+
+    async def flush(self, timeout: float) -> None:
         """No-op."""

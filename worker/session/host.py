@@ -23,7 +23,7 @@ from aperture.worker.document.loading import failure_of, new_document, use_our_l
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.session.context import AppServerContext, AppSessionContext, SessionRequest
-from aperture.worker.session.placement import Placement
+from aperture.worker.session.placement import NO_FENCE, Fence
 from aperture.worker.session.session import Session
 
 __all__ = ["AppHost", "Origin"]
@@ -122,7 +122,7 @@ class AppHost:
         origin: Origin,
         *,
         epoch: int = 1,
-        fence: Placement | None = None,
+        fence: Fence = NO_FENCE,
         inherited: bool = False,
     ) -> Session:
         """Run the hooks and the app's code, on the event loop, as Bokeh does. `publish` lets others have the session.
@@ -131,7 +131,7 @@ class AppHost:
             session_id: of the new session.
             origin: what it is created from.
             epoch: of the claim.
-            fence: what the session was claimed from.
+            fence: asked before each hold whether the session is still this worker's.
             inherited: whether the id is older than this session.
 
         Raises:

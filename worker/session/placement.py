@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["LocalPlacement", "Placement"]
+__all__ = ["NO_FENCE", "NO_GATEWAY", "Fence", "Gateway", "LocalPlacement", "LostClaim", "Placement"]
+
+
+@dataclass(frozen=True, slots=True)
+class LostClaim:
+    """A session that another worker has claimed since.
+
+    Args:
+        app: the session's app.
+        session_id: of the session.
+        epoch: at which it was claimed here. A session that was claimed here anew has a higher one.
+    """
+
+    app: str
+    session_id: str
+    epoch: int
 
 
 class Placement(Protocol):
@@ -20,11 +37,11 @@ class Placement(Protocol):
         Args:
             app: the session's app.
             session_id: of the session.
-            fresh: the id was made for this request, so that nobody can have it.
+            fresh: the id was made for this request, so no other worker can have it.
 
         Raises:
             OwnedElsewhere: another living worker has it.
-            BusDown: nobody can be asked.
+            BusDown: the registry cannot be asked.
         """
         ...
 
@@ -32,12 +49,20 @@ class Placement(Protocol):
         """The session is gone from this worker. `last`: no other app here has one of this id."""
         ...
 
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        """The claim at this epoch is another worker's now: `release` must not touch the registry for it."""
+        ...
+
     def steady(self) -> bool:
         """Whether what was claimed is still held, as far as this worker can know without asking."""
         ...
 
-    async def settle(self) -> None:
-        """Ask; returns when every session that is another's by now has been dropped."""
+    async def renew(self) -> Sequence[LostClaim]:
+        """Renew what was claimed; returns what is lost.
+
+        Raises:
+            BusDown: the registry cannot be asked.
+        """
         ...
 
     async def lives(self, app: str, session_id: str) -> bool:
@@ -53,17 +78,67 @@ class LocalPlacement:
     """For a server that is all there is: every session is here."""
 
     async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
-        """Nobody else could have it."""
         return 1
 
     def release(self, app: str, session_id: str, *, last: bool) -> None:
-        """Nobody else would want it."""
+        """No-op: a single process has no registry."""
+
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        """No-op."""
+
+    def steady(self) -> bool:
+        return True
+
+    async def renew(self) -> Sequence[LostClaim]:
+        return ()
+
+    async def lives(self, app: str, session_id: str) -> bool:
+        return False
+
+
+class Gateway(Protocol):
+    """Routes requests of this node to its workers."""
+
+    async def announce(self, session_id: str) -> None:
+        """Have requests for this session sent to this worker; returns when the gateway can know."""
+        ...
+
+    def retract(self, session_id: str) -> None:
+        """Requests for this session need not come to this worker any more."""
+        ...
+
+
+class _NoGateway:
+    """A process that takes all connections itself."""
+
+    async def announce(self, session_id: str) -> None:
+        """No-op."""
+
+    def retract(self, session_id: str) -> None:
+        """No-op."""
+
+
+class Fence(Protocol):
+    """Asked before each hold of a document whether the session is still this worker's to change."""
+
+    def steady(self) -> bool:
+        """Whether it is, as far as this worker can know without asking."""
+        ...
+
+    async def settle(self) -> None:
+        """Ask; returns when every session that another worker has claimed is dropped."""
+        ...
+
+
+class _NoFence:
+    """A session that no other worker can claim."""
 
     def steady(self) -> bool:
         return True
 
     async def settle(self) -> None:
-        """Nothing can have happened."""
+        """No-op."""
 
-    async def lives(self, app: str, session_id: str) -> bool:
-        return False
+
+NO_GATEWAY = _NoGateway()
+NO_FENCE = _NoFence()

@@ -35,7 +35,7 @@ from aperture.worker.patch.hold import DocumentDiscarded, HeldDocument, Hold
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.patch.receivers import Journal
 from aperture.worker.patch.viewer import Viewer
-from aperture.worker.session.placement import LocalPlacement, Placement
+from aperture.worker.session.placement import NO_FENCE, Fence
 from aperture.worker.session.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Session:
         app: str = "/",
         context: SessionContext | None = None,
         epoch: int = 1,
-        fence: Placement | None = None,
+        fence: Fence = NO_FENCE,
         inherited: bool = False,
         pulls: Pulls | None = None,
         tally: AppTally | None = None,
@@ -102,7 +102,7 @@ class Session:
             document,
             ids=ids,
             scope=SessionScope(session_id, app),
-            fence=fence or LocalPlacement(),
+            fence=fence,
             fanout=self.fanout,
             contention=Contention(clock),
         )

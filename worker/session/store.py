@@ -8,9 +8,11 @@ import time
 from collections.abc import Iterator, Mapping
 
 from aperture import tracing
-from aperture.errors import NotTheirs, SessionGone, StateMismatch
+from aperture.errors import BusDown, NotTheirs, SessionGone, StateMismatch
 from aperture.log_scope import SessionScope, session_scope, short_id
+from aperture.protocol.closing import SERVICE_RESTART
 from aperture.wire.node_messages import SessionInfo
+from aperture.wire.session_key import session_key_parts
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.document.snapshot import fingerprint
 from aperture.worker.document.teardown import take_apart
@@ -29,8 +31,12 @@ _LOST_LIFETIME = 60.0
 press its button after that."""
 
 
+SETTLE_PAUSE = 0.2
+"""Seconds between two attempts to ask the registry, while Redis is down, which sessions are still this worker's."""
+
+
 class SessionStore:
-    """Every session of this worker.
+    """Every session of this worker. Also the `aperture.worker.session.placement.Fence` of each.
 
     Args:
         hosts: the apps by route.
@@ -56,6 +62,7 @@ class SessionStore:
         self._keeper = keeper or NoKeeper()
         self._creating: dict[tuple[str, str], asyncio.Future[Session]] = {}
         self._turns = Turns()
+        self._settling: asyncio.Task[None] | None = None
         self._closed = False
 
     def __len__(self) -> int:
@@ -79,14 +86,15 @@ class SessionStore:
         """The ids of all sessions here, those being created among them."""
         return {session.id for session in self} | {session_id for _, session_id in self._creating}
 
-    def at(self, app: str, session_id: str) -> Session | None:
-        """The session of this id, of the app at this route, if it is here."""
-        host = self._hosts.get(app)
-        return None if host is None else self.find(host, session_id)
-
     def find(self, host: AppHost, session_id: str) -> Session | None:
         """The living session, or None; nothing is created."""
         return host.sessions_by_id.get(session_id)
+
+    def find_by_key(self, session_key: str) -> Session | None:
+        """The living session of this key, or None."""
+        app, session_id = session_key_parts(session_key)
+        host = self._hosts.get(app)
+        return None if host is None else self.find(host, session_id)
 
     async def get_or_create(self, host: AppHost, session_id: str, origin: Origin, *, fresh: bool = False) -> Session:
         """The session, created first if need be. The app's code runs once, however many ask at the same time.
@@ -132,9 +140,41 @@ class SessionStore:
         for session in list(self):
             await self._hosts[session.app].retire(session)
 
-    async def drop(self, session: Session, code: int, reason: str) -> None:
-        """Discard a session that is another worker's by now: its viewers are sent there."""
-        _close_viewers(session, code, reason)
+    # Fencing
+
+    def steady(self) -> bool:
+        """Whether the sessions are still this worker's, as far as it can know without asking."""
+        return self._settling is None and self._placement.steady()
+
+    async def settle(self) -> None:
+        """Ask the registry; returns when every session that another worker has claimed is dropped."""
+        if self._settling is None:
+            log.warning("this worker was stopped for longer than its lease; asking which sessions are still its own")
+            self._settling = asyncio.ensure_future(self._settle())
+        # Many holds wait for the one answer; one that is cancelled must not take it from the others.
+        await asyncio.shield(self._settling)
+
+    async def renew(self) -> None:
+        """Renew the claims of all sessions, and drop those that are lost.
+
+        Raises:
+            BusDown: the registry cannot be asked.
+        """
+        for lost in await self._placement.renew():
+            session = self.find(self._hosts[lost.app], lost.session_id)
+            if session is not None and session.fanout.epoch == lost.epoch:  # else it was claimed anew meanwhile
+                await self.lose(session)
+
+    async def lose(self, session: Session) -> None:
+        """Drop a session that another worker has claimed, and send its viewers there. Idempotent."""
+        if self._hosts[session.app].sessions_by_id.get(session.id) is not session:
+            return  # the heartbeat, the relay and the journal each find it out by themselves
+        log.warning(
+            "session %s of %s is another worker's now; its viewers are sent there", short_id(session.id), session.app
+        )
+        session.fanout.audience.abandon()
+        self._placement.forget(session.app, session.id, session.fanout.epoch)
+        _close_viewers(session, SERVICE_RESTART, "the session has moved")
         self._keeper.drop(session)
         await self._hosts[session.app].retire(session)
         self._release(session.app, session.id)
@@ -217,17 +257,28 @@ class SessionStore:
         kept: KeptBefore | None = None,
     ) -> Session:
         """Run the app's code, lay what was kept over its document, and have the session written down from now on."""
-        session = await host.build(session_id, origin, epoch=epoch, fence=self._placement, inherited=inherited)
+        session = await host.build(session_id, origin, epoch=epoch, fence=self, inherited=inherited)
         try:
             if self._keeper.keeps:
                 made = fingerprint(session.document)
                 if kept is not None:
                     await kept.restore(session)
-                await self._keeper.watch(session, origin, made, again=kept is not None)
+                await self._keeper.watch(session, origin, made, again=kept is not None, lost=self.lose)
         except BaseException:
             await host.abandon(session)
             raise
         return session
+
+    async def _settle(self) -> None:
+        try:
+            while True:
+                try:
+                    await self.renew()
+                    return
+                except BusDown:
+                    await asyncio.sleep(SETTLE_PAUSE)
+        finally:
+            self._settling = None
 
     def _forget_attempt(self, key: tuple[str, str], done: asyncio.Future[Session]) -> None:
         # One that failed has gone already, and the next may have begun.

@@ -16,7 +16,7 @@ from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.wire.envelopes import Probe
 from aperture.worker.relay.audience import SessionAudience
 from aperture.worker.relay.edge_side import CALL_TIME
-from aperture.worker.relay.owner_side import ROLL_CALL
+from aperture.worker.relay.heartbeat import ROLL_CALL
 from aperture.worker.session.host import Origin
 
 APP = "/app"
@@ -118,11 +118,11 @@ async def test_pages_are_rendered_by_the_owner() -> None:
     with world_of(app) as world:
         await connected(world, 0)
         caller = world.workers[1]
-        body = await caller.edges.call(world.owner.name, APP, SESSION, "page", {})
+        body = await caller.edges.render(world.owner.name, APP, SESSION, "page", {})
         assert body == f"page of {SESSION}".encode()
         with pytest.raises(OwnerGone):
-            await caller.edges.call(world.owner.name, APP, "another", "page", {})
-        assert caller.is_idle
+            await caller.edges.render(world.owner.name, APP, "another", "page", {})
+        assert caller.cluster.idle
         await world.stop()
 
 
@@ -136,12 +136,12 @@ async def test_owners_that_do_not_answer() -> None:
         with pytest.raises(OwnerGone):
             await caller.edges.enter("node/9/gone", APP, SESSION, Box(), "token", inline=False)
         with pytest.raises(OwnerGone):
-            await caller.edges.call("node/9/gone", APP, SESSION, "page", {})
+            await caller.edges.render("node/9/gone", APP, SESSION, "page", {})
         assert now() - started < 1
         owner.bus._delivers[owner.bus.names.inbox(owner.name)] = lambda payload: None
         for attempt in (
             caller.edges.enter(owner.name, APP, SESSION, Box(), "token", inline=False),
-            caller.edges.call(owner.name, APP, SESSION, "page", {}),
+            caller.edges.render(owner.name, APP, SESSION, "page", {}),
         ):
             started = now()
             with pytest.raises(OwnerGone):
@@ -248,11 +248,11 @@ async def test_a_worker_that_was_stopped_asks_before_it_acts() -> None:
         old.registry._attempted_at = now() - 100
         assert old.registry.frozen
         types = list(here.types)
-        beating = asyncio.ensure_future(old.cluster._beat())
+        beating = asyncio.ensure_future(old.cluster.heartbeat.run())
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not old.registry.frozen
-        assert not old.claims.steady()
+        assert not old.store.steady()
         here.change(slide(9))
         await asyncio.sleep(0.2)
         beating.cancel()
@@ -268,8 +268,7 @@ async def test_an_edge_that_died_is_forgotten() -> None:
     with world_of(app) as world:
         await connected(world, 0, 1, 2)
         dead = world.workers[1]
-        assert dead.cluster._beating is not None
-        dead.cluster._beating.cancel()
+        dead.cluster.heartbeat.stop()
         dead.bus._delivers.clear()
         await asyncio.sleep(15)
         assert audience_of(world.owner).edges() == {world.workers[2].name}
@@ -283,8 +282,7 @@ async def test_an_owner_that_died_is_noticed() -> None:
     with world_of(app) as world:
         _, there = await connected(world, 0, 1)
         dead = world.owner
-        assert dead.cluster._beating is not None
-        dead.cluster._beating.cancel()
+        dead.cluster.heartbeat.stop()
         dead.bus.cut()
         dead.host.sessions_by_id.clear()
         await asyncio.sleep(25)
@@ -412,6 +410,6 @@ async def test_a_claim_that_was_lost_and_made_anew_is_kept() -> None:
         session = await worker.store.get_or_create(worker.host, SESSION, Origin(None, {}))
         session.fanout.epoch += 1
         worker.registry.renew = lambda sessions: asyncio.sleep(0, set(sessions))  # type: ignore[method-assign,assignment]
-        await worker.claims.renew()
+        await worker.store.renew()
         assert worker.session is session
         await world.stop()

@@ -1,0 +1,96 @@
+"""A worker's heartbeat: renews its lease and claims, and looks after viewers and edges whose other side may be dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from itertools import count
+
+from aperture.errors import BusDown
+from aperture.registry.registry import LEAST_GRACE, Registry
+from aperture.worker.relay.edge_side import EdgeSide
+from aperture.worker.relay.owner_side import OwnerSide
+from aperture.worker.session.store import SessionStore
+
+__all__ = ["Heartbeat"]
+
+log = logging.getLogger(__name__)
+
+ROLL_CALL = 15
+"""Heartbeats between two times that an owner goes through its viewers elsewhere, so that a connection whose Leave was
+lost does not keep a session for ever. Half a minute: it takes a message for each of them."""
+
+
+class Heartbeat:
+    """Beats every third of a lease.
+
+    Args:
+        registry: for this worker.
+        store: the sessions that are here.
+        owners: their viewers elsewhere.
+        edges: connections here of sessions elsewhere.
+    """
+
+    def __init__(self, registry: Registry, store: SessionStore, owners: OwnerSide, edges: EdgeSide) -> None:
+        self._registry = registry
+        self._store = store
+        self._owners = owners
+        self._edges = edges
+        self._beats = count(1)
+        self._was_full = False
+        self._trusted_at = 0.0
+        """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
+        self._beating: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, with a beat at once."""
+        self._beating = asyncio.ensure_future(self.run())
+
+    def stop(self) -> None:
+        """Beat no more. Idempotent."""
+        if self._beating is not None:
+            self._beating.cancel()
+
+    def distrust(self) -> None:
+        """Redis may have been emptied: believe no worker dead until all had the time to renew their leases."""
+        self._trusted_at = asyncio.get_running_loop().time() + LEAST_GRACE + self._registry.interval
+
+    async def run(self) -> None:
+        """Beat until cancelled. What fails is tried again at the next beat."""
+        while True:
+            try:
+                await self.renew()
+                await self._look_for_room()
+                dead = await self._dead()
+                roll_call = next(self._beats) % ROLL_CALL == 0
+                await self._owners.look_after_audiences(dead, roll_call=roll_call)
+                await self._edges.look_after_edges(dead)
+            except BusDown:
+                log.debug("the bus is down; this heartbeat is left out")
+            except Exception:
+                log.exception("the heartbeat failed")
+            await asyncio.sleep(self._registry.interval)
+
+    async def renew(self) -> None:
+        """Renew the lease and the claims.
+
+        Raises:
+            BusDown: Redis cannot be asked.
+        """
+        # A process that was stopped may have lost its sessions: no hold may begin until the registry has answered.
+        await (self._store.settle() if self._registry.frozen else self._store.renew())
+
+    async def _look_for_room(self) -> None:
+        await self._registry.look_for_room()
+        if self._registry.full != self._was_full:
+            self._was_full = self._registry.full
+            if self._was_full:
+                log.warning("Redis is full (maxmemory): no new sessions here until it has room; those that live go on")
+            else:
+                log.info("Redis has room for new sessions again")
+
+    async def _dead(self) -> frozenset[str]:
+        """The workers that sessions or connections here depend on, and whose lease has ended."""
+        workers = self._edges.owners().union(*(audience.edges() for audience in self._owners.audiences()))
+        dead = workers - await self._registry.living(workers)
+        return frozenset(dead) if asyncio.get_running_loop().time() >= self._trusted_at else frozenset()
