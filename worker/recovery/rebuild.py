@@ -225,17 +225,19 @@ class Survival:
             journal.close()
 
     async def write_down(self, session: Session) -> bool:
-        """Write what is pending of one session; says whether all of it is kept by now.
+        """Write what is pending of one session; says whether Redis has all of it.
 
         Raises:
-            BusDown: Redis is away.
+            BusDown: Redis is down.
         """
-        journal = self._journals.get(session_key_of(session.app, session.id))
+        session_key = session_key_of(session.app, session.id)
+        journal = self._journals.get(session_key)
         if journal is None:
             return False
         with suppress(Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable):
             await journal.flush()
-        return journal.safe
+        # With nothing pending, the journal has asked nothing: Redis may be down, or may have been emptied since.
+        return journal.safe and not await self._store.touch([session_key])
 
     async def touch(self) -> None:
         """Keep for longer what is kept, and keep anew what Redis has lost. Called now and then, and before the end.

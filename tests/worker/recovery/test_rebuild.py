@@ -419,6 +419,21 @@ async def test_what_redis_has_lost_is_kept_anew_without_a_change() -> None:
 
 
 @in_loop
+async def test_a_session_is_only_written_down_where_redis_says_so() -> None:
+    """Though nothing is pending: it may be down, or have been emptied."""
+    kept = MemoryStore()
+    worker = Worker(kept)
+    session = await worker.get()
+    assert await worker.survival.write_down(session)
+    kept.stored.clear()
+    assert not await worker.survival.write_down(session)
+    kept.problem = BusDown("down")
+    with pytest.raises(BusDown):
+        await worker.survival.write_down(session)
+    kept.problem = None
+
+
+@in_loop
 async def test_an_end_without_redis_is_logged_and_not_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """The worker ends in its time, whatever is lost."""
     kept = MemoryStore()
