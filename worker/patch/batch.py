@@ -38,7 +38,7 @@ class Reach(Enum):
 
     ALL = "the journal and the viewers"
     JOURNAL = "the journal alone: the app holds it back from the viewers"
-    VIEWERS = "the viewers alone: it is let go, and was written down when it happened"
+    VIEWERS = "the viewers alone: it is released, and was recorded when it happened"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +91,15 @@ class Batch:
         self._held_before = _is_held(document)
         self._introduced: set[str] = set()
         self.contested: set[Key] = set()
-        """What a viewer has changed shortly after somebody else had."""
+        """Keys that a viewer has changed shortly after another writer had."""
         self._left_out: set[object] = set()
         self.unencodable: Exception | None = None
-        """Why the first of the changes that nobody is sent could not be encoded, if there are any."""
+        """Why the first change that was left out could not be encoded; None if there is no such change."""
         self.values: dict[str, bytes | None] = {}
         """Of the app's own that have changed, packed; None for those deleted."""
 
     def __bool__(self) -> bool:
-        """Whether there is anything to tell viewers."""
+        """Whether there is anything to send to viewers."""
         return any(entry.reach is not Reach.JOURNAL for entry in self._entries)
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ class Batch:
 
     @property
     def lasting(self) -> bool:
-        """Whether there is anything to write down."""
+        """Whether there is anything for the journal."""
         return bool(self._entries or self.values) or self._held_before != _is_held(self._document)
 
     def record(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None:
@@ -142,11 +142,11 @@ class Batch:
         return {entry.origin for entry in self._shown() if entry.origin is not None} | self._left_out
 
     def patch(self) -> Patch:
-        """Everything that viewers are told, for all who changed nothing."""
+        """All changes for viewers, for those that made none of them."""
         return Patch(self._parts_for_all() or self._parts(self._shown()))
 
     def lasting_patch(self) -> Patch:
-        """Everything that has changed, to be written down."""
+        """All changes, for the journal."""
         lasting = (entry for entry in self._entries if entry.reach is not Reach.VIEWERS)
         return Patch(self._parts_for_all() or self._parts(lasting), self.values, _is_held(self._document))
 
@@ -200,7 +200,7 @@ class Batch:
         return found
 
     def _collapses(self, event: DocumentPatchedEvent, reach: Reach, key: Key, origin: object | None) -> bool:
-        """Whether the last change is made pointless by this one: same attribute, and nobody needs both."""
+        """Whether this change replaces the last one: same attribute, same receivers, and none of them needs both."""
         if not self._entries:
             return False
         last = self._entries[-1]
@@ -231,7 +231,7 @@ def _is_held(document: Document) -> bool:
 
 
 def _log_unencodable(event: DocumentPatchedEvent, problem: Exception) -> None:
-    """Without the value, which is the app's user's. Bokeh's own errors name types; of others nobody knows."""
+    """Log without the value, which is private. Bokeh's errors name only types; the text of others may quote values."""
     changed = f"{type(event.model).__name__}.{event.attr}" if isinstance(event, OF_MODELS) else event.kind
     reason = problem if isinstance(problem, SerializationError) else type(problem).__name__
-    log.error("a change of %s cannot be encoded and is sent to nobody: %s", changed, reason)
+    log.error("a change of %s cannot be encoded and is not sent: %s", changed, reason)

@@ -39,7 +39,7 @@ _OF_SESSIONS = (SessionCallbackAdded, SessionCallbackRemoved)
 
 
 class Recorder(Protocol):
-    """Takes note of changes."""
+    """Records changes."""
 
     def __call__(self, event: DocumentPatchedEvent, reach: Reach = Reach.ALL) -> None: ...
 
@@ -48,7 +48,7 @@ class OrderedCallbacks(DocumentCallbackManager):
     """Bokeh's callback manager, which also hands each change to `recorder` before the change's callbacks run.
 
     What is held back by `hold` is handed over twice: for the journal when it happens, and for the viewers when it is
-    let go, all of it before the first of its callbacks runs, for it happened before them.
+    released, all of it before the first of its callbacks runs, because it happened before them.
     """
 
     def __init__(self, document: Document) -> None:
@@ -67,7 +67,7 @@ class OrderedCallbacks(DocumentCallbackManager):
         self._held_is_shown = False
         self._new_before_hold: set[Model] = set()
         self._journaled_ahead: set[Model] = set()
-        """Models that the journal has and viewers will be told of when they are let go."""
+        """Models that the journal has, and that are sent to viewers when the app's hold ends."""
 
     def trigger_on_change(self, event: DocumentChangedEvent) -> None:
         self.changes += 1
@@ -80,7 +80,7 @@ class OrderedCallbacks(DocumentCallbackManager):
             super().trigger_on_change(event)
 
     def _call(self, event: DocumentChangedEvent) -> None:
-        """As Bokeh, but that there is nothing to be done where nobody has asked for it."""
+        """As Bokeh's, but a change without a callback costs nothing."""
         document = self._document()
         if document is None:
             return
@@ -125,12 +125,12 @@ class OrderedCallbacks(DocumentCallbackManager):
             super().trigger_on_change(event)
 
     def document_shown(self) -> None:
-        """Somebody was given the whole document, and what is held back is in it."""
+        """A viewer was sent the whole document, which contains the changes that are held back."""
         self._held_is_shown = bool(self._held_events)
 
     @contextmanager
     def unnoticed(self) -> Iterator[None]:
-        """Let changes be recorded by nobody and call nothing, then or later."""
+        """A context in which changes are not recorded and run no callbacks, then or later."""
         recorder, self.recorder = self.recorder, None
         policy, held = self._hold, list(self._held_events)
         self._hold = "collect"
@@ -142,11 +142,11 @@ class OrderedCallbacks(DocumentCallbackManager):
             self._held_events[:] = held
 
     def resume(self, *, held: bool) -> None:
-        """Go on where the session was left in another worker.
+        """Restore the app's hold after a recovery.
 
-        What the app's code has held back this time is in the document that everybody is about to get. A hold that the
-        session was in goes on if the code has begun it; one that a callback began may have been about to be ended by a
-        timeout that has gone with the worker, and would never end.
+        Changes that the app's code has held back in this run are in the document that viewers are about to pull. A hold
+        that the code itself began is resumed. One that a callback began is not: the timeout that was to end it may have
+        been lost with the worker, and the hold would never end.
         """
         self._held_events.clear()
         if not held:
@@ -181,11 +181,11 @@ def ordered_callbacks(document: Document) -> OrderedCallbacks:
 def _let_go(
     document: Document, held: Iterable[DocumentChangedEvent], new: set[Model], *, shown: bool
 ) -> Iterator[DocumentChangedEvent]:
-    """What was held back, for values as they are now: they are written down only when they are let go.
+    """The changes that were held back, with values as they are now, because they are encoded only on release.
 
-    What happened meanwhile to a model that is new is in it when it is written out, and what happened to one that has
-    left is nobody's business. A column that is written out has all that was streamed to it, so these rows must not come
-    again; nor where `shown` says that somebody has been given the whole document meanwhile.
+    A new model is encoded whole, so changes to it are included; changes to a model that has left are dropped. A column
+    that is encoded whole includes all rows streamed to it, so these must not be sent again; nor must they where `shown`
+    says that a viewer has been sent the whole document meanwhile.
     """
     in_full: dict[Key, Model] = {}
     replaced: set[Key] = set()

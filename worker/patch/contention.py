@@ -2,9 +2,9 @@
 
 A viewer is not sent its own changes back. That alone lets two viewers diverge: each applies the other's change after
 its own. The browser does not say which patches it had seen when it made a change, so time has to do: an attribute that
-a viewer changes within a while of somebody else's change is contested. What is certain is what the server had not sent
+a viewer changes within a while of another writer's change is contested. What is certain is what the server had not sent
 yet when a change came in, however long that then waited for the document or for the bus; so that is looked at, too.
-Once nobody contests it for a moment, the owner sends its value to everyone, and all agree; sooner, it would jump back
+Once it is uncontested for a moment, the owner sends its value to everyone; sooner, it would jump back
 under the hand that still drags it.
 """
 
@@ -46,14 +46,14 @@ class Contention:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # key -> last writer, when it wrote, and when anybody else last did
+        # key -> last writer, when it wrote, and when any other writer last did
         self._writes: OrderedDict[Key, tuple[object, _Write, _Write]] = OrderedDict()
         self._forgotten = -1
         self._sequence = 0
         self._seen = 0
 
     def begin(self, sequence: int, seen: int) -> None:
-        """What is noted next belongs together.
+        """Start a batch: the next writes belong together.
 
         Args:
             sequence: of the patch that it makes.
@@ -63,9 +63,9 @@ class Contention:
         self._seen = seen
 
     def note(self, key: Key, origin: object | None) -> bool:
-        """Record a write. True when `origin` is a viewer and somebody else wrote the same thing within the window."""
+        """Record a write. True if `origin` is a viewer and another writer wrote the same key within the window."""
         written = _Write(self._clock(), self._sequence)
-        # Who wrote what has been forgotten, nobody can say: for a change that is as late as that, anybody may have.
+        # The writer of a forgotten key is unknown: a change that came in that late counts as contested, to be safe.
         unknown = (origin, written, _Write(-math.inf, self._forgotten))
         writer, last, others = self._writes.get(key, unknown)
         others_wrote = last if writer is not origin else others

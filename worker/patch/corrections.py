@@ -10,14 +10,14 @@ from aperture.worker.patch.contention import Key
 __all__ = ["Corrections"]
 
 PAUSE = 0.25
-"""Seconds without a contested change that mean that nobody drags any more: a drag reports every few milliseconds."""
+"""Seconds without a contested change after which a drag counts as over: a drag reports every few milliseconds."""
 
 
 class Corrections:
     """Remembers contested places until the contest pauses.
 
     Args:
-        correct: sends the places' values; what others change meanwhile is contested anew.
+        correct: sends the places' values; changes made meanwhile are contested again.
     """
 
     def __init__(self, correct: Callable[[set[Key]], Awaitable[None]]) -> None:
@@ -43,7 +43,7 @@ class Corrections:
         return keys
 
     def close(self) -> None:
-        """Forget them: nobody is left to be corrected. Harmless twice."""
+        """Drop pending corrections: the session has ended. Idempotent."""
         self._correct = None
         self._keys.clear()
         if self._timer is not None:

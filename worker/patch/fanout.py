@@ -52,7 +52,7 @@ class Fanout:
 
     @property
     def connections(self) -> int:
-        """Of viewers, here and elsewhere, whether or not they have the document yet."""
+        """The number of viewers, in this worker and others, whether or not they have the document yet."""
         return len(self.viewers) + self.audience.connections
 
     def relay_to(self, audience: Audience) -> None:
@@ -87,7 +87,7 @@ class Fanout:
             self._answer(runs, sender, own, reply, live=sender_was_live)
 
     def _number(self, batch: Batch) -> _Runs:
-        """Give the batch the next number, and have it written down and framed. Empty if it is for no one."""
+        """Assign the next number, record the batch in the journal and frame it. Empty if it has no receiver."""
         if batch:
             self._contested(batch.contested)
             self.sequence += 1
@@ -97,8 +97,8 @@ class Fanout:
             self.tally.patch_events += len(batch)
             return runs
         if self.journal.writes and batch.lasting:
-            # Nothing for viewers, but a number of its own in the journal. Viewers elsewhere must hear of the number, or
-            # they would take it for that of a lost patch.
+            # The journal needs a number for it, although viewers get nothing. Edges must learn of the number, or they
+            # would take the gap for a lost patch and pull the whole document.
             self.sequence += 1
             self.journal.record(self.sequence, batch.lasting_patch())
             return {None: None}
@@ -151,7 +151,7 @@ class Fanout:
     def _answer_when_safe(
         self, runs: _Runs, sender: Viewer | None, own: FrameRun | None, reply: FrameRun | None
     ) -> None:
-        """Send what changed at once, and the reply when what it acknowledges cannot be lost any more."""
+        """Send the changes at once, and the reply once the journal has them: an acknowledged change must survive."""
         if runs:
             self._publish(runs, None, [])
         if sender is None:

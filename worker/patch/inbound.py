@@ -1,7 +1,7 @@
 """What a viewer's messages do to its session.
 
-A failure of the app's code is answered with ERROR and the connection goes on, as in Bokeh, though without the
-traceback: that is for the log, not for whoever looks at the page.
+If the app's code fails, the answer is ERROR and the connection stays open, as in Bokeh. Unlike Bokeh's, the answer has
+no traceback: that goes to the log, because a visitor of the page must not see it.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
         raise ProtocolError(f"a client may not send {message.msgtype[:40]}")
     if act is _pull and session.pulls.turns.taken and not in_turn:
         return _pull_in_turn(session, viewer, message)
-    # What is sent while the message waits, here or on its way here, cannot have been known to its sender.
+    # Patches sent while the message waits, here or in transit, were unknown to its sender: contention needs that.
     seen = session.fanout.sequence if viewer.seen is None else viewer.seen
     if session.held.try_enter():
         _act(session, viewer, message, act, seen)
@@ -72,7 +72,7 @@ def receive(session: Session, viewer: Viewer, message: Message, *, in_turn: bool
 
 
 def _act(session: Session, viewer: Viewer, message: Message, act: _Action, seen: int) -> None:
-    """Hold the document, whose lock has been taken, for one message; its changes go out and the reply behind them."""
+    """Apply one message under the lock, which has been taken; sends its changes, and behind them the reply."""
     with session.held.hold(viewer, seen) as hold:
         try:
             if tracing.on:
@@ -127,7 +127,7 @@ def _patch(session: Session, viewer: Viewer, message: Message, hold: Hold) -> Fr
 
 
 def _write_down(session: Session, model: Model, attr: str, viewer: Viewer) -> None:
-    """Have a change of the document's configuration written down. Bokeh tells nobody of one, nor any other viewer."""
+    """Record a change of the document's configuration in the journal. Like Bokeh, it is not sent to other viewers."""
     prop = model.lookup(attr, raises=False)
     if prop is not None:
         value = prop.get_value(model)
@@ -160,7 +160,7 @@ _ACTIONS: dict[str, _Action] = {
 
 
 def _done(hold: Hold, message: Message) -> FrameRun:
-    """As in Bokeh, whoever caused something that cannot be encoded is told so; all else that it did has happened."""
+    """The reply: OK, or as in Bokeh ERROR if a change that followed cannot be encoded. The others are applied."""
     problem = hold.batch.unencodable
     return messages.ok(message.msgid) if problem is None else messages.error(message.msgid, _text_of(problem))
 

@@ -11,8 +11,8 @@ __all__ = ["DocumentLock"]
 class DocumentLock:
     """A fair lock for one event loop that can also be taken without awaiting.
 
-    Nearly every patch finds the lock free, and taking it then costs no task, future or turn of the loop. Whoever waits
-    is served in order: `release` passes the lock on by hand, so nobody who comes later can slip in between.
+    Nearly every patch finds the lock free, and taking it then costs no task, future or turn of the loop. Waiters
+    are served in order: `release` passes the lock to the first of them, so that a later caller cannot overtake it.
     """
 
     __slots__ = ("_held", "_waiting")
@@ -26,14 +26,14 @@ class DocumentLock:
         return self._held
 
     def try_acquire(self) -> bool:
-        """Take the lock if nobody has it. Returns whether it was taken."""
+        """Take the lock if it is free. Returns whether it was taken."""
         if self._held:
             return False
         self._held = True
         return True
 
     async def acquire(self) -> None:
-        """Take the lock, after all who asked before."""
+        """Take the lock, after all earlier callers."""
         if self.try_acquire():
             return
         turn = asyncio.get_running_loop().create_future()
@@ -46,9 +46,9 @@ class DocumentLock:
             raise
 
     def release(self) -> None:
-        """Give the lock to whoever waits longest, or put it down."""
+        """Pass the lock to the longest waiter, or free it."""
         if not self._held:
-            raise AssertionError("released a lock that nobody holds")
+            raise AssertionError("released a lock that is not held")
         while self._waiting:
             turn = self._waiting.popleft()
             if not turn.done():

@@ -1,14 +1,13 @@
 """Whole documents for the viewers that ask for one: encoded once for a crowd, and one to a turn of the event loop.
 
 After a restart, or a break of the network, all viewers of a dashboard come back in one moment and each wants the same
-document. A plot of 100,000 points takes milliseconds to encode, so a thousand viewers would hold up everybody else in
-the worker for as long as that takes a thousand times. What one of them was sent is kept for a few seconds for the
-others.
+document. A plot of 100,000 points takes milliseconds to encode, so a thousand viewers would block the worker
+for a thousand times that. So the encoded document is cached for a few seconds, for the next viewer that pulls.
 
-What is kept is of use while nothing can have changed: not only while no patch was sent, since what changes while nobody
-looks, or what an app holds back, makes none, but while nothing except pulls has had the document's lock and the
-document has announced no change without it. An array that is changed in place by somebody without the lock is seen by
-nobody in any case, and by those who pull when the few seconds are over.
+The cache is valid while the document cannot have changed. Comparing sequence numbers is not enough: changes without a
+viewer, or held back by the app, make no patch. It is valid while nothing except pulls has had the document's lock and
+the document has announced no change without it. An array that code changes in place without the lock is noticed by no
+viewer in any case, until one pulls after the few seconds.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ class Pulls:
     def __init__(self) -> None:
         self.turns = Turns()
         self.bytes = 0
-        """What is kept at the moment."""
+        """Size of the cached documents."""
         self._kept: dict[tuple[Document, bool], _Kept] = {}
         """Oldest first."""
 

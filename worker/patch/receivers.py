@@ -13,7 +13,7 @@ __all__ = ["NO_AUDIENCE", "NO_JOURNAL", "Audience", "Journal"]
 
 
 class Journal(Protocol):
-    """Writes one session down. Calls never block or raise."""
+    """Records the patches of one session. Calls never block or raise."""
 
     @property
     def writes(self) -> bool:
@@ -30,7 +30,7 @@ class Journal(Protocol):
         ...
 
     def start_over(self) -> None:
-        """Something that changed could not be recorded: what was written down does not lead to here any more."""
+        """A change could not be recorded: the journal no longer leads to the present state; begin with a snapshot."""
         ...
 
     def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""What a session knows of a connection: somewhere to put ready frames, and whether it has the document yet."""
+"""A connection as its session sees it: an outbox for ready frames, and whether it has the document yet."""
 
 from __future__ import annotations
 

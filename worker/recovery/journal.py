@@ -1,8 +1,8 @@
-"""What is written down of one session: every patch in its order, and now and then all of it.
+"""Journals one session to Redis: every patch in order, and now and then a snapshot.
 
-Nothing here waits on the way of a patch. Patches gather for a moment and go to Redis in one call; when the journal has
-grown, a snapshot takes its place. While Redis is away they wait up to a bound; beyond it the session is written down
-afresh when Redis is back.
+Nothing here delays a patch. Patches gather for a moment and go to Redis in one call; when the journal has grown, a
+snapshot replaces it. While Redis cannot be reached, patches queue up to a bound; above it the queue is dropped, and
+the next write begins with a new snapshot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ GATHER = 0.05
 """Seconds that patches gather: half of what may be lost with a worker; the other half is for Redis."""
 
 RETRY = 0.5
-"""Seconds between two attempts while Redis is away."""
+"""Seconds between two attempts while Redis cannot be reached."""
 
 SETTLE = 1.0
 """Seconds that a session which is built again may wait for Redis: its viewers wait with it."""
@@ -50,18 +50,18 @@ for each so many bytes of the snapshot, which cost as much to make:"""
 BYTES_PER_ENTRY = 4096
 
 SNAPSHOT_PAUSE = 1.0
-"""Seconds between two snapshots: a session that changes as fast as it can would be written down whole twenty times a
+"""Seconds between two snapshots: without it, a session that changes all the time would be written whole twenty times a
 second."""
 
 LONGEST_JOURNAL = 8 * 1024 * 1024
 """Bytes for which that pause is not waited for."""
 
 HELD_LIMIT = 10_000
-"""Answers of one session that wait for Redis. Whoever asks for more is sent away, to come back when it is there."""
+"""Answers of one session that wait for Redis. Above it a viewer's connection is closed with 1013, to retry later."""
 
 
 class JournalStore(Protocol):
-    """Where it is written; see `aperture.registry.snapshots.Keeping`."""
+    """Where the journal is stored; see `aperture.registry.snapshots.Keeping`."""
 
     async def begin(
         self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0
@@ -76,12 +76,12 @@ class SessionJournal:
     """Writes down one session. Also the session's `aperture.worker.patch.receivers.Journal`.
 
     Args:
-        session: to be written down.
+        session: the one to journal.
         session_key: its name on the bus.
         origin: what it was created from.
         store: where to.
         turns: taken for each snapshot; shared by all journals of a worker.
-        at_once: do not gather: somebody waits for each patch to be safe.
+        at_once: do not gather: a reply waits for each patch to be stored (`--durability ack`).
         fenced: called when the session turns out to be another worker's.
     """
 
@@ -119,7 +119,7 @@ class SessionJournal:
         self._closed = False
         self._given_up = False
         self._unencodable = False
-        """Whether nothing is kept because the document holds what cannot be encoded."""
+        """Whether nothing is stored because the document holds a value that cannot be encoded."""
         self._soon()
 
     def record(self, sequence: int, patch: Patch) -> None:
@@ -136,9 +136,9 @@ class SessionJournal:
         self._soon()
 
     def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
-        """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not kept.
+        """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not stored.
 
-        Never, once the session is another worker's: what was not written down before is lost. If too many wait already,
+        Never, once another worker owns the session: changes not stored before are lost. If too many wait already,
         `refuse` is called instead.
         """
         if (
@@ -165,7 +165,7 @@ class SessionJournal:
             self.start_over()
 
     def start_over(self) -> None:
-        """What is in Redis is no use any more, or is not there: the next writing, soon, begins with a snapshot."""
+        """The stored journal is incomplete or missing: drop the queue; the next write begins with a snapshot."""
         self._begun = False
         self._dropped += 1
         self._pending.clear()
@@ -185,28 +185,28 @@ class SessionJournal:
             self._begun = False
             await self._write()
         finally:
-            self._soon()  # what could not be written now: the session may go on here
+            self._soon()  # a failed hand-over leaves the session here, so what is left must still be written
 
     async def settle(self) -> None:
-        """Write the session down before anybody has it; later, if that cannot be done in a moment.
+        """Store a rebuilt session before a viewer gets it; later, if Redis does not answer within `SETTLE`.
 
-        What another worker kept of it cannot be added to. Many are rebuilt in one moment, and if each were written down
-        some time after that, whoever killed this worker, too, would undo all that was changed meanwhile.
+        The previous owner's journal cannot be appended to, as it has a lower epoch. Many sessions are rebuilt at once;
+        if they were stored some time later, a second crash would lose all changes made until then.
 
         Raises:
-            SessionGone: it has been claimed by another meanwhile.
+            SessionGone: another worker has claimed it meanwhile.
         """
         try:
             async with asyncio.timeout(SETTLE):
                 await self.flush()
         except Fenced:
             self.close()
-            raise SessionGone("the session is another worker's by now") from None
+            raise SessionGone("another worker has claimed the session") from None
         except (ApertureError, TimeoutError) as problem:
-            log.debug("session %s is written down later: %s", short_id(self._session.id), problem)
+            log.debug("session %s is not stored yet, retrying: %s", short_id(self._session.id), problem)
 
     def close(self) -> None:
-        """Write no more, and answer nobody who still waits. Harmless twice."""
+        """Stop writing, and drop the waiting answers. Idempotent."""
         self._closed = True
         self._pending.clear()
         self._held.clear()
@@ -301,7 +301,7 @@ class SessionJournal:
         return session.fanout.sequence, state
 
     def _wait_for_better(self, problem: Unencodable) -> None:
-        """Nothing can be kept until the app replaces what cannot be encoded; what waits to be kept waits no longer."""
+        """Nothing can be stored until the app replaces what cannot be encoded: send the answers that wait for it."""
         if not self._unencodable:
             log.warning("session %s is not kept for now: %s", short_id(self._session.id), problem)
             self._session.fanout.tally.not_kept += 1
@@ -310,7 +310,7 @@ class SessionJournal:
         self._release(self._session.fanout.sequence)
 
     def _give_up(self) -> None:
-        """The session is not kept any more, and goes on; what waited to be kept waits no longer."""
+        """Stop journaling; the session continues without. Sends the answers that wait for it."""
         self._given_up = True
         self._session.fanout.tally.not_kept += 1
         held = [act for _, act in self._held]
@@ -319,6 +319,6 @@ class SessionJournal:
             act()
 
     def _release(self, sequence: int) -> None:
-        """Let go of what waited for patches up to this one."""
+        """Send the answers that waited for patches up to this one."""
         while self._held and self._held[0][0] <= sequence:
             self._held.popleft()[1]()

@@ -1,14 +1,14 @@
-"""Keeps the sessions of a worker, and builds those again that another worker kept.
+"""Journals the sessions of a worker, and rebuilds sessions that another worker stored.
 
-The app's code runs first, with the values in place that the app has kept (`aperture.app_state`). If it makes the same
-models as it once did, the kept document is laid over them. If it makes others, there are two cases. Without kept values
-the code is not what it was, or makes something else each time: the session starts afresh. With kept values that is what
+The app's code runs first, with the values set that the app has stored (`aperture.app_state`). If it makes the same
+models as before, the stored document is laid over them. If it makes others, there are two cases. Without stored values
+the code has changed, or makes something else each time: the session starts afresh. With stored values that is what
 an app does that builds its document from them, and it alone can attach the right callbacks to what it builds; so the
 document is the one that it has just made, and nothing is laid over it. An app that was changed by a deploy is treated
 the same: its document is new, its values are what they were.
 
 Ids are counted, so two models that have nothing to do with each other could have the same one in two such runs. Where
-there are values, models must therefore have the same names, too: whoever builds models from values names them after
+there are values, models must therefore have the same names, too: an app that builds models from values names them after
 what they stand for, and no callback gets another's model.
 """
 
@@ -45,11 +45,11 @@ log = logging.getLogger(__name__)
 
 
 ENTRIES_AT_ONCE = 25
-"""Patches that are laid over a document in one piece: a few milliseconds, in which nobody else is served."""
+"""Patches that are laid over a document in one piece: a few milliseconds, in which no other session is served."""
 
 
 class KeptStore(JournalStore, Protocol):
-    """Where sessions are kept; see `aperture.registry.snapshots.Keeping`."""
+    """Where sessions are stored; see `aperture.registry.snapshots.Keeping`."""
 
     async def load(self, session_key: str) -> Kept | None: ...
 
@@ -75,12 +75,12 @@ class KeptSession:
     def __init__(self, origin: Origin, made: str, kept: Kept) -> None:
         self.origin = replace(origin, values=kept_values(kept.snapshot, kept.entries))
         self.remade = False
-        """Whether the app has made another document than then, from the values that it kept."""
+        """Whether the app has made another document than before, from the values that it had stored."""
         self._made = made
         self._kept = kept
 
     async def restore(self, session: Session) -> None:
-        """Bring a session whose app code has just run to the kept state. Nobody else may have it yet.
+        """Bring a session whose app code has just run to the stored state. It must not be published yet.
 
         Raises:
             StateMismatch: the app made another document than then, and not from its values, or the state is damaged.
@@ -116,7 +116,7 @@ class Survival:
     """The journals of a worker's sessions.
 
     Args:
-        store: where sessions are kept.
+        store: where sessions are stored.
         acknowledge: answer a change only when it is in Redis (`--durability ack`).
         tallies: count what becomes of sessions.
     """
@@ -131,10 +131,10 @@ class Survival:
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
     async def find(self, app: str, session_id: str) -> KeptSession | None:
-        """What is kept of a session that has just been claimed; None if nothing, or nothing of use.
+        """The stored state of a session that has just been claimed; None if there is none, or it is damaged.
 
         Raises:
-            BusDown: nobody knows. To start afresh would overwrite what may well be there.
+            BusDown: unknown. Starting afresh could overwrite a stored session.
         """
         session_key = session_key_of(app, session_id)
         try:
@@ -158,12 +158,12 @@ class Survival:
             return False
 
     def restored(self, session: Session) -> None:
-        """Count a session that goes on here."""
+        """Count a session that was restored here."""
         self._count(session.app, "restored")
         log.info("session %s of %s goes on here", short_id(session.id), session.app)
 
     def remade(self, session: Session) -> None:
-        """Count a session that goes on here with another document, made from its values."""
+        """Count a session that continues here with another document, made from its values."""
         self._count(session.app, "remade")
         log.info("session %s of %s goes on here, made anew from its values", short_id(session.id), session.app)
 
@@ -211,15 +211,15 @@ class Survival:
                 raise
 
     async def forget(self, session: Session) -> None:
-        """The session has come to its end in good order; nothing of it is kept."""
+        """The session has ended normally: delete what is stored of it."""
         self.drop(session)
         try:
             await self._store.forget(session_key_of(session.app, session.id), session.fanout.epoch)
         except (BusDown, Fenced):
-            log.debug("what was kept of a session expires by itself")
+            log.debug("a stored session was not deleted: it expires by itself")
 
     def drop(self, session: Session) -> None:
-        """Write no more of this session; what is kept is another worker's."""
+        """Stop journaling this session; what is stored belongs to its next owner."""
         journal = self._journals.pop(session_key_of(session.app, session.id), None)
         if journal is not None:
             journal.close()
@@ -240,17 +240,17 @@ class Survival:
         return journal.safe and not await self._store.touch([session_key])
 
     async def touch(self) -> None:
-        """Keep for longer what is kept, and keep anew what Redis has lost. Called now and then, and before the end.
+        """Extend the expiry of stored sessions, and store again what Redis lost. Called periodically and at shutdown.
 
         Raises:
-            BusDown: nobody knows.
+            BusDown: unknown.
         """
         for session_key in await self._store.touch(list(self._journals)):
             if (journal := self._journals.get(session_key)) is not None:
                 journal.lost()
 
     async def flush(self, timeout: float) -> None:
-        """Write everything that is pending, and what Redis has lost, for the end of the worker."""
+        """Write all pending patches, and sessions that Redis has lost, at the worker's shutdown."""
         with suppress(BusDown, TimeoutError):  # what is pending may get through all the same
             await asyncio.wait_for(self.touch(), timeout / 2)
         journals: Mapping[str, SessionJournal] = dict(self._journals)
