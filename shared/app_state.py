@@ -8,7 +8,7 @@ test, a notebook) the same mapping is just a dictionary that lives as long as it
 
 Values are held in the form in which they are written down. So an assignment is checked at once, and what is read is a
 copy: a list that is changed in place must be assigned again, and forgetting that shows on the first try instead of
-after the first crash. This module knows no server; whoever serves the document listens to its mapping.
+after the first crash. This module knows no server; the server of the document listens to its mapping.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ARRAY_KINDS = "biufcSUmM"
 _ATTRIBUTE = "_aperture_session_state"
 
 Listener = Callable[[str, "bytes | None"], None]
-"""Told of each change before it is made: the key and its packed value, or None for one that is deleted. May refuse."""
+"""Called before each change: the key and its packed value, or None for a deleted one. May raise to refuse."""
 
 
 def session_state(doc: Document | None = None) -> SessionState:
@@ -104,11 +104,11 @@ class SessionState(MutableMapping[str, Any]):
         return f"<SessionState of {', '.join(self._packed) or 'nothing'}>"
 
     def packed(self) -> dict[str, bytes]:
-        """All values as they are written down. For whoever serves the document."""
+        """All values, packed as the journal stores them. For the server of the document."""
         return dict(self._packed)
 
     def lay(self, packed: Mapping[str, bytes]) -> None:
-        """Replace all values, and tell nobody. For whoever serves the document."""
+        """Replace all values without notifying the listener. For the server of the document."""
         self._packed = dict(packed)
 
 

@@ -18,7 +18,7 @@
     ├── ClientError              what was asked of a client's session was not done
     │   ├── CannotConnect        no session was opened; the text says why
     │   │   ├── BadAddress       no server can have such an address
-    │   │   ├── ServerUnreachable   nobody answers there
+    │   │   ├── ServerUnreachable   no server answers there
     │   │   ├── NotAServer       something answers, and it is no Bokeh server
     │   │   ├── NoSuchApp        a server, without an app at this path
     │   │   └── Refused          the server does not let this client in
@@ -117,7 +117,7 @@ class ExitCode(IntEnum):
     KILLED = 5
     """Something had to be killed because it outlived the grace period."""
     NO_BUS = 6
-    """Redis cannot be reached, or does not let us in, and the node was not told to wait for it."""
+    """Redis cannot be reached, or refuses the login, and the node is not configured to wait for it."""
 
 
 class ApertureError(Exception):
@@ -219,7 +219,7 @@ class BadAddress(CannotConnect, ValueError):
 
 
 class ServerUnreachable(CannotConnect):
-    """Nobody answers at the address: no such host, a closed port, or a certificate that is not trusted here."""
+    """No server answers at the address: no such host, a closed port, or a certificate that is not trusted here."""
 
 
 class NotAServer(CannotConnect):
@@ -300,7 +300,7 @@ class SessionClosed(ClientError, RuntimeError):
 
 
 class BusError(ApertureError):
-    """What needed Redis was not done, or nobody knows whether it was."""
+    """An operation that needs Redis was not done, or its outcome is unknown."""
 
 
 class BusDown(BusError):
@@ -320,7 +320,7 @@ class BusUnavailable(BusError):
 
 
 class Fenced(BusError):
-    """Another worker owns the session now, or it was claimed anew: whoever is told this must drop its copy."""
+    """Another worker owns the session now, or it was claimed again: the caller must drop its copy."""
 
 
 class CallFailed(BusError):

@@ -30,7 +30,7 @@ class Holder(Protocol):
     """Has descriptors that come and go."""
 
     def descriptors(self) -> Iterable[int]:
-        """Those that are open. Called in a forked child; a number that is another's by now must not be among them."""
+        """Those that are open. Called in a forked child; a number that has been reused since must not be among them."""
         ...
 
 

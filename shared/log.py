@@ -2,7 +2,7 @@
 
 The lines go where the root logger sends them; `aperture` and `bokeh` are the two loggers whose level the user sets.
 What a line looks like is in `aperture.log_lines`, what it says of process, session and request in `aperture.log_scope`,
-and how it gets written without ever holding anybody up in `aperture.log_sink`.
+and how it gets written without ever blocking a caller in `aperture.log_sink`.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def lines_for(template: str, *, terminal: bool, environment: Mapping[str, str]) 
 
     Args:
         template: as `configure` takes it.
-        terminal: whether somebody looks on.
-        environment: `NO_COLOR` and a `TERM` of `dumb` are heeded.
+        terminal: whether the output is a terminal.
+        environment: `NO_COLOR` and a `TERM` of `dumb` are obeyed.
 
     Raises:
         ValueError: the format is not one.

@@ -170,7 +170,7 @@ def _shortened(traceback: str) -> str:
 
 
 def _folded(text: str) -> str:
-    """Several lines as one and its continuation, which is set in, so that nobody can write a line of his own."""
+    """Several lines as one and its continuation, which is set in, so that text from outside cannot forge a line."""
     if text.isprintable():
         return text
     return "\n    ".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))

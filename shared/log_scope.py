@@ -1,7 +1,7 @@
 """What a log line is about: the process that writes it, and the session, app and request that it is written for.
 
 The process is named once, after its fork. The rest rides in context variables, so that the lines that an app's own code
-writes say it as well, and so that nobody has to pass it on: a task has the context of whoever started it.
+writes say it as well, and no caller has to pass it on: a task inherits the context of its creator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+/=@-]{0,63}")
 
 
 def short_id(session_id: str) -> str:
-    """As much of a session id as may be written down: whoever has the whole of it has the session."""
+    """The part of a session id that may be logged: the whole id gives access to the session."""
     return session_id[:SHOWN_ID_LENGTH]
 
 

@@ -1,7 +1,7 @@
 """How lines leave the process: in one write each, so that processes do not mix theirs, and without ever holding it up.
 
 A log is of less worth than what it tells of. Where it cannot be written, because the reader has gone or stands still or
-the disk is full, lines are lost, counted, and the loss is told of in the first line that gets through.
+the disk is full, lines are lost, counted, and the loss is reported in the first line that gets through.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ REFILL = 0.5
 QUIET = ("opentelemetry", "urllib3")
 QUIET_BURST = 3
 QUIET_REFILL = 1 / 60
-"""A collector that is dead is told of once a minute in each worker, and not at each attempt."""
+"""A dead collector is reported once a minute in each worker, and not at each attempt."""
 
 KINDS = 500
 """Kinds of lines that are counted; they are as many as there are places in code, unless a library makes its own."""
@@ -60,7 +60,7 @@ STRANGERS = (
     "tornado",
     "urllib3",
 )
-"""Loggers whose lines somebody outside can cause as many of as he likes."""
+"""Loggers whose lines a client can cause without limit."""
 
 
 class Sink(Protocol):
@@ -158,7 +158,7 @@ class FileSink:
             if (named.st_dev, named.st_ino) == (mine.st_dev, mine.st_ino):
                 return
         except OSError:
-            pass  # moved away, and nothing in its place yet
+            pass  # rotated, and not created again yet
         try:
             fresh = self._open()
         except OSError:
@@ -168,7 +168,7 @@ class FileSink:
 
 
 class LineHandler(logging.Handler):
-    """Writes each record as one line. Never raises, and holds nobody up for longer than `PATIENCE` allows.
+    """Writes each record as one line. Never raises, and never blocks for longer than `PATIENCE`.
 
     Args:
         sink: where the lines go.
@@ -283,7 +283,7 @@ def _with_count(record: logging.LogRecord, held_back: int) -> str:
 
 
 def _open_again(descriptor: int) -> int | None:
-    """The same pipe, by an opening of our own, which may be non-blocking without anybody else's noticing."""
+    """The same pipe, by an opening of our own, which may be non-blocking without an effect on other processes."""
     try:
         return os.open(f"/proc/self/fd/{descriptor}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -19,7 +19,7 @@ _AS_THEY_ARE = "/!$()*+,:=@~"
 """What may stand in a path (RFC 3986, section 3.3), but for what HTML, cookies and shells take for their own."""
 
 _IN_URLS = _AS_THEY_ARE + "%&';"
-"""What is left alone in a path that somebody has written for a URL."""
+"""Characters that are not quoted in a path that was written as part of a URL."""
 
 _STRAY_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 

@@ -1,6 +1,6 @@
 """A folder of this user's own at a known path, which cleaners of temporary files may take away at any time.
 
-The path is known to all who can read a command line, and lies where everybody may write: when our folder is gone, the
+The path is known to all who can read a command line, and lies where every user may write: when our folder is gone, the
 one that is found there later may be another user's. So it is looked at before it is believed in.
 """
 

@@ -101,7 +101,7 @@ class Bus(Protocol):
 
         Raises:
             BusDown: it is not subscribed.
-            ValueError: somebody here is subscribed to that channel already.
+            ValueError: this process is subscribed to that channel already.
         """
 
     async def unsubscribe(self, channel: str) -> None:

@@ -87,7 +87,7 @@ class Calls(Generic[T]):
             timeout: in seconds, for both.
 
         Raises:
-            CallFailed: nobody listens, or answers in time, or the bus is down, or too many requests wait.
+            CallFailed: no receiver, no answer in time, the bus is down, or too many requests wait.
         """
         with self.open() as replies:
             try:
@@ -119,7 +119,7 @@ class Calls(Generic[T]):
             del self._waiting[replies.number]
 
     def answer(self, number: int, reply: T) -> None:
-        """An answer has come. One that is late, or to a request of nobody, is dropped."""
+        """An answer has come. A late one, or one to an unknown request, is dropped."""
         if (replies := self._waiting.get(number)) is not None:
             replies.put(reply)
 

@@ -64,7 +64,7 @@ class EmbeddedServer:
         if program is None:
             # Kept here, so that the address stays the same when the stand-in is started again.
             self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
-        # The number is the same for as long as this object lives, because workers are told of it before Redis runs.
+        # The number is the same for as long as this object lives, because workers get it before Redis runs.
         self.held: int | None = None if program is None else _path_descriptor(self._directory)
         """A descriptor of the socket's file, for `BusOptions`; None where the platform has none that can be used."""
         self._supervisor = os.getpid()

@@ -51,7 +51,7 @@ class Names:
         return f"{self._prefix}:orders:{worker}"
 
     def figures(self, worker: str) -> str:
-        """The channel on which one worker is asked for its node's figures, and told of other nodes'."""
+        """The channel on which one worker is asked for its node's figures, and receives those of other nodes."""
         return f"{self._prefix}:figures:{worker}"
 
     def session(self, session_key: str) -> str:

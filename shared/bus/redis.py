@@ -166,7 +166,7 @@ class RedisBus:
 
     async def run(self, script: Script, keys: Sequence[str], args: Sequence[Argument]) -> Any:
         if script.sha not in self._loaded and self._commands.up:
-            # Ahead of the call on the same connection: nobody waits, and nothing that follows can overtake it.
+            # Ahead of the call on the same connection: no wait, and nothing that follows can overtake it.
             self._commands.send("SCRIPT", "LOAD", script.source)
             self._loaded.add(script.sha)
         try:
@@ -182,7 +182,7 @@ class RedisBus:
 
     async def _greet(self) -> None:
         self._loaded.clear()
-        # Takes nobody out; but a server that takes no writes now refuses it, as a PING would not be.
+        # Removes no member; but a server that takes no writes now refuses it, as it would not refuse a PING.
         await self._commands.request_early("ZREM", self.names.workers, "")
 
     # Connecting
@@ -191,7 +191,7 @@ class RedisBus:
         path, held = self._place.path, self._options.held
         if path is None or held is None:
             return await _connected(await self._make_connection(path))
-        # First, because it cannot be anybody else's: once our folder is gone, another user may make one of its name.
+        # First, while it is surely ours: once our folder is gone, another user may make one of its name.
         with suppress(OSError, RedisError):
             return await _connected(await self._make_connection(f"/proc/self/fd/{held}"))
         if not is_private(Path(path).parent):
@@ -254,7 +254,7 @@ async def _connected(connection: AbstractConnection) -> AbstractConnection:
 
 
 def _tell(callback: Callable[[], None]) -> None:
-    """Call somebody whose failure must not end the connection."""
+    """Call a function whose failure must not end the connection."""
     try:
         callback()
     except Exception:

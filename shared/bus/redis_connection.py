@@ -3,7 +3,7 @@
 redis-py's connection does the connecting, the login, TLS and the parsing; what its clients lack is here. They make one
 call wait for the other, or give each a connection of its own, which loses the order; and they reconnect in silence.
 
-A request is handed to a writer task, so that whoever asked may be cancelled without breaking the connection for all
+A request is handed to a writer task, so that a caller may be cancelled without breaking the connection for all
 others, and everything asked for in one turn of the event loop leaves in one write. Time is counted in ticks of a timer
 of this process instead of by the clock: a process that was stopped for a minute has not waited for a minute.
 """
@@ -194,7 +194,7 @@ class Link:
         return future
 
     def send(self, *args: Argument) -> None:
-        """Send a command whose answer nobody waits for.
+        """Send a command without waiting for its answer.
 
         Raises:
             BusDown: too much is under way, or the connection has just been lost.
@@ -247,7 +247,7 @@ class Link:
                 failures = 0
                 await self._watch()
             await self._tear_down()
-            # Not security: only so that not everybody comes back at once.
+            # Not security: jitter, so that not all workers reconnect at once.
             longest = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(failures, 16))
             await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311
             failures += 1
@@ -300,12 +300,12 @@ class Link:
 
     def _answer(self, reply: Any) -> None:
         if not self._unanswered:
-            raise RedisError("Redis answered what nobody asked")
+            raise RedisError("Redis sent an answer without a request")
         future = self._unanswered.popleft().future
         code = _refusal_code(reply)
         if future is not None and not future.done():  # its caller may have been cancelled
             if code is not None:
-                # As good as away for whoever asked; what Redis does not refuse goes on.
+                # For this caller as if unreachable; commands that Redis does not refuse go on.
                 future.set_exception((BusFull if code == "OOM" else BusDown)(_refused(code)))
             elif isinstance(reply, Exception):
                 future.set_exception(reply)
@@ -319,7 +319,7 @@ class Link:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                if not connection.is_connected:  # or it would connect by itself, with nobody subscribed
+                if not connection.is_connected:  # or it would connect by itself, without subscriptions
                     return self._fail("closed by Redis")
                 batch, self._waiting, self._waiting_bytes = self._waiting, [], 0
                 await connection.send_packed_command(batch, check_health=False)
@@ -329,7 +329,7 @@ class Link:
     # Losing
 
     def _fail(self, reason: str) -> None:
-        """The connection is no good any more: everybody who waits is told now, and the rest is done by the keeper."""
+        """The connection has failed: fail all waiting calls now; the reconnecting task does the rest."""
         self._lost.set()
         self.last_error = reason
         was_up, self.up = self.up, False

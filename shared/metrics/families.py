@@ -13,7 +13,7 @@ from enum import Enum
 __all__ = ["FAMILIES", "NO_APP", "Family", "Kind"]
 
 NO_APP = "none"
-"""The app of a request that is for none: the index, an asset, a path that nobody serves. Routes begin with a slash."""
+"""The app of a request that is for none: the index, an asset, a path that is not served. Routes begin with a slash."""
 
 
 class Kind(Enum):

@@ -67,7 +67,7 @@ class MetricsDirectory:
             raise
 
     def remove(self) -> None:
-        """Leave nothing behind. Harmless twice."""
+        """Remove the directory. Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock >= 0:
             os.close(self._lock)
@@ -92,7 +92,7 @@ class ProcessFiles:
 
     def __init__(self, path: Path | str, process: str) -> None:
         make_private(Path(path))
-        forget_gauges(path, process)  # those of who was here before, should nobody have said that it is dead
+        forget_gauges(path, process)  # those of the process before, if its death was not noticed
         self._path = Path(path)
         self._process = process
         self._files: dict[str, _File] = {}
@@ -111,7 +111,7 @@ class ProcessFiles:
             file.flush()
 
     def close(self) -> None:
-        """Write no more. Harmless twice."""
+        """Stop writing. Idempotent."""
         for file in self._files.values():
             file.close()
         self._files.clear()

@@ -1,4 +1,4 @@
-"""What is counted where things happen: plain numbers, which somebody else reads once a second.
+"""Counters, incremented where things happen: plain numbers, which another module reads once a second.
 
 A patch costs a few additions here and nothing else; no lock, no system call, no look-up of labels. Everything belongs
 to one event loop.

@@ -32,7 +32,7 @@ class LeaseKeeper:
 
     Args:
         make_bus: makes the thread's own bus; called in the thread.
-        registry: the worker's own, which is told of each renewal, and of a stop of the whole process.
+        registry: the worker's own; notified of each renewal, and of a stop of the whole process.
         me: the worker.
         lease: seconds.
     """
@@ -53,7 +53,7 @@ class LeaseKeeper:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; harmless twice, and before `start`."""
+        """End the thread. Idempotent; a no-op before `start`."""
         if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
             try:
                 self._loop.call_soon_threadsafe(self._stopping.set)
@@ -104,7 +104,7 @@ class LeaseKeeper:
             await mine.renew({})
             self._failing = False
         except BusError as problem:
-            log.debug("the lease was not renewed: %s", problem)  # the bus has told why
+            log.debug("the lease was not renewed: %s", problem)  # the bus has logged the reason
         except Exception:
             # Whatever it is, it may be over by the next time, and without this thread busy sessions would be lost.
             log.log(logging.DEBUG if self._failing else logging.ERROR, "the lease was not renewed", exc_info=True)

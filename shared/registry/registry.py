@@ -1,9 +1,9 @@
 """Which worker owns which session: claimed before app code runs, kept by a heartbeat, fenced by an epoch.
 
-A worker lives as long as its lease, which its heartbeat renews; its claims live as long as it does. Whoever claims a
-session of a dead worker gets a higher epoch, and from then on Redis refuses what the old owner publishes, however long
-it was asleep. When Redis comes back empty, the heartbeats put the claims back; until all had the chance, a session that
-Redis does not know is not given away.
+A worker lives as long as its lease, which its heartbeat renews; its claims live as long as it does. A worker that
+claims a session of a dead one gets a higher epoch, and from then on Redis refuses what the old owner publishes, however
+long it was suspended. When Redis comes back empty, the heartbeats put the claims back; until all had the chance, a
+session that Redis does not know is not given away.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ STREAM_SECONDS = 60.0
 """How long a session's stream is kept after its last patch. A gap is noticed, and repaired, within seconds."""
 
 BATCH = 500
-"""Sessions per call of a script: Redis serves nobody else meanwhile, which is about a millisecond."""
+"""Sessions per call of a script: Redis serves no other client meanwhile, for about a millisecond."""
 
 MOST_DOUBTS = 10_000
 """Sessions whose owner is looked up after an outage; what is more than that stands until its worker ends."""
@@ -145,7 +145,7 @@ class Registry:
         return self._suspected or time.monotonic() - self._attempted_at > self._lease
 
     def note_beat(self) -> None:
-        """The lease has just been renewed by somebody else in this process, which therefore runs. From any thread."""
+        """The lease thread has just renewed the lease, so this process runs. From any thread."""
         self._attempted_at = time.monotonic()
 
     def suspect(self) -> None:
@@ -157,11 +157,11 @@ class Registry:
 
         Claiming again what is mine changes nothing. When Redis has come back empty, a session that it does not know is
         claimed only after its owner, if there is one, has had the time to put its claim back; so this may take as long
-        as `grace`. A Redis that no worker has known otherwise makes nobody wait.
+        as `grace`. With a Redis that no worker has used before, no claim waits.
 
         Args:
             session_key: the session.
-            fresh: the id was made just now, so that nobody can own it.
+            fresh: the id was made just now, so that no worker can own it.
 
         Raises:
             Fenced: this worker has withdrawn.
@@ -233,7 +233,7 @@ class Registry:
         await self._settle_doubts()
         lost: set[str] = set()
         for batch in _batches(sessions):
-            # Not those released while an earlier batch was under way: that would keep them from everybody for a minute.
+            # Not those released during an earlier batch: that would block every claim of them for a minute.
             lost |= await self._renew_claims({key: sessions[key] for key in batch if key in self._claims})
         return lost
 
@@ -252,7 +252,7 @@ class Registry:
     async def bury_predecessors(self) -> None:
         """End the leases of those who had this worker's place in its node before: it is only given to one at a time.
 
-        So what a killed worker had can be claimed as soon as there is another in its place, not a lease later.
+        So a killed worker's sessions can be claimed as soon as its successor runs, not a lease later.
         """
         place = self.me.rpartition("/")[0] + "/"
         for member in await self._bus.command("ZRANGE", self._names.workers, 0, -1):
@@ -288,7 +288,7 @@ class Registry:
         self._withdrawn = True
         claims, self._claims = self._claims, {}
         self._streams.clear()
-        await self._bus.command("ZREM", self._names.workers, self.me)  # with it gone, anybody may have the sessions
+        await self._bus.command("ZREM", self._names.workers, self.me)  # without it, any worker may claim the sessions
         for batch in _batches(claims):
             await self._release({key: claims[key] for key in batch})
 
@@ -298,7 +298,7 @@ class Registry:
         """Publish patches on the session's channel, and keep them for those who miss them. One call of Redis.
 
         Appends of one session keep their order if they are begun in it; none has to wait for the one before. What was
-        appended before, because nobody knows whether it succeeded, is published again and kept once.
+        appended before, because its outcome is unknown, is published again and stored once.
 
         More than `ENTRY_BYTES` are kept in parts, one call for each, and the notice is published in their place. The
         next append of that session has to wait for these.
@@ -312,7 +312,7 @@ class Registry:
             notice: tells them that a payload is there to be read.
 
         Raises:
-            BusDown: it was not kept, or not published; nobody knows. So does a Redis that is full raise for what
+            BusDown: unknown whether it was stored or published. So does a Redis that is full raise for what
                 needs its memory, which is a payload in parts.
             Fenced: the session is not mine at that epoch; nothing was published.
         """
@@ -352,7 +352,7 @@ class Registry:
         begin at or before that number.
 
         Raises:
-            ValueError: somebody else has written there.
+            ValueError: another program has written there.
         """
         try:
             return await self._read(session_key, after)
@@ -409,7 +409,7 @@ class Registry:
             self._doubtful.add(session_key)
 
     async def _settle_doubts(self) -> None:
-        """Give up what Redis may take for mine, because an answer was lost, and what nobody here knows about."""
+        """Release claims that Redis holds for this worker and it does not know of, because an answer was lost."""
         for session_key in list(self._doubtful):
             try:
                 claim = await self.owner_of(session_key)

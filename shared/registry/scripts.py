@@ -5,7 +5,7 @@ more than the highest given out, so that they grow even when Redis was restarted
 them as 1.7e+12.
 
 A session's hash outlives its release for a while, with an empty owner: a worker that was frozen meanwhile and believes
-that the session is still its own is told otherwise.
+that it still owns the session gets a refusal.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ local function whole(number) return string.format('%.0f', number) end
 """
 
 _OWNED = """
--- How long a claim stands that nobody renews: a day. What frees a session is its release, or the end of its owner's
+-- How long a claim stands that is not renewed: a day. What frees a session is its release, or the end of its owner's
 -- lease, which is renewed also while app code keeps the owner's loop, as the claims are not. This sweeps up behind the
 -- dead.
 local owned_ms = 24 * 3600 * 1000
@@ -52,7 +52,7 @@ local function kept(key, ...)
 end
 
 -- Whether the session is another's. When Redis does not know, having been restarted empty or because the session was
--- given up long ago, what is kept at a higher epoch tells that somebody else has had it since.
+-- given up long ago, what is stored at a higher epoch shows that another worker has owned it since.
 local function stranger()
     local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
     if held[1] then return held[1] ~= ARGV[1] or held[2] ~= ARGV[2] end
@@ -144,7 +144,7 @@ RENEW_LEASE = Script(
 -- ARGV me lease_ms kept_ms first_born grace_ms
 -- -> the millisecond in which this Redis was born
 -- First, because it needs no memory and only the first write of a script is refused for want of it: a Redis that is
--- full must not cost anybody its lease.
+-- full must not cost any worker its lease.
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 believe(KEYS[1], ARGV[1], ARGV[2], ARGV[5])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', whole(now - ARGV[3]))
@@ -236,7 +236,7 @@ APPEND = Script(
 -- A payload in parts comes in as many calls; nothing is published before the last of them.
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 if not held[1] then
-    -- Redis was restarted empty, and nobody has claimed the session since.
+    -- Redis was restarted empty, and no worker has claimed the session since.
     redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], owned_ms)
 elseif held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then

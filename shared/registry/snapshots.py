@@ -35,7 +35,7 @@ FORMAT = b"1"
 """Of what is written here. A worker of another version, during a rolling deploy, must not misread it."""
 
 TOUCH_BATCH = 250
-"""Sessions per call of the script: Redis serves nobody else meanwhile, which is about a millisecond."""
+"""Sessions per call of the script: Redis serves no other client meanwhile, for about a millisecond."""
 
 _ENTRY = struct.Struct(">QI")
 ENTRY_OVERHEAD = _ENTRY.size

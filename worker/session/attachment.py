@@ -31,7 +31,7 @@ class Attachment(Protocol):
         ...
 
     def leave(self, *, lost: bool = False) -> None:
-        """The connection has ended; harmless twice. `lost`: without a word, so that its page may come back."""
+        """The connection has ended. Idempotent. `lost`: without a close frame, so that its page may reconnect."""
         ...
 
 

@@ -112,7 +112,7 @@ class AppSessionContext(SessionContext):
     async def with_locked_document(self, func: Callable[[Document], Awaitable[None] | None]) -> None:
         """Run `func` with the document while holding its lock."""
         if self._session is None:
-            # on_session_created hooks run before anybody else can reach the document.
+            # on_session_created hooks run before the document is published, so there is nothing to lock out.
             result = func(self._document)
             if result is not None:
                 await result

@@ -1,4 +1,4 @@
-"""What the session asks of whoever keeps it beyond its worker's life."""
+"""The interface through which a session outlives its worker, and the null object without it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class KeptBefore(Protocol):
         """Bring a session whose app code has just run to the kept state.
 
         Raises:
-            StateMismatch: it does not fit; the session is of no use then.
+            StateMismatch: it does not fit; the session must be discarded then.
         """
         ...
 
@@ -51,7 +51,7 @@ class Keeper(Protocol):
         """What is kept of a session that has just been claimed.
 
         Raises:
-            BusDown: nobody knows.
+            BusDown: unknown.
         """
         ...
 
@@ -88,11 +88,11 @@ class Keeper(Protocol):
         ...
 
     async def write_down(self, session: Session) -> bool:
-        """Write what is pending of a session; says whether all of it is kept by now."""
+        """Write the pending patches of a session. Returns whether all of it is stored."""
         ...
 
     def drop(self, session: Session) -> None:
-        """The session is another worker's by now."""
+        """Another worker has claimed the session."""
         ...
 
     async def touch(self) -> None:

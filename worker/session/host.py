@@ -39,7 +39,7 @@ class Origin:
         request: as the app will see it; None where there was none.
         payload: what `session_context.token_payload` shows.
         values: packed, that the app has kept with the session and finds in its `session_state`.
-        user: who it was created for, as text; None where nobody logs in.
+        user: the user it was created for, as text; None without a login.
     """
 
     request: SessionRequest | None
@@ -202,7 +202,7 @@ class AppHost:
             raise StateMismatch("the app's code fails with its values")
 
     async def retire(self, session: Session) -> None:
-        """Stop the session and run its `on_session_destroyed` hooks. Its lock must be held, or nobody else be left."""
+        """Stop the session and run its `on_session_destroyed` hooks. Its lock must be held, or no user be left."""
         session.destroy()
         if self.sessions_by_id.get(session.id) is session:  # it may have been claimed and built anew meanwhile
             del self.sessions_by_id[session.id]

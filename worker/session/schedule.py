@@ -61,7 +61,7 @@ class Schedule:
         self._call(self._begin, callback)
 
     def remove(self, callback: ScheduledCallback) -> None:
-        """Do not run the callback any more; one that runs now is let finish. Harmless twice."""
+        """Stop calling the callback; a running one finishes. Idempotent."""
         with self._guard:
             if callback.id not in self._pending:
                 return

@@ -169,7 +169,7 @@ class Session:
         return time.monotonic() - self._last_lost
 
     def request_expiration(self) -> None:
-        """Let the next check discard this session if nobody is connected, however short a time it has been unused."""
+        """Let the next check discard this session if it has no connection, however short a time it has been unused."""
         self._expiration_requested = True
 
     def touch(self) -> None:
@@ -270,8 +270,8 @@ class Session:
     def is_return(self, token: str, *, from_browser: bool = True) -> bool:
         """Whether a page that used this token has pulled the document before, and so is coming back.
 
-        Of pages that somebody else has sent nobody here knows what they have; they are taken for pages that come back,
-        which costs them a longer text, where the other mistake would leave them without a document.
+        It is unknown which patches a page made by another worker has; it is treated as a page that reconnects. That
+        costs it a longer text, where the other mistake would leave it without a document.
         """
         known = hash(token)
         strange = self.inherited and from_browser and known not in self._issued_tokens
@@ -291,7 +291,7 @@ class Session:
         """The viewer has the whole document as of now, after all changes made in this hold."""
         # What a push tells of its new roots is for the others.
         hold.batch.leave_out(viewer)
-        # A journal has been told of what is new as well as the viewers, or is still to be: it may be held back.
+        # A journal or another viewer may lack the new models, as changes may be held back: keep them marked as new.
         if not self.fanout.journal.writes and not self.fanout.any_live(but=viewer):
             self.document.models.flush_synced()
         self.held.callbacks.document_shown()

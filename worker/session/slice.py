@@ -14,7 +14,7 @@ __all__ = ["SLICE", "Slice"]
 
 SLICE = 0.002
 """Seconds of work after which a connection lets the others have their turn: some twenty changes without a callback, so
-that the turn's 20 us are lost among them, and far below what anybody notices."""
+that the turn's 20 us are lost among them, and far below what a user notices."""
 
 
 class Slice:

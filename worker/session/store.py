@@ -1,4 +1,4 @@
-"""The sessions of a worker: found, created once, and let go when nobody uses them."""
+"""The sessions of a worker: found, created once, and discarded when unused."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class SessionStore:
 
     Args:
         hosts: the apps by route.
-        placement: told of each session before its app code runs, and after it is gone.
-        collector: told of each session that goes.
+        placement: claims each session before its app code runs, and releases it at its end.
+        collector: notified of each session that ends.
         unused_lifetime: seconds that a session without connections is kept.
         keeper: keeps sessions beyond this worker's life, if they are to outlive it.
     """
@@ -103,7 +103,7 @@ class SessionStore:
             SessionGone: the worker is shutting down.
             OwnedElsewhere: another worker has it.
             NotTheirs: it outlived its worker, and was another user's.
-            BusDown: nobody can be asked who has it.
+            BusDown: the registry cannot be asked which worker owns it.
             Exception: what the app's code raised; nothing is left of the attempt, and the next request tries again.
         """
         session = host.sessions_by_id.get(session_id)
@@ -119,7 +119,7 @@ class SessionStore:
         return await asyncio.shield(creating)
 
     async def discard_unused(self) -> None:
-        """Discard the sessions that nobody has used for their lifetime, one after the other."""
+        """Discard the sessions that have been unused for their lifetime, one after the other."""
         for session in list(self):
             if self._is_unused(session):
                 await self._discard(session)
@@ -181,12 +181,12 @@ class SessionStore:
         await self._take_apart(session)
 
     async def end(self, session: Session, code: int, reason: str) -> None:
-        """End a session for good, whoever looks at it: its viewers are closed, and nothing of it is kept."""
+        """End a session for good, also with viewers: their connections are closed, and stored state is deleted."""
         _close_viewers(session, code, reason)
         await self._discard(session)
 
     async def hand_off(self, session: Session, code: int, reason: str) -> None:
-        """Give a session up that is at rest and written down; its viewers are sent to whoever builds it again."""
+        """Give up a session that is frozen and stored; its viewers reconnect to the worker that rebuilds it."""
         self._keeper.drop(session)
         host = self._hosts[session.app]
         if host.sessions_by_id.get(session.id) is session:

@@ -19,11 +19,11 @@ class Turns:
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._taken = False
-        """Whether somebody was let through in this iteration, or is about to be."""
+        """Whether this iteration's turn has been given, or is about to be."""
 
     @property
     def taken(self) -> bool:
-        """Whether somebody has had this iteration's turn, so that the next would wait."""
+        """Whether this iteration's turn is taken, so that the next caller would wait."""
         return self._taken
 
     def note(self) -> None:
@@ -33,7 +33,7 @@ class Turns:
             asyncio.get_running_loop().call_soon(self._next)
 
     async def take(self) -> None:
-        """Return when it is the caller's turn: at once, if nobody has had this iteration's."""
+        """Return when it is the caller's turn: at once, if this iteration's is free."""
         if not self._taken:
             self.note()
             return
