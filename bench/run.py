@@ -21,13 +21,14 @@ from types import FrameType
 from typing import NoReturn
 
 import report
-from rows import cluster, codec, delivery, metrics, roundtrip, served, sessions, survival, workers
+from rows import cluster, codec, delivery, metrics, models, roundtrip, served, sessions, survival, workers
 from rows.row import Group, Plan, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
 GROUPS: Sequence[Group] = (
     codec.GROUP,
     served.GROUP,
+    models.GROUP,
     delivery.GROUP,
     roundtrip.GROUP,
     sessions.GROUP,

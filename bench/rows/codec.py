@@ -148,11 +148,11 @@ PULLS: dict[Row, Callable[[], Contest]] = {
 def measure(plan: Plan) -> Iterator[Result]:
     for name, rows in SIZED.items():
         make = KINDS[name][1]
-        contests = {row: make(models) for models, row in rows.items() if row.name in plan.rows}
+        contests = {row: partial(make, models) for models, row in rows.items() if row.name in plan.rows}
         yield from contend(contests, turns(plan.repeat))
     for row, make_pull in PULLS.items():
         if row.name in plan.rows:
-            yield from contend({row: make_pull()}, turns(plan.repeat))
+            yield from contend({row: make_pull}, turns(plan.repeat))
 
 
 GROUP = Group((*(row for rows in SIZED.values() for row in rows.values()), *PULLS), measure)

@@ -1,18 +1,27 @@
-"""The same task of stock Bokeh's, of ours, and as fast as it can be, timed in turn in one process."""
+"""The same task of stock Bokeh's, of ours, and as fast as it can be, timed in turn.
+
+Stock Bokeh has a process of its own: in ours, Bokeh's property system is patched, as it is in a worker.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Self
 
 import orjson
 from bokeh.document import Document
 from bokeh.models import Column, ColumnDataSource
 from bokeh.models.widgets import Slider
 
+from aperture.document import current, ids
+from aperture.worker.document import lean
 from rows.row import Result, Row, Target
 
 __all__ = [
@@ -20,6 +29,7 @@ __all__ = [
     "SEED",
     "SIZES",
     "Contest",
+    "Make",
     "Work",
     "columns",
     "contend",
@@ -45,11 +55,23 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """The same task three ways."""
+    """The same task three ways.
+
+    Args:
+        stock: as stock Bokeh does it.
+        ours: as ours does it.
+        limit: as fast as it can be, if anything says how fast that is.
+        weighed: whether the work's value is what is measured, instead of its time.
+    """
 
     stock: Work
     ours: Work
-    limit: Work
+    limit: Work | None = None
+    weighed: bool = False
+
+
+Make = Callable[[], Contest]
+"""Prepares a contest, in the process that takes part in it, inside of its event loop."""
 
 
 def turns(repeat: int) -> int:
@@ -65,25 +87,97 @@ def with_sizes(name: str, title: str, targets: Mapping[int, Target], sizes: Sequ
     }
 
 
-def contend(contests: Mapping[Row, Contest], samples: int) -> list[Result]:
+def contend(contests: Mapping[Row, Make], samples: int) -> list[Result]:
     """Give each side of each row its turns, so that rows, too, are measured under the same load."""
-    results = {row: Result(row) for row in contests}
-    works = [
-        (work, kept)
-        for row, contest in contests.items()
-        for work, kept in (
-            (contest.stock, results[row].stock),
-            (contest.ours, results[row].ours),
-            (contest.limit, results[row].limit),
-        )
-    ]
-    for work, _ in works:
-        work()
-    counts = [_repetitions(work) for work, _ in works]
-    for _ in range(samples):
-        for (work, kept), count in zip(works, counts, strict=True):
-            kept.append(_sample(work, count))
-    return list(results.values())
+    results = [Result(row) for row in contests]
+    makes = list(contests.values())
+    with _Process(makes, _as_stock) as stock, _Process(makes, _as_ours) as ours:
+        for _ in range(samples):
+            for place, result in enumerate(results):
+                for process, side, kept in (
+                    (stock, "stock", result.stock),
+                    (ours, "ours", result.ours),
+                    (ours, "limit", result.limit),
+                ):
+                    sample = process.sample(place, side)
+                    if sample is not None:
+                        kept.append(sample)
+    return results
+
+
+def _as_stock() -> None:
+    """Bokeh stays as it is."""
+
+
+def _as_ours() -> None:
+    """As `WorkerService` has it."""
+    ids.install()
+    current.install()
+    lean.install()
+
+
+class _Process:
+    """A fork of this process that prepares all contests and takes part in them when it is asked to.
+
+    Args:
+        makes: the contests.
+        begin: called there, first of all.
+    """
+
+    def __init__(self, makes: Sequence[Make], begin: Callable[[], None]) -> None:
+        context = multiprocessing.get_context("fork")
+        self._pipe, self._theirs = context.Pipe()
+        self._process = context.Process(target=_take_part, args=(self._theirs, makes, begin), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._theirs.close()  # so that the end of the process is noticed
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        with suppress(BrokenPipeError):
+            self._pipe.send(None)
+        self._process.join()
+
+    def sample(self, place: int, side: str) -> float | None:
+        """One sample of a contest's side; None if it has no such side.
+
+        Raises:
+            RuntimeError: it failed; the child has said why.
+        """
+        self._pipe.send((place, side))
+        try:
+            sample: float | None = self._pipe.recv()
+        except EOFError:
+            raise RuntimeError("a side of a contest has failed") from None
+        return sample
+
+
+def _take_part(pipe: Connection, makes: Sequence[Make], begin: Callable[[], None]) -> None:
+    begin()
+    asyncio.run(_answer(pipe, makes))
+
+
+async def _answer(pipe: Connection, makes: Sequence[Make]) -> None:
+    """In an event loop, whose futures and clock both servers use. Nothing runs on it while this waits."""
+    contests = [make() for make in makes]
+    counts: dict[tuple[int, str], int] = {}
+    weights: dict[tuple[int, str], object] = {}
+    while (asked := pipe.recv()) is not None:
+        place, side = asked
+        contest = contests[place]
+        work: Work | None = getattr(contest, side)
+        if work is None:
+            pipe.send(None)
+        elif contest.weighed:
+            if asked not in weights:  # the same each time
+                weights[asked] = work()
+            pipe.send(weights[asked])
+        else:
+            if asked not in counts:
+                work()
+                counts[asked] = _repetitions(work)
+            pipe.send(_sample(work, counts[asked]))
 
 
 def _repetitions(work: Work) -> int:

@@ -11,10 +11,10 @@ framing, which its websocket does after that point; ours is with it.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import json
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -244,15 +244,14 @@ CHANGED = with_sizes("change-slider", "change a slider's value and send it", {},
 
 
 def measure(plan: Plan) -> Iterator[Result]:
-    yield from asyncio.run(_contend(CHANGED, change_slider, plan))
+    yield from _contend(CHANGED, change_slider, plan)
     for name, rows in APPLIED.items():
-        fill = FILLS[name][1]
-        yield from asyncio.run(_contend(rows, lambda models, fill=fill: incoming(fill, models), plan))  # type: ignore[misc]
+        yield from _contend(rows, partial(incoming, FILLS[name][1]), plan)
 
 
-async def _contend(rows: Mapping[int, Row], make: Callable[[int], Contest], plan: Plan) -> list[Result]:
-    """In an event loop, whose futures and clock both servers use."""
-    return contend({row: make(models) for models, row in rows.items() if row.name in plan.rows}, turns(plan.repeat))
+def _contend(rows: Mapping[int, Row], make: Callable[[int], Contest], plan: Plan) -> list[Result]:
+    wanted = {row: partial(make, models) for models, row in rows.items() if row.name in plan.rows}
+    return contend(wanted, turns(plan.repeat))
 
 
 GROUP = Group((*CHANGED.values(), *(row for rows in APPLIED.values() for row in rows.values())), measure)

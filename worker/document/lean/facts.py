@@ -140,8 +140,10 @@ def has_unstable_default(descriptor: PropertyDescriptor[Any], obj: HasProps) -> 
     return _bokehs_unstable(descriptor, obj) if answer is None else answer
 
 
-def _is_as_bokeh_made_it(cls: type[HasProps]) -> bool:
-    return all(getattr_static(cls, name) is getattr_static(HasProps, name) for name in _OF_CLASSES)
+def _is_as_bokeh_made_it(cls: type[Any]) -> bool:
+    return issubclass(cls, HasProps) and all(
+        getattr_static(cls, name) is getattr_static(HasProps, name) for name in _OF_CLASSES
+    )
 
 
 def _find(cls: type[HasProps]) -> ClassFacts:

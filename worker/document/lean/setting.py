@@ -146,7 +146,7 @@ def prepare_value(
         return _bokehs_prepare(self, owner, name, value, hint=hint)
     if Property._should_validate:
         try:
-            self.validate(value if hint is None else self._hinted_value(value, hint))
+            self.validate(self._hinted_value(value, hint))
         except ValueError:
             return _bokehs_prepare(self, owner, name, value, hint=hint)
     return self.wrap(self.transform(value))
@@ -169,7 +169,8 @@ def _store(descriptor: PropertyDescriptor[Any], obj: HasProps, value: Any, hint:
     facts = facts_of(type(obj))
     waits = facts is not None and descriptor in facts.lazy and not _is_there(descriptor.name, obj)
     if facts is None or not waits or _is_heard(obj, facts):
-        descriptor._set(obj, descriptor._get(obj), value, hint=hint, setter=setter)
+        how = {"setter": setter} if hint is None else {"hint": hint, "setter": setter}
+        descriptor._set(obj, descriptor._get(obj), value, **how)
     elif not descriptor.property.matches(value, facts.lazy[descriptor]):
         # Bokeh would make the default, to see whether it is what is set.
         descriptor._set_value(obj, value)
