@@ -23,7 +23,6 @@ BOKEHS_OWN = {"BOKEH_SECRET_KEY"}
 NAMES = services().keys()
 HISTOGRAM = ("_bucket", "_count", "_sum")
 each_service = pytest.mark.parametrize("name", NAMES)
-each_node = pytest.mark.parametrize("name", NODES)
 
 
 def duration(text: str) -> float:
@@ -78,10 +77,9 @@ def test_images_are_of_a_version(name: str) -> None:
     assert re.match(r"v?\d|local$", tag), tag
 
 
-@each_node
-def test_variables_are_options_of_the_command(name: str) -> None:
+def test_variables_are_options_of_the_command() -> None:
     """A variable that nobody reads is an option that somebody believes to have set."""
-    node = services()[name]
+    node = services()["node"]
     assert node.environment.keys() <= {option.environment for option in OPTIONS} | BOKEHS_OWN
     settings = settings_of(node)
     assert settings.redis_url == "redis://redis:6379/0"
@@ -90,11 +88,10 @@ def test_variables_are_options_of_the_command(name: str) -> None:
 
 
 def test_a_key_is_all_that_it_takes_to_sign_sessions() -> None:
-    """One variable, and both nodes sign with it."""
-    for name in NODES:
-        settings = settings_of(services(BOKEH_SECRET_KEY="a-key")[name])
-        assert settings.session_ids.signed
-        assert settings.secret_key == b"a-key"
+    """One variable, and every node signs with it."""
+    settings = settings_of(services(BOKEH_SECRET_KEY="a-key")["node"])
+    assert settings.session_ids.signed
+    assert settings.secret_key == b"a-key"
 
 
 def test_a_password_reaches_both_ends() -> None:
@@ -102,48 +99,47 @@ def test_a_password_reaches_both_ends() -> None:
     found = services(REDIS_PASSWORD="a-password")
     assert found["redis"].arguments("--requirepass") == ["a-password"]
     assert found["redis"].environment["REDISCLI_AUTH"] == "a-password"
-    assert settings_of(found["node-1"]).redis_password == "a-password"
+    assert settings_of(found["node"]).redis_password == "a-password"
 
 
-def test_nodes_are_alike() -> None:
-    """They differ in their name alone."""
-    first, second = (services()[name].said for name in NODES)
-    assert first == second
+def test_one_variable_says_how_many_nodes_there_are() -> None:
+    """They are one service; two stand in."""
+    assert services()["node"].said["deploy"]["replicas"] == str(len(NODES))
+    assert services(NODES="5")["node"].said["deploy"]["replicas"] == "5"
 
 
 def test_one_variable_points_to_the_apps() -> None:
     """The folder is mounted where the image looks for apps, read-only; examples stand in."""
     folder = stages()[-1].environment()["APPS_FOLDER"]
-    assert services()["node-1"].mounts()[folder] == ROOT / "examples" / "apps"
-    assert services(APPS="./docs")["node-1"].mounts()[folder] == ROOT / "docs"
-    assert all(volume.endswith(":ro") for volume in services()["node-1"].said["volumes"])
+    assert services()["node"].mounts()[folder] == ROOT / "examples" / "apps"
+    assert services(APPS="./docs")["node"].mounts()[folder] == ROOT / "docs"
+    assert all(volume.endswith(":ro") for volume in services()["node"].said["volumes"])
 
 
-@each_node
-def test_nodes_are_given_the_time_that_they_take_to_stop(name: str) -> None:
+def test_nodes_are_given_the_time_that_they_take_to_stop() -> None:
     """Docker kills what outlives the grace period, and sessions with it."""
-    node = services()[name]
+    node = services()["node"]
     settings = settings_of(node)
     assert settings.drain_delay + settings.shutdown_grace < duration(node.said["stop_grace_period"])
 
 
-@each_node
-def test_nodes_count_as_healthy_when_they_are_ready(name: str) -> None:
+def test_nodes_count_as_healthy_when_they_are_ready() -> None:
     """The check is a program of the image, and nginx starts only after it has succeeded."""
-    kind, program, path = services()[name].said["healthcheck"]["test"]
+    kind, program, path = services()["node"].said["healthcheck"]["test"]
     assert (kind, path) == ("CMD", "/readyz")
     assert program in programs()
-    assert services()["nginx"].said["depends_on"][name]["condition"] == "service_healthy"
+    assert services()["nginx"].said["depends_on"]["node"]["condition"] == "service_healthy"
 
 
 def test_names_and_ports_fit_together() -> None:
     """nginx and Prometheus look for the nodes where they are, and Grafana for Prometheus."""
     found = services()
-    settings = settings_of(found["node-1"])
+    settings = settings_of(found["node"])
     (conf,) = [source for source in found["nginx"].mounts().values() if source.name == "nodes.conf"]
-    assert re.findall(r"(?m)^server (\S+)", conf.read_text()) == [f"{name}:{settings.port}" for name in NODES]
+    assert re.findall(r"(?m)^server (\S+)", conf.read_text()) == [f"node:{settings.port}"]
     (job,) = load(found["prometheus"].mounts()["/etc/prometheus/prometheus.yml"])["scrape_configs"]
-    assert job["static_configs"] == [{"targets": [f"{name}:{settings.admin_port}" for name in NODES]}]
+    (discovery,) = job["dns_sd_configs"]
+    assert (discovery["names"], discovery["type"], discovery["port"]) == (["node"], "A", settings.admin_port)
     (source,) = load(ROOT / "deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
     assert source["url"] == "http://prometheus:9090"
 
@@ -155,7 +151,7 @@ def test_nginx_listens_where_it_is_published() -> None:
     assert found["nginx"].said["ports"] == ["8080:8080"]
     assert re.findall(r"listen (\d+);", configuration) == ["8080"]
     assert "ports" not in found["redis"].said
-    assert "ports" not in found["node-1"].said
+    assert "ports" not in found["node"].said
     for name in ("prometheus", "grafana"):
         assert all(port.startswith("127.0.0.1:") for port in found[name].said["ports"])
 
@@ -163,7 +159,7 @@ def test_nginx_listens_where_it_is_published() -> None:
 def test_nginx_treats_nodes_as_the_shipped_list_does() -> None:
     """The names differ, and what is said of them does not."""
     said = [
-        set(re.findall(r"(?m)^server \S+ (.*);$", (ROOT / folder / "nodes.conf").read_text()))
+        set(re.findall(r"(?m)^server \S+(?: resolve)? (.*);$", (ROOT / folder / "nodes.conf").read_text()))
         for folder in ("deploy/nginx", "deploy/compose")
     ]
     assert said[0] == said[1] != set()

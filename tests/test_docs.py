@@ -52,7 +52,7 @@ OF_OTHERS = {
     *("--check", "--strict"),  # ruff, mypy
     *("--list", "--quick", "--row"),  # bench/run.py
     *("--directory", "--server"),  # http.server, examples/flask_embed.py
-    *("--build-arg", "--no-cache-dir"),  # docker, pip
+    *("--build-arg", "--no-cache-dir", "--scale"),  # docker, pip, compose
 }
 """Options of other programs that pages name."""
 
@@ -61,7 +61,7 @@ OF_OTHERS_DEPLOYED = {
     *("--file", "--publish", "--rm", "--tag", "--volume"),  # docker
     *("--find-links", "--no-build-isolation", "--no-deps", "--no-index", "--only-binary", "--requirement"),  # pip
     *("--constraint", "--root", "--wheel-dir"),  # pip
-    *("--maxmemory", "--maxmemory-policy"),  # redis-server
+    *("--maxmemory", "--maxmemory-policy", "--protected-mode"),  # redis-server
     *("--config", "--storage"),  # prometheus
     *("--skip-worktree",),  # git
 }

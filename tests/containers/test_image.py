@@ -54,7 +54,7 @@ def size(image: str) -> int:
 @pytest.fixture
 def as_compose_does(image: str, clone: Path) -> Iterator[Container]:
     """The image with what compose gives a node, but for Redis."""
-    service = services()["node-1"].said
+    service = services()["node"].said
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]

@@ -15,6 +15,7 @@ __all__ = ["COMPOSE", "NODES", "ROOT", "Service", "services", "variables"]
 ROOT = Path(__file__).parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 NODES = ("node-1", "node-2")
+"""The containers of the service `node`, as compose names them, with as many as there are by default."""
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Z_]+)(?::(?P<sign>[-+])(?P<word>[^}]*))?\}")
 

@@ -91,9 +91,9 @@ class Prometheus:
     def _content(self, source: Path) -> str:
         text = source.read_text()
         if source.name == "prometheus.yml":
-            for name, address in self._addresses.items():
-                text, found = re.subn(rf"\b{re.escape(name)}\b", address, text)
-                assert found == 1, f"{name} is not a target"
+            targets = f"static_configs: [{{targets: {json.dumps([*self._addresses.values()])}}}]"
+            text, found = re.subn(r"dns_sd_configs:\n.*", targets, text)
+            assert found == 1, "the nodes are not found by their name"
             return re.sub(r"(scrape|evaluation)_interval: 5s", r"\1_interval: 1s", text)
         return re.sub(r"for: (\d+)([smh])", lambda match: f"for: {_milliseconds(*match.groups()) // FASTER}ms", text)
 
@@ -131,7 +131,7 @@ class Topology:
         with ExitStack() as stack:
             stack.enter_context(self._redis())
             for name in NODES:
-                self.nodes[name] = stack.enter_context(self._node(self._services[name]))
+                self.nodes[name] = stack.enter_context(self._node(self._services["node"]))
             for node in self.nodes.values():
                 node.await_ready()
             self.url = stack.enter_context(self._nginx()).url
@@ -168,5 +168,5 @@ class Topology:
     def _nginx(self) -> Nginx:
         """With the shipped configuration, in front of what the mounted list of nodes names."""
         mounts = self._services["nginx"].mounts()
-        named = re.findall(r"(?m)^server ([\w-]+):\d+", mounts["/etc/nginx/nodes.conf"].read_text())
-        return Nginx([f"127.0.0.1:{self.nodes[name].port}" for name in named])
+        assert re.findall(r"(?m)^server ([\w-]+):\d+", mounts["/etc/nginx/nodes.conf"].read_text()) == ["node"]
+        return Nginx([f"127.0.0.1:{node.port}" for node in self.nodes.values()])
