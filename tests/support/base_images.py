@@ -36,9 +36,9 @@ __all__ = ["compose_plugin", "image_lock", "prepare", "why_no_images"]
 DEBIAN = f"{PREFIX}/debian:trixie"
 COMPOSE_IMAGE = f"{PREFIX}/compose:trixie"
 RECIPES = Path(__file__).parents[1] / "containers" / "bases.Dockerfile"
-DEBIAN_SECONDS = 600
+DEBIAN_SECONDS = 900
 """Of packages that are downloaded and unpacked: half a minute where nothing else runs."""
-BUILD_SECONDS = 300
+BUILD_SECONDS = 900
 ATTEMPTS = 3
 """A mirror may drop a connection; what was built before that is not built again."""
 
