@@ -10,7 +10,8 @@ when the hold ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -38,6 +39,10 @@ __all__ = ["OrderedCallbacks", "Recorder", "ordered_callbacks"]
 _OF_SESSIONS = (SessionCallbackAdded, SessionCallbackRemoved)
 
 
+def _no_session() -> None:
+    """Before a session follows."""
+
+
 class Recorder(Protocol):
     """Records changes."""
 
@@ -58,8 +63,8 @@ class OrderedCallbacks(DocumentCallbackManager):
         self._session_callbacks = self.added  # type: ignore[assignment]
         self._session_destroyed_callbacks = OrderedSet()  # type: ignore[assignment]
         self.recorder: Recorder | None = None
-        self._follower: object = None
-        """The session, to which no other changes than those of its callbacks matter."""
+        self._follower: Callable[[], object] = _no_session
+        """The session, to which no other changes than those of its callbacks matter. Held weakly: it holds this."""
         self.changes = 0
         """How many there were, also of those that are held back or were made without the lock."""
         self.journaled = False
@@ -90,7 +95,7 @@ class OrderedCallbacks(DocumentCallbackManager):
             invoke_with_curdoc(document, lambda: self._call_for_changes(event))
 
     def _asked_for_changes(self) -> bool:
-        return len(self._change_callbacks) > (self._follower in self._change_callbacks)
+        return len(self._change_callbacks) > (self._follower() in self._change_callbacks)
 
     def _call_for_changes(self, event: DocumentChangedEvent) -> None:
         for callback in self.change_callbacks():
@@ -98,7 +103,7 @@ class OrderedCallbacks(DocumentCallbackManager):
 
     def follow(self, session: object) -> None:
         """Tell the session of callbacks that are added and removed, as `on_change_dispatch_to` does."""
-        self._follower = session
+        self._follower = weakref.ref(session)
         self.on_change_dispatch_to(session)
 
     def hold(self, policy: HoldPolicyType = "combine") -> None:
