@@ -6,10 +6,11 @@ Nobody may see an error: the `tabs` fixture fails on any in the console.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from support.browser import BrowserTabs, Tab
+from support.fetch import fetch
 from support.node import Node
 from support.patience import wait_until
 
@@ -24,7 +25,7 @@ WRITTEN = 0.5
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     options = ["--num-procs", "2", "--session-token-expiration", str(EXPIRATION), "--durability", "ack"]
-    with Node("arrays.py", "relayed.py", options=options) as node:
+    with Node("arrays.py", "own_models.py", "relayed.py", options=options) as node:
         yield node
 
 
@@ -38,6 +39,13 @@ def settled_value(tab: Tab, apps_value: str) -> int:
 def kill_owner(node: Node, tab: Tab) -> None:
     mine = next(row for row in node.sessions() if tab.session_id().startswith(row["id"]))
     node.kill(mine["pid"])
+
+
+def move_elsewhere(node: Node, tab: Tab) -> None:
+    mine = next(row for row in node.sessions() if tab.session_id().startswith(row["id"]))
+    # What was acknowledged may not be written down yet: then it is refused, and asked for again.
+    url = f"{node.admin_url}/sessions/{mine['id']}/move"
+    wait_until(lambda: fetch(url, "POST", {"X-Aperture": "1"}).status == 200, 20, "the session is not moved")
 
 
 def mark_document(tab: Tab) -> None:
@@ -102,3 +110,23 @@ def test_a_large_array_is_there_again_after_its_worker_was_killed(node: Node, ta
     wait_until(lambda: tab.picture("plot") == picture, 20, "the plot looks different")
     tab.drag_slider("slider", 0.0)
     tab.wait_for("() => Bokeh.documents[0].get_model_by_name('source').data.y.every(y => y === 0)")
+
+
+@pytest.mark.parametrize("end", [kill_owner, move_elsewhere])
+def test_a_script_with_model_classes_of_its_own_goes_on(
+    node: Node, tabs: BrowserTabs, end: Callable[[Node, Tab], None]
+) -> None:
+    """The page knows the classes by the names that they had first, and the models made since are there. Twice."""
+    tab = tabs(node.app_url("/own_models"))
+    path = ["0"]
+    for value in (3, 7):
+        path.append(str(value))
+        tab.page.evaluate(f"() => {{ Bokeh.documents[0].get_model_by_name('slider').value = {value}; }}")
+        tab.wait_for_value("seen", "text", " ".join(path))
+        mark_document(tab)
+        end(node, tab)
+        tab.wait_for("() => { const [root] = Bokeh.documents[0].roots(); return root != null && !root.__before; }")
+        assert tab.value("seen", "text") == " ".join(path)
+        points = "() => Bokeh.documents[0].get_model_by_name('path').points.map((point) => String(point.x))"
+        assert tab.page.evaluate(points) == path
+    assert "afresh" not in node.log()

@@ -138,7 +138,7 @@ class AppHost:
             StateMismatch: the app's code fails with the values it has kept; nothing is left of the session.
             Exception: what a function app raises. A script's error is logged and leaves the page empty, as in Bokeh.
         """
-        ids = IdSequence(session_id)
+        ids = IdSequence(session_id, self.url)
         ids.made = WeakValueDictionary()
         with ids.active():
             document = new_document()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bokeh.application import Application
-from bokeh.application.handlers import FunctionHandler
+from bokeh.application.handlers import FunctionHandler, ScriptHandler
 from bokeh.document import Document
 from bokeh.events import ButtonClick, DocumentReady
 from bokeh.layouts import column
@@ -57,13 +58,15 @@ class Worker:
     Args:
         kept: what all workers share.
         act: the app's code.
+        application: the app, if it is no function.
     """
 
     epochs = 0
 
-    def __init__(self, kept: MemoryStore, act: Act = app) -> None:
+    def __init__(self, kept: MemoryStore, act: Act = app, application: Application | None = None) -> None:
         self.survival = Survival(kept, acknowledge=False)
-        self.host = AppHost(URL, Application(FunctionHandler(act)), logout_url=None, issue_token=str)
+        application = application or Application(FunctionHandler(act))
+        self.host = AppHost(URL, application, logout_url=None, issue_token=str)
         self.store = SessionStore(
             {URL: self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, keeper=self.survival
         )
@@ -416,6 +419,68 @@ async def test_what_redis_has_lost_is_kept_anew_without_a_change() -> None:
     await session.held.freeze()
     await worker.survival.flush(10)
     assert value(await Worker(kept).get(), "slider", "value") == 7
+
+
+CLASSES = """
+from bokeh.core.properties import Instance, Int, List
+from bokeh.io import curdoc
+from bokeh.model import DataModel
+from bokeh.models import Button, Div
+
+
+class Point(DataModel):
+    x = Int(0)
+
+
+class Loud(Div):
+    volume = Int(1)
+
+
+class Page(DataModel):
+    points = List(Instance(Point))
+
+
+points, loud, button = Page(name="page", points=[Point(x=1)]), Loud(name="loud", text="!"), Button(name="button")
+
+
+def add():
+    points.points = [*points.points, Point(x=len(points.points) + 1)]
+    loud.volume += 1
+
+
+button.on_click(add)
+for root in (points, loud, button):
+    curdoc().add_root(root)
+"""
+
+
+async def click(session: Session) -> None:
+    button = session.document.get_model_by_name("button")
+    assert button is not None
+    await session.with_document_locked(lambda: button._trigger_event(ButtonClick(button)))
+    await settled()
+
+
+def scripted(file: Path, kept: MemoryStore) -> Worker:
+    return Worker(kept, application=Application(ScriptHandler(filename=str(file))))
+
+
+@in_loop
+async def test_a_script_that_defines_its_own_model_classes_goes_on(tmp_path: Path) -> None:
+    """Its module, and so its classes, have one name in all workers: in the snapshot, and in patches after it."""
+    file = tmp_path / "app.py"
+    file.write_text(CLASSES)
+    kept = MemoryStore()
+    for step in range(1, 4):
+        worker = scripted(file, kept)
+        session = await worker.get()
+        assert worker.survival.outcomes["fresh"] == 0
+        assert [point.x for point in value(session, "page", "points")] == list(range(1, step + 1))
+        assert value(session, "loud", "volume") == step
+        module = type(session.document.get_model_by_name("loud")).__module__
+        assert {type(point).__module__ for point in value(session, "page", "points")} == {module}
+        await click(session)
+        await worker.store.hand_off(session, 1012, "moving")  # one process cannot have two modules of one name
 
 
 @in_loop
