@@ -29,6 +29,7 @@ import bokeh.document.document
 import bokeh.model.model
 import bokeh.util.serialization
 from bokeh.application.handlers import code_runner
+from bokeh.core.types import ID
 from bokeh.model import Model
 from bokeh.util.serialization import make_globally_unique_id
 
@@ -113,7 +114,7 @@ def install() -> None:
     for module in (bokeh.util.serialization, bokeh.model.model, bokeh.document.document):
         module.make_id = make_id  # type: ignore[attr-defined]
     Model.__new__ = _new  # type: ignore[method-assign,assignment]
-    code_runner.make_globally_unique_id = make_script_id  # type: ignore[attr-defined]
+    code_runner.make_globally_unique_id = make_script_id
 
 
 def make_id() -> str:
@@ -121,14 +122,14 @@ def make_id() -> str:
     return (_current.get() or _outside).next()
 
 
-def make_script_id() -> str:
+def make_script_id() -> ID:
     """Stands in for `bokeh.util.serialization.make_globally_unique_id`, where the module of a script is named."""
     sequence = _current.get()
     if sequence is not None:
         name = sequence.next_script()
         # While the session's last life here is still being taken apart, the name is taken.
         if f"bokeh_app_{name}" not in sys.modules:
-            return name
+            return ID(name)
     return make_globally_unique_id()
 
 
