@@ -114,7 +114,7 @@ def install() -> None:
     for module in (bokeh.util.serialization, bokeh.model.model, bokeh.document.document):
         module.make_id = make_id  # type: ignore[attr-defined]
     Model.__new__ = _new  # type: ignore[method-assign,assignment]
-    code_runner.make_globally_unique_id = make_script_id
+    code_runner.make_globally_unique_id = make_script_id  # type: ignore[attr-defined]
 
 
 def make_id() -> str:
