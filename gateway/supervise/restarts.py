@@ -67,7 +67,7 @@ class RestartCounts:
             return
         try:
             if self._files is None:
-                self._files = ProcessFiles(self._directory.path, PROCESS)
+                self._files = ProcessFiles(self._directory.path, PROCESS, of_node=False)
             self._files.write(self._read())
         except OSError as problem:
             log.warning("the supervisor's metrics cannot be written: %s", problem)

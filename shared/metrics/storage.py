@@ -85,17 +85,19 @@ class ProcessFiles:
     Args:
         path: of the directory.
         process: this process's name among those of the node. No two that live have the same.
+        of_node: this is a child of the node's supervisor, which ends with it.
 
     Raises:
         OSError: the directory is gone and cannot be made again, or cannot be read.
     """
 
-    def __init__(self, path: Path | str, process: str) -> None:
+    def __init__(self, path: Path | str, process: str, *, of_node: bool = True) -> None:
         make_private(Path(path))
         forget_gauges(path, process)  # those of the process before, if its death was not noticed
         self._path = Path(path)
         self._process = process
         self._files: dict[str, _File] = {}
+        self._supervisor = os.getppid() if of_node else None
 
     def write(self, readings: Iterable[Reading]) -> None:
         """Write down what has changed since the last time.
@@ -103,6 +105,9 @@ class ProcessFiles:
         Raises:
             OSError: the disk is full, or the directory cannot be made again. What was written before is still there.
         """
+        if self._supervisor not in (None, os.getppid()):
+            # Its directory is removed with it; what is made again in this process's last moments would stay for ever.
+            return
         for reading in readings:
             file = self._file(reading.family)
             for key, value in _series(reading):

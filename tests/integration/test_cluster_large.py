@@ -34,7 +34,7 @@ def _nobody_was_cut_off(cluster: Cluster) -> Iterator[None]:
     assert re.findall(r".*(?:is lost|pull.* afresh|takes nothing|could not be|Traceback)(?s:.*)", cluster.log()) == []
     with cluster.redis() as client:
         kinds = {key.split(b":")[3] for key in client.scan_iter(f"{Names(NAMESPACE).session('')[:-8]}*")}
-    assert kinds <= {b"session", b"stream", b"kept", b"journal", b"workers", b"epoch", b"born", b"seasoned"}
+    assert kinds <= {b"session", b"stream", b"kept", b"journal", b"workers", b"epoch", b"born", b"seasoned", b"room"}
 
 
 async def moved_meanwhile(mover: Viewer, watcher: Viewer, work: asyncio.Task[None]) -> int:
