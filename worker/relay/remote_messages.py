@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
-from aperture.errors import ProtocolError, SessionGone, TransferFailed
+from aperture.errors import BusDown, ProtocolError, SessionGone, TransferFailed
 from aperture.log import short_id
 from aperture.protocol.closing import INTERNAL_ERROR, MESSAGE_TOO_BIG, SERVICE_RESTART
 from aperture.protocol.messages import Message
@@ -150,6 +150,10 @@ class Inbox:
                 _close_at_fault(session, audience, viewer, problem)
             case SessionGone():
                 audience.refuse(viewer, SERVICE_RESTART, "the session is gone")
+            case BusDown():
+                # An operator reads of the bus once, from what watches it; a traceback for each message says no more.
+                log.warning("session %s: message of a viewer elsewhere not handled: %s", short_id(session.id), problem)
+                audience.refuse(viewer, SERVICE_RESTART, "the bus is down")
             case _:
                 log.error("session %s: a message could not be handled", short_id(session.id), exc_info=problem)
                 audience.refuse(viewer, INTERNAL_ERROR, "the message could not be handled")

@@ -12,7 +12,7 @@ from support.clock import in_fake_time
 from support.peers import make_session
 from support.relay_posts import SESSION_KEY, OwnerPostbox, run_of
 
-from aperture.errors import ProtocolError, SessionGone, TransferFailed
+from aperture.errors import BusDown, ProtocolError, SessionGone, TransferFailed
 from aperture.protocol.messages import Message
 from aperture.wire.envelopes import FromClient, Joined, Refused, Reply, pack_fragments
 from aperture.worker.patch.viewer import Viewer
@@ -236,6 +236,17 @@ async def test_a_session_that_is_gone_sends_its_viewers_away() -> None:
     desk.take(1)
     await turn()
     assert [r.code for r in desk.told(Refused)] == [1012]
+
+
+@in_fake_time
+async def test_a_bus_that_is_down_costs_a_line_and_a_reconnect(caplog: pytest.LogCaptureFixture) -> None:
+    """No traceback: it is neither the viewer's fault nor ours."""
+    desk = Desk()
+    desk.problem = BusDown("no connection")
+    desk.take(1)
+    await turn()
+    assert [r.code for r in desk.told(Refused)] == [1012]
+    assert [record.exc_info for record in caplog.records] == [None]
 
 
 @in_fake_time
