@@ -32,7 +32,8 @@ shift 2
 mount --bind "$scratch" "$scratch"
 while read -r _ _ _ _ where flags _; do
     case $where in "$scratch" | /proc* | /dev | /sys*) continue ;; esac
-    mount -o "remount,bind,ro,${flags#rw}" "$where"
+    # A file system of another container may go away meanwhile: what is no mount any more cannot be written to.
+    mount -o "remount,bind,ro,${flags#rw}" "$where" || ! mountpoint -q "$where"
 done < /proc/self/mountinfo
 exec unshare --user --map-user="$user" --map-group="$user" -- "$@"
 """
