@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 import pytest
-from support.browser import BrowserTabs, Tab
+from support.browser import BrowserTabs, Tab, move_and_see
 from support.fetch import fetch
 from support.patience import wait_until
 from support.topology import Topology
@@ -23,16 +23,6 @@ NODE_DOWN = "ApertureNodeDown"
 def topology() -> Iterator[Topology]:
     with Topology(BOKEH_SECRET_KEY="of-this-test-alone", REDIS_PASSWORD="likewise") as topology:
         yield topology
-
-
-def move_and_see(tab: Tab, fraction: float) -> float:
-    """Move a slider with the mouse, wait until the wave follows, and say what the slider shows."""
-    tab.page.bring_to_front()  # or Chromium takes its time to draw
-    before = tab.column("wave", "y")
-    tab.drag_slider("amplitude", fraction)
-    tab.wait_for_column("wave", "y", before)
-    value: float = tab.value("amplitude", "value")
-    return value
 
 
 def wait_until_back(tab: Tab) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.base_images import compose_plugin
-from support.browser import BrowserTabs, Tab
+from support.browser import BrowserTabs, Tab, move_and_see
 from support.compose_stack import Stack
 from support.engine import docker
 from support.fetch import fetch
@@ -20,16 +20,6 @@ def stack(clone: Path, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
     compose_plugin(config)
     with Stack(clone, config, IMAGE=image) as stack:
         yield stack
-
-
-def move_and_see(tab: Tab, fraction: float) -> float:
-    """Move a slider with the mouse, wait until the wave follows, and say what the slider shows."""
-    tab.page.bring_to_front()  # or Chromium takes its time to draw
-    before = tab.column("wave", "y")
-    tab.drag_slider("amplitude", fraction)
-    tab.wait_for_column("wave", "y", before)
-    value: float = tab.value("amplitude", "value")
-    return value
 
 
 def owner(stack: Stack, tab: Tab) -> str:

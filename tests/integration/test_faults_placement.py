@@ -7,16 +7,14 @@ import resource
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
-from support.cluster import NAMESPACE, session_of
+from support.cluster import PLACEMENTS, placed, session_of
 from support.fetch import fetch
 from support.node import Node
 from support.patience import run, seconds, wait_until
-from support.redis import RedisServer
 from support.wire import Viewer, page_token
 
 APP = "/relayed"
@@ -29,18 +27,11 @@ DROPS = 400
 PAGES = 60
 
 
-@pytest.fixture(scope="module", params=["1 worker", "3 workers", "two nodes"])
+@pytest.fixture(scope="module", params=PLACEMENTS)
 def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
     """Where pages are made, and where their viewers connect."""
-    with ExitStack() as stack:
-        if request.param == "two nodes":
-            server = stack.enter_context(RedisServer())
-            shared = ["--redis-url", server.url, "--redis-namespace", NAMESPACE, "--num-procs", "1", *OPTIONS]
-            made, visited = (stack.enter_context(Node("relayed.py", options=shared)) for _ in range(2))
-        else:
-            options = ["--num-procs", request.param[0], *OPTIONS]
-            made = visited = stack.enter_context(Node("relayed.py", options=options))
-        yield made, visited
+    with placed(request.param, "relayed.py", *OPTIONS) as nodes:
+        yield nodes
 
 
 def sessions(nodes: tuple[Node, Node]) -> set[str]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from support.cluster import NAMESPACE
+from support.cluster import PLACEMENTS, placed
 from support.node import Node
 from support.patience import run
-from support.redis import RedisServer
 from support.wire import Viewer, page_token
 
 APP = "/relayed"
@@ -18,17 +16,11 @@ APP = "/relayed"
 TOO_BIG = 1009
 
 
-@pytest.fixture(scope="module", params=["1 worker", "3 workers", "two nodes"])
+@pytest.fixture(scope="module", params=PLACEMENTS)
 def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
-    """Where the page is made, and where its viewers connect."""
-    with ExitStack() as stack:
-        if request.param == "two nodes":
-            server = stack.enter_context(RedisServer())
-            shared = ["--redis-url", server.url, "--redis-namespace", NAMESPACE, "--num-procs", "1"]
-            made, visited = (stack.enter_context(Node("relayed.py", options=shared)) for _ in range(2))
-        else:
-            made = visited = stack.enter_context(Node("relayed.py", options=["--num-procs", request.param[0]]))
-        yield made, visited
+    """Where pages are made, and where their viewers connect."""
+    with placed(request.param, "relayed.py") as nodes:
+        yield nodes
 
 
 def change(viewer: Viewer, new: list[Any]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, sync_playwright
 from support.patience import seconds, wait_until
 
-__all__ = ["VIEWPORT", "BrowserTabs", "Tab", "chromium", "tabs"]
+__all__ = ["VIEWPORT", "BrowserTabs", "Tab", "chromium", "move_and_see", "tabs"]
 
 FLAGS = [
     "--no-sandbox",
@@ -215,3 +215,13 @@ def tabs(chromium: Browser) -> Iterator[BrowserTabs]:
     yield opened
     opened.assert_quiet()
     context.close()
+
+
+def move_and_see(tab: Tab, fraction: float) -> float:
+    """Move a slider with the mouse, wait until the wave follows, and say what the slider shows."""
+    tab.page.bring_to_front()  # or Chromium takes its time to draw
+    before = tab.column("wave", "y")
+    tab.drag_slider("amplitude", fraction)
+    tab.wait_for_column("wave", "y", before)
+    value: float = tab.value("amplitude", "value")
+    return value

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,7 +19,18 @@ from tornado.httpclient import HTTPClientError
 
 from aperture.protocol.tokens import read_session_id
 
-__all__ = ["NAMESPACE", "Cluster", "Follower", "Owner", "patches_of", "places_of", "session_of", "steady_viewer"]
+__all__ = [
+    "NAMESPACE",
+    "PLACEMENTS",
+    "Cluster",
+    "Follower",
+    "Owner",
+    "patches_of",
+    "placed",
+    "places_of",
+    "session_of",
+    "steady_viewer",
+]
 
 NAMESPACE = "cluster-test"
 
@@ -151,6 +162,23 @@ def session_of(token: str) -> str:
     session_id = read_session_id(token)
     assert session_id is not None
     return session_id
+
+
+PLACEMENTS = ("1 worker", "3 workers", "two nodes")
+"""Ways in which a page's worker and its viewers' can be apart."""
+
+
+@contextmanager
+def placed(placement: str, app: str, *options: str) -> Iterator[tuple[Node, Node]]:
+    """The node where pages are made, and the one where their viewers connect, in one of `PLACEMENTS`."""
+    with ExitStack() as stack:
+        if placement == "two nodes":
+            server = stack.enter_context(RedisServer())
+            shared = ["--redis-url", server.url, "--redis-namespace", NAMESPACE, "--num-procs", "1", *options]
+            made, visited = (stack.enter_context(Node(app, options=shared)) for _ in range(2))
+        else:
+            made = visited = stack.enter_context(Node(app, options=["--num-procs", placement[0], *options]))
+        yield made, visited
 
 
 @asynccontextmanager

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from aperture import tracing
 from aperture.log import short_id
 from aperture.metrics import RelayTally
 from aperture.protocol.closing import SERVICE_RESTART
-from aperture.protocol.messages import Message
 from aperture.wire.envelopes import Envelope, FromClient, Join, Leave, Refused, Render, Rendered
-from aperture.worker.patch.viewer import Viewer
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.post import Post
-from aperture.worker.relay.remote_messages import Inbox
+from aperture.worker.relay.remote_messages import Inbox, Receive
 from aperture.worker.relay.transfers import CHUNK_BYTES
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
@@ -46,7 +44,7 @@ class OwnerSide:
         store: SessionStore,
         render: Renderer,
         *,
-        receive: Callable[[Session, Viewer, Message], Awaitable[None] | None],
+        receive: Receive,
         max_message_size: int,
         tally: RelayTally,
     ) -> None:
