@@ -489,19 +489,38 @@ def _rounds(movers: list[Any], pace: Pace, at_least: int = 0) -> Trips:
     return Trips(time.perf_counter() - started, latencies)
 
 
+def page(port: int, path: str) -> float:
+    """Seconds from the GET of a page to its end."""
+    started = time.perf_counter()
+    get(port, path)
+    return time.perf_counter() - started
+
+
 def first_document(port: int, path: str) -> float:
     """Seconds from the GET of a page to its document, as a browser does it: page, websocket, pull."""
     started = time.perf_counter()
-    page = get(port, path)
-    found = _TOKEN.search(page)
-    if found is None:
-        raise LookupError("the page has no token")
-    viewer = Viewer(connect(port, nodelay=True), path, found[1].decode())
-    viewer.pull()
+    viewer = _open_page(port, path)
     seconds = time.perf_counter() - started
     viewer.say_goodbye()
     viewer.close()
     return seconds
+
+
+def open_pages(group: str, port: int, path: str, count: int) -> None:
+    """As browsers do, ask for pages, each with a session, and open their websockets, until the group has `count`."""
+    viewers = _open.setdefault(group, [])
+    while len(viewers) < count:
+        viewers.append(_open_page(port, path))
+
+
+def _open_page(port: int, path: str) -> Viewer:
+    """Get a page, and the document over its websocket."""
+    found = _TOKEN.search(get(port, path))
+    if found is None:
+        raise LookupError("the page has no token")
+    viewer = Viewer(connect(port, nodelay=True), path, found[1].decode())
+    viewer.pull()
+    return viewer
 
 
 def get_pages(port: int, path: str, connections: int, seconds: float) -> float:
@@ -589,6 +608,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
         move_sliders,
         echo,
         first_document,
+        page,
+        open_pages,
         get_pages,
         probe,
         probe_pages,

@@ -52,6 +52,9 @@ STOCK_ROWS = (
     "stall-page",
 )
 
+PANEL_ROWS = ("panel-first", "panel-sessions", "panel-memory")
+"""Beside `panel serve`."""
+
 CLUSTER_ROWS = (
     "hop-1-p50",
     "hop-20-p50",
@@ -72,6 +75,23 @@ CLUSTER_ROWS = (
     "keep-memory-moved",
 )
 """Both sides are ours, so that they have a table of their own."""
+
+THREAD_ROWS = ("threads-trip-1-p50", "threads-trip-20-p50", "threads-cpu", "warm-page")
+"""Likewise."""
+
+_PANEL_HEAD = (
+    "An app of Panel on `panel serve` and on `aperture panel`, one process each:",
+    "",
+    "| | panel serve | ours | ratio | asked for |",
+    "|---|---|---|---|---|",
+)
+
+_THREADS_HEAD = (
+    "App code in threads, and sessions made ahead; Aperture on both sides:",
+    "",
+    "| | without | with | ratio | asked for |",
+    "|---|---|---|---|---|",
+)
 
 _WIDTHS = "{:<47}{:>12}{:>12}{:>10}  {:<22}{:>12}{:>10}"
 
@@ -222,21 +242,29 @@ def five(path: Path) -> str:
 def table(path: Path) -> str:
     """All rows, in Markdown."""
     rows = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
-    shown = [rows[name] for name in (*STOCK_ROWS, *CLUSTER_ROWS) if name in rows]
-    lines = [_markdown(rows[name]) for name in STOCK_ROWS if name in rows]
-    own = [_markdown_own(rows[name]) for name in CLUSTER_ROWS if name in rows]
+    shown = [rows[name] for name in (*STOCK_ROWS, *PANEL_ROWS, *CLUSTER_ROWS, *THREAD_ROWS) if name in rows]
+    lines, panel = ([_markdown(rows[name]) for name in names if name in rows] for names in (STOCK_ROWS, PANEL_ROWS))
+    own, threads = (
+        [_markdown_own(rows[name]) for name in names if name in rows] for names in (CLUSTER_ROWS, THREAD_ROWS)
+    )
     return "\n".join(
         [
             "| | stock | ours | ratio | asked for |",
             "|---|---|---|---|---|",
             *lines,
             "",
+            *(_PANEL_HEAD if panel else ()),
+            *panel,
+            *([""] if panel else []),
             "Two nodes that share a Redis, and sessions stored in it; Aperture on both sides:",
             "",
             "| | without | with | ratio | asked for |",
             "|---|---|---|---|---|",
             *own,
             "",
+            *(_THREADS_HEAD if threads else ()),
+            *threads,
+            *([""] if threads else []),
             caption(shown),
         ]
     )

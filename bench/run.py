@@ -21,7 +21,20 @@ from types import FrameType
 from typing import NoReturn
 
 import report
-from rows import cluster, codec, delivery, metrics, models, roundtrip, served, sessions, survival, workers
+from rows import (
+    cluster,
+    codec,
+    delivery,
+    metrics,
+    models,
+    panel_apps,
+    roundtrip,
+    served,
+    sessions,
+    survival,
+    threads,
+    workers,
+)
 from rows.row import Group, Plan, Result, Row
 
 RESULTS = Path(__file__).parent / "results"
@@ -32,9 +45,11 @@ GROUPS: Sequence[Group] = (
     delivery.GROUP,
     roundtrip.GROUP,
     sessions.GROUP,
+    panel_apps.GROUP,
     workers.GROUP,
     cluster.GROUP,
     survival.GROUP,
+    threads.GROUP,
     metrics.GROUP,
 )
 

@@ -1,4 +1,4 @@
-"""The servers under test as processes: stock `bokeh serve`, the same with TCP_NODELAY, and ours.
+"""The servers under test as processes: stock `bokeh serve`, the same with TCP_NODELAY, `panel serve`, and ours.
 
 All of them get the same apps and the same options, a free port on the loopback interface, and one core's worth of
 workers unless a row says otherwise. At the end of the `with` block all processes have ended.
@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["APPS", "NODELAY", "OURS", "STOCK", "Kind", "Server", "serve"]
+__all__ = ["APPS", "NODELAY", "OURS", "OUR_PANEL", "PANEL", "STOCK", "Kind", "Server", "serve"]
 
 HERE = Path(__file__).parent
 APPS = HERE / "apps"
@@ -35,11 +35,15 @@ Kind = str
 STOCK: Kind = "stock"
 NODELAY: Kind = "stock with TCP_NODELAY"
 OURS: Kind = "ours"
+PANEL: Kind = "panel serve"
+OUR_PANEL: Kind = "aperture panel"
 
 _COMMANDS: Mapping[Kind, Sequence[str]] = {
     STOCK: ("-m", "bokeh", "serve", "--port", "0"),
     NODELAY: (str(HERE / "stock_nodelay.py"), "serve", "--port", "0"),
     OURS: ("-m", "aperture", "serve", "--port", "0", "--admin-port", "0"),
+    PANEL: ("-m", "panel", "serve", "--port", "0"),
+    OUR_PANEL: ("-m", "aperture", "panel", "--port", "0", "--admin-port", "0"),
 }
 _READY = re.compile(r"app running at: (\S+)")
 
@@ -92,7 +96,7 @@ class Server:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(2.0 if self.kind != OURS else STOP_SECONDS)
+                self._process.wait(STOP_SECONDS if self.kind in (OURS, OUR_PANEL) else 2.0)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

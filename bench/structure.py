@@ -6,6 +6,8 @@
     complexity              McCabe's, by ruff's C901
     circles                 strongly connected modules, with imports inside functions and under TYPE_CHECKING counted
     namesakes               modules that share a file name; `__init__` apart
+    comments                a thousand lines, docstrings not counted in; the hard parts are relay, holds, hand-over,
+                            fencing and recovery
     a patch                 modules that the change of one slider, with a callback, crosses between the fragments of its
                             websocket message and the frames for its viewers; and how often a call enters a module that
                             was left before
@@ -32,6 +34,18 @@ from types import FrameType
 HERE = Path(__file__).resolve().parents[1]
 PRODUCT = {"shared": "aperture", "gateway": "aperture.gateway", "worker": "aperture.worker"}
 FUNCTION = ast.FunctionDef | ast.AsyncFunctionDef
+HARD = (
+    "worker/relay/",
+    "worker/recovery/",
+    *(f"worker/patch/{name}.py" for name in ("hold", "fanout", "batch", "corrections", "lock")),
+    "worker/handover.py",
+    "worker/adopt.py",
+    *(f"gateway/front/{name}.py" for name in ("dispatch", "worker_pairs", "listener")),
+    *(f"shared/registry/{name}.py" for name in ("registry", "scripts", "lease")),
+    *(f"worker/session/{name}.py" for name in ("store", "host")),
+)
+"""Relay, holds, hand-over, fencing and recovery: where most lines need a reason beside them."""
+
 LONG = 40
 """Lines of a function's body above which a reader has to scroll."""
 
@@ -140,16 +154,22 @@ def complexities(root: Path) -> list[tuple[int, str]]:
 
 
 def comment_lines(module: Module) -> int:
-    """Comments behind code counted in."""
+    """Comments behind code counted in, and those of Lua scripts."""
     with module.path.open("rb") as file:
-        return sum(token.type == tokenize.COMMENT for token in tokenize.tokenize(file.readline))
+        here = sum(token.type == tokenize.COMMENT for token in tokenize.tokenize(file.readline))
+    return here + len(re.findall(r"^\s*-- ", module.text, re.MULTILINE))
 
 
-def words(root: Path) -> Counter[str]:
-    """How often the mannered ones stand in code and docs."""
-    folders = [root / folder for folder in (*PRODUCT, "docs")]
-    files = [path for folder in folders for path in folder.rglob("*") if path.suffix in {".py", ".md"}]
-    text = "\n".join(path.read_text(encoding="utf-8") for path in [*files, root / "README.md"]).lower()
+def comment_density(files: list[Module]) -> int:
+    """Comments in 1,000 lines."""
+    return round(1000 * sum(map(comment_lines, files)) / max(1, sum(module.lines for module in files)))
+
+
+def words(root: Path, *names: str) -> Counter[str]:
+    """How often the mannered ones stand in these files and folders of a checkout."""
+    paths = [path for name in names for path in ((root / name).rglob("*") if (root / name).is_dir() else [root / name])]
+    files = [path for path in paths if path.suffix in {".py", ".md"}]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files).lower()
     text = re.sub(r"\s+#?\s*", " ", text)
     return Counter({word: len(re.findall(rf"\b{word}", text)) for word in MANNERED})
 
@@ -199,8 +219,8 @@ def figures(root: Path) -> dict[str, object]:
     for module in rooms:
         names[module.path.stem].append(module.name)
     lines = sum(module.lines for module in files)
-    comments = sum(map(comment_lines, files))
-    said = words(root)
+    hard = [module for module in files if module.path.relative_to(root).as_posix().startswith(HARD)]
+    said = words(root, *PRODUCT, "docs", "README.md")
     return {
         "files": len(files),
         "lines": lines,
@@ -210,11 +230,13 @@ def figures(root: Path) -> dict[str, object]:
         f"functions over {LONG} lines": [place for length, place in sorted(functions, reverse=True) if length > LONG],
         "largest class, methods": f"{methods[0]} ({methods[1]})",
         "largest class, attributes": f"{most[0]} ({most[1]})",
-        "highest complexity": [f"{number} {place}" for number, place in complexities(root)[:3]],
+        "highest complexity": ", ".join(f"{number} {place}" for number, place in complexities(root)[:3]),
         "import circles": [" ".join(ring) for ring in rings],
         "modules of one name": [f"{name}: {' '.join(same)}" for name, same in names.items() if len(same) > 1],
-        "comments per 1,000 lines": round(1000 * comments / lines),
-        "mannered words": f"{sum(said.values())} ({', '.join(f'{w} {n}' for w, n in said.items())})",
+        "comments per 1,000 lines": comment_density(files),
+        "comments per 1,000 lines of the hard parts": comment_density(hard),
+        "mannered words": f"{said.total()} ({', '.join(f'{w} {n}' for w, n in said.items())})",
+        "mannered words in tests": words(root, "tests").total(),
     }
 
 

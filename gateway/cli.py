@@ -7,12 +7,13 @@ starts a thread or an event loop. Imports are inside the functions, so that `--h
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from aperture.errors import AppLoadError, ConfigurationError, ExitCode
 from aperture.gateway.admin.drain import drain, drain_parser
 from aperture.gateway.node import NodeSockets, make_supervisor
 from aperture.gateway.supervise.browse import open_pages
+from aperture.gateway.supervise.notify import notify_ready
 from aperture.log_sink import StreamSink
 from aperture.paths import checked_route, quoted
 from aperture.version import __version__
@@ -68,8 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words and words[0] in _BOKEH_COMMANDS:
         _complain(f"aperture serves apps and does nothing else: use `bokeh {words[0]}`")
         return ExitCode.USAGE
-    given = _command_parser().parse_args(words)
     try:
+        if words and words[0] == "panel":
+            return _panel(words[1:])
+        given = _command_parser().parse_args(words)
         if words[0] == "doctor":
             return doctor(given)
         if words[0] == "drain":
@@ -86,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(str(problem))
         return ExitCode.USAGE
     except KeyboardInterrupt:
-        return ExitCode.OK if words[0] == "serve" else INTERRUPTED
+        return ExitCode.OK if words[0] in ("serve", "panel") else INTERRUPTED
 
 
 def run(plan: ServePlan) -> int:
@@ -104,8 +108,28 @@ def run(plan: ServePlan) -> int:
     return _develop(plan) if plan.settings.dev else _serve(plan)
 
 
+def _panel(words: Sequence[str]) -> int:
+    """`aperture panel`. The command line is Panel's, so that Panel must be there to read it."""
+    from aperture.config.plan import parse
+    from aperture.worker.panel.adapter import EXTRA, is_installed
+
+    if not is_installed():
+        raise ConfigurationError(f"`aperture panel` needs Panel: {EXTRA}")
+    from aperture.worker.panel.serve_command import prepare, read
+
+    args, given = read(words)
+    plan = parse(given, os.environ)
+    _set_up_logging(plan)
+    panel = prepare(args)
+    settings = dataclasses.replace(plan.settings, **panel.settings)
+    return _run_node(dataclasses.replace(plan, settings=settings), panel.applications, panel.load)
+
+
 def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[str, Application]:
     """The apps by their routes, compiled and not yet run; without files one empty app at `/`.
+
+    Each is built by Panel's means or by Bokeh's, as its files say and not as what is imported: so all workers that ever
+    take part in a node have the same.
 
     Raises:
         AppLoadError: an app cannot be compiled.
@@ -113,14 +137,14 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
     """
     from bokeh.application import Application
 
-    from aperture.apps import built, route_of
+    from aperture.apps import route_of
 
     if not files:
         return {"/": Application()}
     applications: dict[str, Application] = {}
     for file in files:
         try:
-            application = built(file, list(arguments))
+            application = _built(file, list(arguments))
         except RuntimeError as problem:
             raise AppLoadError(file, str(problem)) from problem
         except (OSError, ValueError) as problem:
@@ -130,6 +154,17 @@ def load_applications(files: Sequence[str], arguments: Sequence[str]) -> dict[st
             raise ConfigurationError(f"two apps would be served at {route}; rename one of them")
         applications[route] = application
     return applications
+
+
+def _built(file: str, arguments: list[str]) -> Application:
+    from aperture import apps
+    from aperture.imports import written_with_panel
+
+    if not written_with_panel(file):
+        return apps.built(file, arguments)
+    from aperture.worker.panel import building
+
+    return building.built(file, arguments)
 
 
 def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
@@ -144,7 +179,8 @@ def app_urls(settings: Settings, routes: Sequence[str]) -> list[str]:
 def _command_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="aperture", description=aperture.__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="serve|drain|doctor")
+    commands = parser.add_subparsers(required=True, metavar="serve|panel|drain|doctor")
+    commands.add_parser("panel", help="serve Panel apps, with the options of `panel serve`", add_help=False)
     serve_parser(commands.add_parser("serve", help="serve apps", description="Serve Bokeh apps from forked workers."))
     doctor_parser(commands.add_parser("doctor", help="say what is wrong with a server", description=_DOCTOR))
     drain_parser(commands.add_parser("drain", help="replace a node's workers one by one", description=_DRAIN))
@@ -153,12 +189,23 @@ def _command_parser() -> argparse.ArgumentParser:
 
 def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
     """Load, bind, import, fork. Runs in the process that becomes the supervisor."""
-    from aperture.apps import route_of
-
     load = partial(load_applications, plan.files, plan.app_arguments)
     applications = load() if _fit_to_load(plan) else None
+    plan = dataclasses.replace(plan, settings=_with_auth(plan.settings))
+    return _run_node(plan, applications, load, poll)
+
+
+def _run_node(
+    plan: ServePlan,
+    applications: Mapping[str, Application] | None,
+    load: Callable[[], Mapping[str, Application]],
+    poll: Callable[[], bool] | None = None,
+) -> int:
+    """Bind, import, fork; with the apps, or None where each worker loads them."""
+    from aperture.apps import route_of
+
     routes = list(applications or map(route_of, plan.files))
-    settings = _with_auth(plan.settings)
+    settings = plan.settings
     try:
         sockets = NodeSockets.open(settings)
     except OSError as problem:
@@ -170,6 +217,7 @@ def _serve(plan: ServePlan, poll: Callable[[], bool] | None = None) -> int:
 
     def announce(settings: Settings, admin_port: int | None) -> None:
         _announce(plan, settings, sorted(routes), admin_port)
+        notify_ready(os.environ.get("NOTIFY_SOCKET", ""))
 
     return make_supervisor(sockets, run_worker, files=plan.files, on_ready=announce, poll=poll).run()
 

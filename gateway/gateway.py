@@ -16,7 +16,8 @@ from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.dispatch import Dispatcher
 from aperture.gateway.front.listener import Acceptor, Reception
 from aperture.gateway.front.tls import Pumps
-from aperture.wire.node_messages import GatewaySeat, NodeReady
+from aperture.wire.node_messages import NodeReady
+from aperture.wire.seats import GatewaySeat
 
 __all__ = ["gateway_main"]
 

@@ -1,8 +1,9 @@
 """Bokeh applications made of files, and of Bokeh's own classes whatever else is imported.
 
 Panel, when it is imported, puts classes of its own where `bokeh.command.util` and Bokeh's handler of folders look for
-theirs. Those need a server of Panel's. And whether they are found depends on when an app is built: before the first
-import of Panel they are not, in a worker that takes another's place they are. Here every app is built of the same.
+theirs. Whether they are found there depends on when an app is built: before the first import of Panel they are not, in
+a worker that takes another's place they are. So it is read from an app's files which of the two it is built with, and
+every worker builds it of the same: here of Bokeh's own, in `aperture.worker.panel` of Panel's.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bokeh.application.handlers.handler import Handler
 from bokeh.application.handlers.notebook import NotebookHandler
 from bokeh.application.handlers.script import ScriptHandler
 
-__all__ = ["bokehs_own", "built", "route_of", "runs_when_built"]
+__all__ = ["built", "is_panels", "route_of", "runs_when_built"]
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +52,9 @@ def route_of(file: str) -> str:
     return f"/{path.name if path.is_dir() else path.stem}"
 
 
-def bokehs_own(application: Application) -> Application:
-    """The same app without what only a server of Panel's can run; a program may have made it by Panel's means."""
-    if not type(application).__module__.startswith("panel."):
-        return application
-    return Application(*application.handlers, metadata=application.metadata)
+def is_panels(application: Application) -> bool:
+    """Whether an application was made by Panel's means."""
+    return type(application).__module__.startswith("panel.")
 
 
 def _code(path: str, arguments: list[str]) -> Handler:

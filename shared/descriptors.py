@@ -20,7 +20,7 @@ ENOUGH = 1_048_576
 """Asked for where the hard limit is "unlimited"; Linux refuses more than fs.nr_open, which is this by default."""
 
 SCARCE = 4096
-"""Below this many a node is told to its operator: each open dashboard holds a descriptor for as long as it is open."""
+"""Below this many a node warns in its log: each open dashboard holds a descriptor for as long as it is open."""
 
 
 def raise_limit() -> None:

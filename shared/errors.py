@@ -4,17 +4,21 @@
     ├── PeerError                what the other side sent is wrong; its connection is answered or closed
     │   ├── TokenError           malformed, wrongly signed, expired, or too large a token
     │   ├── ProtocolError        a websocket message that breaks Bokeh's protocol; carries a close code
+    │   ├── WireError            what another process of ours sent is no message, or is of another wire version
     │   ├── NestedTooDeeply      a patch would make the document deeper than can be encoded
     │   └── UnknownReference     a patch names a model that the document never had
     ├── SessionError             the session cannot do what was asked
     │   ├── SessionGone          the session was discarded meanwhile
     │   ├── OwnedElsewhere       another worker has it; says which
-    │   ├── NotTheirs            it was another user's before its worker died
+    │   ├── NotTheirs            it is, or was, another user's
+    │   ├── PageRefused          a page that was sent before its session was made cannot show it; carries a close code
     │   ├── OwnerGone            the worker that has it does not answer; claim it again
-    │   ├── TooLarge             its document is larger than may be kept
-    │   ├── Unencodable          its document holds what cannot be encoded, and cannot be kept until that is replaced
-    │   ├── StateMismatch        what was kept of a session does not fit the document that its app makes now
-    │   └── NotLocked            the document was changed without its lock
+    │   ├── TooLarge             its document is larger than may be stored
+    │   ├── Unencodable          its document holds what cannot be encoded, and cannot be stored until that is replaced
+    │   ├── StateMismatch        the stored state of a session does not fit the document that its app makes now
+    │   ├── NotLocked            the document was changed without its lock
+    │   ├── AppQuit              app code has raised what ends more than that code, `sys.exit()` for one
+    │   └── WouldDeadlock        code that has a document's lock waits for a lock whose owner waits for it
     ├── ClientError              what was asked of a client's session was not done
     │   ├── CannotConnect        no session was opened; the text says why
     │   │   ├── BadAddress       no server can have such an address
@@ -41,7 +45,7 @@
     │   ├── Fenced               another worker owns the session now
     │   ├── CallFailed           another worker did not answer a request; the text says why
     │   ├── TransferFailed       what another worker offered, too large for one message, could not be fetched
-    │   └── KeepingBroken        what is kept of the session cannot be continued; keep it anew
+    │   └── StoredStateBroken        the stored state of the session cannot be continued; store it anew
     └── ConfigurationError       the options contradict each other, or name something that is not there
         └── AppLoadError         an app cannot be loaded; carries the app's own traceback
 
@@ -57,6 +61,7 @@ from aperture.protocol.closing import PROTOCOL_ERROR
 __all__ = [
     "ApertureError",
     "AppLoadError",
+    "AppQuit",
     "BadAddress",
     "BusDown",
     "BusError",
@@ -68,7 +73,6 @@ __all__ = [
     "ConfigurationError",
     "ExitCode",
     "Fenced",
-    "KeepingBroken",
     "LoopBlocked",
     "MessageTooLarge",
     "NestedTooDeeply",
@@ -82,6 +86,7 @@ __all__ = [
     "OwnedElsewhere",
     "OwnerGone",
     "OwnerUnknown",
+    "PageRefused",
     "PeerError",
     "ProtocolError",
     "Refused",
@@ -94,12 +99,15 @@ __all__ = [
     "SessionError",
     "SessionGone",
     "StateMismatch",
+    "StoredStateBroken",
     "TokenError",
     "TokenRefused",
     "TooLarge",
     "TransferFailed",
     "Unencodable",
     "UnknownReference",
+    "WireError",
+    "WouldDeadlock",
 ]
 
 
@@ -145,6 +153,10 @@ class ProtocolError(PeerError):
         self.close_code = close_code
 
 
+class WireError(PeerError, ValueError):
+    """What another process of ours sent, or a stranger in its name, is no message, or is of another wire version."""
+
+
 class NestedTooDeeply(PeerError):
     """What a patch would make of the document is nested more deeply than any encoder takes."""
 
@@ -177,24 +189,45 @@ class NotTheirs(SessionError):
     """A session that outlived its worker was another user's."""
 
 
+class PageRefused(SessionError):
+    """A page that was sent before its session was made cannot show it: the app has failed, or has a page of its own.
+
+    Args:
+        reason: for the close frame.
+        close_code: the RFC 6455 code that the page's websocket is closed with.
+    """
+
+    def __init__(self, reason: str, close_code: int) -> None:
+        super().__init__(reason)
+        self.close_code = close_code
+
+
 class OwnerGone(SessionError):
     """The worker that has the session does not answer, or has just lost it."""
 
 
 class StateMismatch(SessionError):
-    """What was kept of a session is damaged, or does not fit the document that its app makes now."""
+    """The stored state of a session is damaged, or does not fit the document that its app makes now."""
 
 
 class TooLarge(SessionError):
-    """The session's document is larger than may be kept of one; nothing of it is kept any more."""
+    """The session's document is larger than may be stored of one; nothing of it is stored any more."""
 
 
 class Unencodable(SessionError):
-    """The document holds something that cannot be encoded. It cannot be kept until the app replaces that."""
+    """The document holds something that cannot be encoded. It cannot be stored until the app replaces that."""
 
 
 class NotLocked(SessionError, RuntimeError):
     """The document was changed outside its lock."""
+
+
+class AppQuit(SessionError, RuntimeError):
+    """App code has called `sys.exit()`, or has raised something else that would end more than that code."""
+
+
+class WouldDeadlock(SessionError, RuntimeError):
+    """Code that has locked a document waits for a lock whose owner waits for it, perhaps the same one."""
 
 
 class ClientError(ApertureError):
@@ -340,7 +373,7 @@ class TransferFailed(BusError):
     """What another worker offered, because it is too large for one message, could not be fetched; the text says why."""
 
 
-class KeepingBroken(BusError):
+class StoredStateBroken(BusError):
     """What Redis keeps of a session cannot be continued: there is a hole, or nothing, or Redis refuses to keep more.
 
     It is never rebuilt wrongly for that: either what is there is whole, or it counts as nothing. Keep it anew.

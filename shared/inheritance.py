@@ -7,6 +7,8 @@ child would end the worker.
 
 Who owns such descriptors names them when a fork happens, in the child. Programs that are executed get none of this:
 descriptors are closed by then, and handlers are the default again, but what is ignored stays ignored.
+
+Nor may a child go on as a second worker: where the app's code comes back into ours, it ends (`end_if_forked`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,22 @@ import contextlib
 import os
 import signal
 import stat
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from types import FrameType
 from typing import Any, Protocol
 from weakref import WeakSet
 
-__all__ = ["Holder", "open_descriptors", "restore_signals_in_children", "withhold", "withhold_descriptors"]
+__all__ = [
+    "Holder",
+    "end_if_forked",
+    "open_descriptors",
+    "restore_signals_in_children",
+    "withhold",
+    "withhold_descriptors",
+]
 
 Handler = Callable[[int, FrameType | None], Any] | int | signal.Handlers | None
 
@@ -36,6 +47,9 @@ class Holder(Protocol):
 
 _holders: WeakSet[Holder] = WeakSet()
 _for_life: set[int] = set()
+_forked = False
+"""Whether this is a child of a worker."""
+
 _held_back = threading.local()
 """The signal mask of a thread that is forking."""
 
@@ -69,12 +83,36 @@ def restore_signals_in_children(handlers: Mapping[signal.Signals, Handler]) -> N
     """
 
     def restore() -> None:
+        global _forked
+        _forked = True
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         _let_signals_through()
 
     os.register_at_fork(before=_hold_signals_back, after_in_parent=_let_signals_through, after_in_child=restore)
+
+
+def end_if_forked(problem: BaseException | None = None) -> None:
+    """End this process if app code has forked it from a worker, and has now come back or has raised `problem`.
+
+    The event loop has no poll there, and aborts; a thread would wait for work for ever. The exit status is the one that
+    Python would end with. No exit handlers run: they are the worker's.
+    """
+    if not _forked:
+        return
+    code = 0
+    if isinstance(problem, SystemExit):
+        code = problem.code if isinstance(problem.code, int) else int(problem.code is not None)
+        if isinstance(problem.code, str):
+            sys.stderr.write(f"{problem.code}\n")
+    elif problem is not None:
+        code = 1
+        traceback.print_exception(problem)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
 
 
 def _hold_signals_back() -> None:

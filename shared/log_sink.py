@@ -189,7 +189,7 @@ class LineHandler(logging.Handler):
         try:
             line = self.format(record).encode("utf-8", "backslashreplace") + b"\n"
             if self.lost:
-                line = self._confession().encode("utf-8", "backslashreplace") + b"\n" + line
+                line = self._dropped_notice().encode("utf-8", "backslashreplace") + b"\n" + line
             self._write(b"\n" + line if self._broken_off else line)
         except RecursionError:
             raise
@@ -230,7 +230,7 @@ class LineHandler(logging.Handler):
         self._patience -= self._patience_at - now
         return True
 
-    def _confession(self) -> str:
+    def _dropped_notice(self) -> str:
         record = logging.LogRecord(
             __name__, logging.WARNING, "", 0, "%d lines of the log were lost", (self.lost,), None
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -30,3 +31,24 @@ def nothing_stays_current() -> Iterator[None]:
     """`curdoc()` of the next test is its own: under Bokeh's own rules a callback that fails stays current for ever."""
     yield
     doc._PATCHED_CURDOCS.clear()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what each part of a run took, above the closing line: what a suite's budget of time goes to."""
+    tests: Counter[str] = Counter()
+    spent: Counter[str] = Counter()
+    for report in (report for found in terminalreporter.stats.values() for report in found):
+        if isinstance(report, pytest.TestReport):
+            part = _part(report.nodeid)
+            tests[part] += report.when == "call"
+            spent[part] += round(report.duration * 1000)
+    if len(spent) > 1:
+        terminalreporter.section("what each part took, of all processes together")
+        for part, milliseconds in spent.most_common():
+            terminalreporter.write_line(f"{milliseconds / 1000:7.0f} s  {tests[part]:5} tests  {part}")
+
+
+def _part(nodeid: str) -> str:
+    """The folder of a test, if it is one that unit tests are not in."""
+    folder = nodeid.split("/")[1]
+    return folder if folder in ("browser", "containers", "integration") else "unit"

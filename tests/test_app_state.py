@@ -139,7 +139,7 @@ def test_keys_are_text() -> None:
 
 
 def test_what_is_read_is_a_copy() -> None:
-    """So that a change in place that nobody would write down shows at once."""
+    """So that a change in place that would not be written down shows at once."""
     state = session_state(Document())
     mine = [1]
     state["list"] = mine

@@ -11,7 +11,7 @@ import pytest
 from bokeh.application import Application
 from bokeh.application.handlers import DirectoryHandler, FunctionHandler, ScriptHandler
 
-from aperture.apps import bokehs_own, built, route_of
+from aperture.apps import built, is_panels, route_of
 
 
 class PanelsScript(ScriptHandler):
@@ -43,15 +43,11 @@ def test_apps_are_of_bokehs_classes_whatever_stands_in_their_place(tmp_path: Pat
     assert (route_of(str(tmp_path / "main.py")), route_of(str(tmp_path))) == ("/main", f"/{tmp_path.name}")
 
 
-def test_an_application_of_panels_is_taken_for_what_it_holds() -> None:
-    """A subclass of anybody else's stays what it is."""
+def test_an_application_of_panels_is_known_by_its_class() -> None:
+    """A subclass of anybody else's is Bokeh's."""
     handler = FunctionHandler(lambda document: None)
-    own = bokehs_own(PanelsApplication(handler, metadata={"a": 1}))
-    assert type(own) is Application
-    assert own.handlers[0] is handler
-    assert own.metadata == {"a": 1}
-    other = type("Mine", (Application,), {})(handler)
-    assert bokehs_own(other) is other
+    assert is_panels(PanelsApplication(handler))
+    assert not is_panels(type("Mine", (Application,), {})(handler))
 
 
 def test_a_main_py_by_itself_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

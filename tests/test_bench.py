@@ -80,7 +80,7 @@ def test_every_recorded_row_says_where_it_comes_from() -> None:
 
 
 def test_a_row_is_measured_together_with_the_one_it_is_compared_with() -> None:
-    """How a cost grows cannot be told from one of the two."""
+    """How a cost grows cannot be seen from one of the two."""
     assert bench.chosen(["encode-slider-5000"]) == {"encode-slider-50", "encode-slider-5000"}
 
 
@@ -107,7 +107,7 @@ def test_a_stall_is_not_recorded_if_the_sessions_did_not_go(monkeypatch: pytest.
 
 
 def test_what_comes_after_the_last_session_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The garbage is collected later; and whether all have gone in time is told."""
+    """The garbage is collected later; and whether all have gone in time is reported."""
     clock = _Clock()
     monkeypatch.setattr(client, "time", clock)
     gone = tmp_path / "gone"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.compose import COMPOSE, NODES, ROOT, Service, services, variables
+from support.compose import NODES, ROOT, Service, services, variables
 from support.dockerfile import programs, stages
+from support.kustomize import pod_of, render
 
 from aperture.config.options import OPTIONS
 from aperture.config.plan import parse
+from aperture.config.settings import Durability
 from aperture.metrics.families import FAMILIES
 
 DEPLOYING = ROOT / "docs" / "deploying.md"
@@ -40,17 +41,7 @@ def settings_of(node: Service) -> Any:
     """What the command makes of the image's variables and the service's."""
     app = str(ROOT / "examples" / "apps" / "sliders.py")
     environment = stages()[-1].environment() | node.environment
-    return parse([app, *node.said.get("command", ())], environment).settings
-
-
-def test_docker_accepts_it() -> None:
-    """Compose's own word, where it is installed."""
-    program = shutil.which("docker")
-    if program is None or subprocess.run([program, "compose", "version"], capture_output=True, check=False).returncode:
-        pytest.skip("there is no docker with compose on this machine")
-    command = [program, "compose", "--file", str(COMPOSE), "config", "--quiet"]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stderr
+    return parse([app, *shlex.split(node.said["command"])], environment).settings
 
 
 @each_service
@@ -78,13 +69,24 @@ def test_images_are_of_a_version(name: str) -> None:
 
 
 def test_variables_are_options_of_the_command() -> None:
-    """A variable that nobody reads is an option that somebody believes to have set."""
+    """A variable that is not read is an option that its user believes to have set."""
     node = services()["node"]
     assert node.environment.keys() <= {option.environment for option in OPTIONS} | BOKEHS_OWN
     settings = settings_of(node)
     assert settings.redis_url == "redis://redis:6379/0"
     assert settings.use_xheaders
     assert not settings.session_ids.signed
+    assert "BOKEH_SECRET_KEY" not in node.environment, "Bokeh warns of an empty one"
+
+
+def test_any_option_can_be_given() -> None:
+    """By one variable, as on the command line; what the file says itself can be said otherwise there."""
+    node = services(OPTIONS="--session-urls --user-header 'X-User' --max-callback-seconds 30 --durability ack")["node"]
+    settings = settings_of(node)
+    assert settings.session_urls
+    assert settings.user_header == "X-User"
+    assert settings.max_callback_seconds == 30
+    assert settings.durability is Durability.ACK
 
 
 def test_a_key_is_all_that_it_takes_to_sign_sessions() -> None:
@@ -121,6 +123,17 @@ def test_nodes_are_given_the_time_that_they_take_to_stop() -> None:
     node = services()["node"]
     settings = settings_of(node)
     assert settings.drain_delay + settings.shutdown_grace < duration(node.said["stop_grace_period"])
+
+
+def test_apps_may_take_their_time_to_load() -> None:
+    """As long with compose, which starts no nginx behind a node that it takes for broken, as with the image and in
+    Kubernetes."""
+    with_compose = duration(services()["node"].said["healthcheck"]["start_period"])
+    alone = re.search(r"--start-period=(\S+)", stages()[-1].one("HEALTHCHECK"))
+    assert alone is not None
+    (pod,) = [thing for thing in render(ROOT / "deploy/kubernetes/overlays/small") if thing["kind"] == "Deployment"]
+    probe = pod_of(pod)["containers"][0]["startupProbe"]
+    assert with_compose == duration(alone[1]) == probe["periodSeconds"] * probe["failureThreshold"] == 300
 
 
 def test_nodes_count_as_healthy_when_they_are_ready() -> None:
@@ -198,6 +211,6 @@ def test_the_dashboard_shows_metrics_that_there_are() -> None:
 
 
 def test_every_variable_is_documented() -> None:
-    """A variable that only the file knows is found by nobody."""
+    """A variable that only the file knows is not found."""
     documented = set(re.findall(r"`([A-Z_]+)`", DEPLOYING.read_text()))
     assert variables() - documented == set()

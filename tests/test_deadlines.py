@@ -90,7 +90,7 @@ def test_a_discarded_item_is_never_due() -> None:
 
 
 def test_the_oldest_can_be_taken_and_all_can_be_cleared() -> None:
-    """Whoever needs room takes the oldest; whoever stops takes everything."""
+    """`pop_oldest` makes room, `clear` ends all."""
     loop, due = FakeLoop(), list[str]()
     waiting = deadlines(loop, due)
     for item in "abc":

@@ -37,7 +37,7 @@ def test_the_image_has_the_wheel_and_not_the_source() -> None:
     """The last stage copies from the build what was installed there, and two small programs."""
     *_, image = stages()
     assert image.copies() == [], "the repository is not in the last stage"
-    assert image.all("COPY") == ["--from=packages /opt/aperture /opt/aperture", "--from=build /own /"]
+    assert image.all("COPY") == ["--from=extras /opt/aperture /opt/aperture", "--from=build /own /"]
     assert set(programs().values()) == {"deploy/entrypoint.sh", "deploy/probe.py"}
     assert image.all("RUN") == [], "nothing is fetched or built in the last stage"
 
@@ -45,8 +45,9 @@ def test_the_image_has_the_wheel_and_not_the_source() -> None:
 def test_what_is_installed_is_locked() -> None:
     """What may be fetched is what is locked, and what a build asks for within the locked versions."""
     fetching = [said for stage in stages() for said in stage.all("RUN") if "--no-index" not in said and "pip" in said]
-    locked, own = fetching
+    locked, extras, own = fetching
     assert '"--requirement", "/opt/aperture/locked.txt"' in locked
+    assert '--constraint locked.txt --requirement "extras/$extra.txt"' in extras
     assert "--constraint /opt/aperture/locked.txt $PACKAGES" in own
     (copied,) = [target for sources, target in stages()[0].copies() if sources == ["requirements/runtime.txt"]]
     assert copied == "/opt/aperture/locked.txt"
@@ -78,9 +79,9 @@ def test_commands_are_in_exec_form_and_installed() -> None:
 def test_variables_are_options_and_ports_are_exposed() -> None:
     """What the image sets for the command is something that the command reads."""
     *_, image = stages()
-    told = {name: value for name, value in image.environment().items() if name.startswith("APERTURE_")}
-    assert told.keys() <= {option.environment for option in OPTIONS}
-    settings = parse([], told).settings
+    given = {name: value for name, value in image.environment().items() if name.startswith("APERTURE_")}
+    assert given.keys() <= {option.environment for option in OPTIONS}
+    settings = parse([], given).settings
     assert settings.admin_address == "*", "a cluster may be of IPv6 alone"
     assert [settings.port, settings.admin_port] == [int(port) for port in image.one("EXPOSE").split()]
     assert settings.port == BY_NAME["port"].default
@@ -89,10 +90,10 @@ def test_variables_are_options_and_ports_are_exposed() -> None:
 def test_the_probe_needs_a_port_and_asks_where_the_node_listens() -> None:
     """What cannot be asked is said in a sentence; the address and the port are the node's own."""
 
-    def probe(**told: str) -> str:
-        told = {f"APERTURE_ADMIN_{name}": value for name, value in told.items()}
+    def probe(**given: str) -> str:
+        given = {f"APERTURE_ADMIN_{name}": value for name, value in given.items()}
         command = [sys.executable, str(ROOT / "deploy" / "probe.py"), "/livez"]
-        done = subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
         assert "Traceback" not in done.stderr
         return done.stderr.strip() if done.returncode else "well"
 
@@ -167,7 +168,7 @@ def test_another_command_is_run_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_apps_is_said_so(tmp_path: Path) -> None:
-    """Nobody wonders at an empty page: the folder that was to be mounted is named."""
+    """Instead of an empty page: the folder that was to be mounted is named."""
     (tmp_path / "apps").mkdir()
     ended = given(tmp_path, "--num-procs", "2")
     assert ended.returncode == 2

@@ -12,7 +12,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from support.kustomize import Thing, by_kubectl, kubectl, render
+from support.kustomize import Thing, by_kubectl, environment, find, kubectl, pod_of, render
 
 from aperture.config.options import BY_NAME, OPTIONS
 from aperture.config.plan import parse
@@ -25,8 +25,8 @@ ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "deploy" / "kubernetes"
 OVERLAYS = sorted((FOLDER / "overlays").iterdir())
 COMPONENTS = sorted((FOLDER / "components").iterdir())
-VERSIONS = ("1.29", "1.33", "1.37")
-"""Of Kubernetes: an old one that is still around, and up to the newest that the validator knows."""
+VERSIONS = ("1.29", "1.32", "1.35", "1.36", "1.37")
+"""Of Kubernetes: the three newest that the validator knows, and older ones that are still around."""
 
 PORTS = {"http": 5006, "admin": 9006}
 BOKEHS_OWN = {"BOKEH_SECRET_KEY"}
@@ -50,28 +50,6 @@ def everything(tmp_path: Path) -> list[Thing]:
         yaml.safe_dump({"resources": [relative["base"]], "components": components})
     )
     return render(tmp_path)
-
-
-def find(things: list[Thing], kind: str, name: str = "aperture") -> Thing:
-    (found,) = [thing for thing in things if thing["kind"] == kind and thing["metadata"]["name"] == name]
-    return found
-
-
-def pod_of(thing: Thing) -> Thing:
-    pod: Thing = thing["spec"]["template"]["spec"]
-    return pod
-
-
-def environment(things: list[Thing]) -> dict[str, str]:
-    """What the container's variables are once the Secret is filled in."""
-    (container,) = pod_of(find(things, "Deployment"))["containers"]
-    secret = find(things, "Secret", "aperture-keys")["data"]
-    filled = {name: f"filled-in-{name}" for name in secret} | {"APERTURE_REDIS_URL": "rediss://redis.example.org:6379"}
-    told = {name: filled[name] for name in secret}
-    for variable in container["env"]:
-        source = variable.get("valueFrom", {}).get("secretKeyRef")
-        told[variable["name"]] = variable["value"] if source is None else filled[source["key"]]
-    return told
 
 
 @overlays
@@ -126,10 +104,10 @@ def test_the_containers_options_are_options_of_the_command(overlay: Path) -> Non
     """The arguments and the variables make a plan without a complaint, and none of them is passed over."""
     things = render(overlay)
     (container,) = pod_of(find(things, "Deployment"))["containers"]
-    told = environment(things)
+    given = environment(things)
     known = {option.environment for option in OPTIONS} | BOKEHS_OWN
-    assert told.keys() <= known
-    settings = parse([str(ROOT / "examples" / "apps" / "sliders.py"), *container["args"]], told).settings
+    assert given.keys() <= known
+    settings = parse([str(ROOT / "examples" / "apps" / "sliders.py"), *container["args"]], given).settings
     assert settings.session_ids.signed
     assert settings.use_xheaders
     assert settings.redis_url is not None
@@ -150,12 +128,12 @@ def test_no_key_is_shipped_and_none_means_no_start(overlay: Path) -> None:
 @overlays
 def test_an_empty_url_of_redis_means_no_start(overlay: Path) -> None:
     """Each node would be a server of its own, and ready: their pages would find no session behind the load balancer."""
-    told = environment(render(overlay))
-    assert "APERTURE_REDIS_URL" in told
+    given = environment(render(overlay))
+    assert "APERTURE_REDIS_URL" in given
     with pytest.raises(ConfigurationError, match="--redis-url"):
-        parse([], told | {"APERTURE_REDIS_URL": ""})
+        parse([], given | {"APERTURE_REDIS_URL": ""})
     with pytest.raises(ConfigurationError, match="--redis-url"):
-        parse([], told | {"APERTURE_REDIS_URL": "", "APERTURE_REDIS_PASSWORD": ""})
+        parse([], given | {"APERTURE_REDIS_URL": "", "APERTURE_REDIS_PASSWORD": ""})
 
 
 @overlays
@@ -188,7 +166,7 @@ def test_the_grace_period_is_long_enough_for_the_drain(overlay: Path) -> None:
 
 @overlays
 def test_pods_need_no_privilege(overlay: Path) -> None:
-    """What the strictest standard for pods asks for, and a root file system that nobody writes to."""
+    """What the strictest standard for pods asks for, and a root file system that is not written to."""
     for thing in render(overlay):
         if thing["kind"] not in ("Deployment", "StatefulSet"):
             continue

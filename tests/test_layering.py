@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,7 +39,7 @@ IO_MODULES = frozenset(
 ROOTS = ("aperture.gateway.cli", "aperture.gateway.embed")
 """The composition roots: the command line, and the server inside a program."""
 
-DOORS = ("aperture", "aperture.__main__")
+ENTRIES = ("aperture", "aperture.__main__", "aperture.panel")
 REPLACED = ("bokeh.server", "bokeh.protocol", "bokeh.client")
 
 
@@ -62,6 +64,20 @@ def imports(file: Path) -> set[str]:
     return found
 
 
+def reads_from(file: Path, package: str) -> bool:
+    """Whether the file takes more from a package than modules in it."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            taken = [alias.name == package for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module == package:
+            taken = [f"{package}.{alias.name}" not in MODULES for alias in node.names]
+        else:
+            continue
+        if any(taken):
+            return True
+    return False
+
+
 def within(imported: str, package: str) -> bool:
     return imported == package or imported.startswith(package + ".")
 
@@ -81,6 +97,24 @@ def offenders(name: str, *packages: str) -> set[str]:
 def test_the_walk_finds_the_package() -> None:
     """The other tests here would hold of nothing at all."""
     assert {"aperture", "aperture.gateway.cli", "aperture.worker", "aperture.protocol.frames"} <= MODULES.keys()
+
+
+def test_no_imports_go_in_a_circle() -> None:
+    """Those inside functions and under TYPE_CHECKING count, too: who reads one module must read the other."""
+    graph = {name: {found for found in imports(file) if found in MODULES} - {name} for name, file in MODULES.items()}
+    # A package that stands before the name of what is imported from it says nothing; one that is read from does.
+    for name, file in MODULES.items():
+        graph[name] -= {package for package in graph[name] if not reads_from(file, package)}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as problem:
+        pytest.fail(" -> ".join(problem.args[1]))
+
+
+def test_no_two_modules_share_a_name() -> None:
+    """A name in a traceback, in a search or in talk means one file."""
+    stems = Counter(file.stem for file in MODULES.values() if file.stem not in ("__init__", "__main__"))
+    assert [stem for stem, count in stems.items() if count > 1] == []
 
 
 @named
@@ -108,8 +142,23 @@ def test_the_sides_of_the_relay_do_not_know_each_other() -> None:
 
 @named
 def test_what_this_project_replaces_is_not_imported(name: str) -> None:
-    """Stock Bokeh's server, protocol and client are peers in tests and nothing else."""
-    assert not offenders(name, *REPLACED)
+    """Stock Bokeh's server, protocol and client are peers in tests; Panel's command asks for the first by name."""
+    if name != "aperture.worker.panel.serve_command":
+        assert not offenders(name, *REPLACED)
+
+
+@named
+def test_panel_is_imported_in_one_place(name: str) -> None:
+    """It is an extra, and changes Bokeh when it is imported."""
+    if not within(name, "aperture.worker.panel"):
+        assert not offenders(name, "panel", "param")
+
+
+def test_nothing_of_panel_is_imported_without_need() -> None:
+    """Neither by a worker nor by the command."""
+    ask = "import sys, aperture.gateway.cli, aperture.worker.worker; print('panel' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["False"]
 
 
 @named
@@ -124,7 +173,7 @@ def test_gateway_and_worker_do_not_know_each_other(name: str) -> None:
 @named
 def test_shared_code_knows_neither_gateway_nor_worker(name: str) -> None:
     """What both sides import cannot depend on either; `python -m aperture` is the command itself."""
-    if within(name, "aperture.gateway") or within(name, "aperture.worker") or name in DOORS:
+    if within(name, "aperture.gateway") or within(name, "aperture.worker") or name in ENTRIES:
         return
     assert not offenders(name, "aperture.gateway", "aperture.worker")
 
@@ -132,7 +181,7 @@ def test_shared_code_knows_neither_gateway_nor_worker(name: str) -> None:
 @named
 def test_nothing_imports_a_composition_root(name: str) -> None:
     """They are at the top; `aperture.Server` and `python -m aperture` are the doors to them."""
-    if not is_root(name) and name not in DOORS:
+    if not is_root(name) and name not in ENTRIES:
         assert not offenders(name, *ROOTS)
 
 

@@ -104,7 +104,7 @@ def test_a_format_that_is_none_is_refused() -> None:
     [(True, {}, True), (False, {}, False), (True, {"NO_COLOR": "1"}, False), (True, {"TERM": "dumb"}, False)],
 )
 def test_colours_are_for_terminals_that_want_them(terminal: bool, environment: dict[str, str], coloured: bool) -> None:
-    """`NO_COLOR` is heeded, and a file never has any."""
+    """`NO_COLOR` is respected, and a file never has any."""
     line = lines_for("human", terminal=terminal, environment=environment).format(record())
     assert ("\x1b[" in line) is coloured
 
@@ -390,8 +390,8 @@ def test_a_reader_that_is_always_behind_holds_nobody_up() -> None:
     assert reader.waits, "the reader was never behind"
     assert sum(reader.waits) <= PATIENCE + reader.now * PATIENCE / PATIENCE_PERIOD
     got = reader.taken.decode().splitlines()
-    told = [int(line.split()[0]) for line in got if line.endswith("lines of the log were lost")]
-    assert len(got) - len(told) + sum(told) + handler.lost == lines
+    counts = [int(line.split()[0]) for line in got if line.endswith("lines of the log were lost")]
+    assert len(got) - len(counts) + sum(counts) + handler.lost == lines
     assert len(reader.taken) > reader.now / reader.PAUSE * reader.PIECE / 2
 
 

@@ -59,7 +59,7 @@ OF_NO_OPTION = {
     # Decided anew at each start of a node.
     *("metrics_dir", "node", "redis_held"),
     # A constant that tests shorten.
-    "kept_lifetime",
+    "stored_lifetime",
 }
 
 

@@ -8,10 +8,13 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from support.patience import seconds
 
 import aperture
@@ -102,11 +105,9 @@ def test_the_package_is_imported_from_this_tree() -> None:
 
 def test_locked_versions_lie_in_the_declared_ranges(project: dict[str, Any]) -> None:
     """What `make` installs is what pyproject allows, so that pip has nothing to say against it."""
-    from packaging.requirements import Requirement
-
     lines = [
         line
-        for name in ("runtime.txt", "development.txt")
+        for name in ("runtime.txt", "panel.txt", "otel.txt", "development.txt")
         for line in (ROOT / "requirements" / name).read_text(encoding="utf-8").splitlines()
         if line and not line.startswith(("#", "-r"))
     ]
@@ -117,6 +118,33 @@ def test_locked_versions_lie_in_the_declared_ranges(project: dict[str, Any]) -> 
         (pin,) = locked[wanted.name.lower()].specifier
         assert pin.operator == "=="
         assert wanted.specifier.contains(pin.version), f"{text} does not allow {pin.version}"
+
+
+@pytest.mark.parametrize("extra", ["panel", "otel"])
+def test_an_extra_is_locked_with_all_that_it_needs(project: dict[str, Any], extra: str) -> None:
+    """An image with it asks an index for nothing that its file does not name, and both files agree."""
+    pins = {name: _pins(f"{name}.txt") for name in ("runtime", "panel", "otel")}
+    asked = [Requirement(text).name for text in project["project"]["optional-dependencies"][extra]]
+    needed: set[str] = set()
+    while asked:
+        name = canonicalize_name(asked.pop())
+        if name not in needed:
+            needed.add(name)
+            asked += [wanted.name for wanted in map(Requirement, requires(name) or ()) if _is_for_us(wanted)]
+    # Some is needed by older Pythons than this one alone.
+    assert needed - pins["runtime"].keys() <= pins[extra].keys()
+    shared = pins["panel"].keys() & pins["otel"].keys()
+    assert {pins["panel"][name] for name in shared} == {pins["otel"][name] for name in shared}
+
+
+def _pins(file: str) -> dict[str, str]:
+    """The lines of a lock, by package."""
+    lines = (ROOT / "requirements" / file).read_text(encoding="utf-8").splitlines()
+    return {canonicalize_name(Requirement(line).name): line for line in lines if line and line[0] not in "#-"}
+
+
+def _is_for_us(wanted: Requirement) -> bool:
+    return wanted.marker is None or wanted.marker.evaluate({"extra": ""})
 
 
 def test_the_supported_pythons_are_said_alike(project: dict[str, Any]) -> None:

@@ -61,6 +61,15 @@ class Peer:
     tls: bool
 
 
+class _ShortQueue(list[Any]):
+    """As much of a deque as Tornado's streams use, for the few writes that ever wait at the same time."""
+
+    __slots__ = ()
+
+    def popleft(self) -> Any:
+        return self.pop(0)
+
+
 class AdoptedStream(IOStream):
     """A stream over an adopted socket.
 
@@ -71,24 +80,35 @@ class AdoptedStream(IOStream):
         session_id: that the gateway routed the first request by; None if it names no session.
     """
 
+    __slots__ = ("_first_bytes", "fresh", "peer", "session_id")
+    # With these in the instance's dictionary, it would have more entries than Python shares the keys of: 1.3 KB each.
+
     def __init__(self, adopted: socket.socket, first_bytes: bytes, peer: Peer, session_id: str | None) -> None:
         self.peer = peer
         self.session_id = session_id
         self.fresh = True
-        self._first_bytes = memoryview(first_bytes)
+        # A view: a body of 32 KB is served in several reads, and would be copied at each.
+        self._first_bytes: memoryview | bytes = memoryview(first_bytes)
         super().__init__(adopted)
+        # An empty deque is 760 bytes, and a stream has two.
+        self._write_futures = _ShortQueue()  # type: ignore[assignment]
+        self._write_buffer._buffers = _ShortQueue()  # type: ignore[assignment]
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         if not self._first_bytes:
             return super().read_from_fd(buf)
+        # Without touching the socket: it may have nothing, and a request that is here already must not wait for it.
         size = min(len(buf), len(self._first_bytes))
         buf[:size] = self._first_bytes[:size]
-        self._first_bytes = self._first_bytes[size:]
+        self._first_bytes = self._first_bytes[size:] or b""  # an empty view would keep them all
         return size
 
     def release(self) -> tuple[socket.socket, bytes]:
         """Give up the socket, with what was read from it and not used. The stream is of no use afterwards."""
+        # In the order in which they came: the buffer was filled from the first bytes.
         unused = bytes(self._read_buffer) + bytes(self._first_bytes)
+        # A second descriptor of the same connection: closing the stream closes the first, and takes it from the event
+        # loop.
         freed = self.socket.dup()
         self.close()
         return freed, unused
@@ -99,7 +119,10 @@ def adopt_socket(adopted: socket.socket) -> None:
     adopted.setblocking(False)
     if adopted.family not in (socket.AF_INET, socket.AF_INET6):
         return
+    # A patch is one write, but a correction and a reply may follow: Nagle's algorithm would hold them for the peer's
+    # delayed acknowledgement, of up to 40 ms.
     adopted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # A laptop that is closed sends no FIN: without this its viewer would be counted, and written to, for ever.
     notice_lost_peer(adopted)
 
 
@@ -124,6 +147,7 @@ class _BoundedServer(HTTPServer):
     def initialize(self, *args: Any, waiting: Waiting, **kwargs: Any) -> None:  # type: ignore[override]
         super().initialize(*args, **kwargs)
         self._waiting = waiting
+        # Weak: Tornado drops a connection in several places, and tells of some of them.
         self._served: WeakSet[HTTP1ServerConnection] = WeakSet()
         self._streams: WeakSet[IOStream] = WeakSet()
         withhold(self)
@@ -141,6 +165,7 @@ class _BoundedServer(HTTPServer):
         delegate = super().start_request(server_conn, request_conn)
         if not isinstance(server_conn, HTTP1ServerConnection):
             raise AssertionError("Tornado's server starts the requests of its own connections")
+        # A new connection has its time from now on, one that is kept alive from the first byte of its next request.
         first = server_conn not in self._served
         self._served.add(server_conn)
         self._waiting.for_head(server_conn, begun=first)
@@ -162,6 +187,7 @@ class StickyServer(_BoundedServer):
     def adopt(self, stream: AdoptedStream) -> None:
         """Serve the requests of an adopted connection."""
         self.keep_from_children(stream)
+        # What Tornado's `HTTPServer.handle_stream` does, with the peer as the gateway saw it.
         peer = stream.peer
         context = _HTTPRequestContext(stream, peer.address or (), "https" if peer.tls else "http", None)
         if peer.address is not None:
@@ -174,6 +200,7 @@ class StickyServer(_BoundedServer):
     def start_request(self, server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
         delegate = super().start_request(server_conn, request_conn)
         stream = getattr(server_conn, "stream", None)
+        # A connection that this process has accepted itself has no gateway behind it.
         if self._handing_back is None or not isinstance(stream, AdoptedStream):
             return delegate
         return _StickyDelegate(delegate, request_conn, stream, self._handing_back)
@@ -257,6 +284,8 @@ class _StickyDelegate(HTTPMessageDelegate):
     ) -> Awaitable[None] | None:
         if not isinstance(start_line, RequestStartLine):
             raise AssertionError("a server reads requests")
+        # The first request was routed by the gateway, for this very id. Asked again, two workers with different
+        # knowledge could pass a connection to and fro.
         first, self._stream.fresh = self._stream.fresh, False
         routed = self._stream.session_id if first else None
         if not first and self._handing_back.belongs_elsewhere(start_line, headers, routed):
@@ -274,6 +303,7 @@ class _StickyDelegate(HTTPMessageDelegate):
         self._delegate.on_connection_close()
 
     def _give_back(self, start_line: RequestStartLine, headers: HTTPHeaders) -> None:
+        # Tornado would go on to read the body, and answer.
         self._connection.detach()  # type: ignore[attr-defined]
         released, unused = self._stream.release()
         self._handing_back.hand_back(released, _head_bytes(start_line, headers) + unused, self._stream.peer)
@@ -282,4 +312,5 @@ class _StickyDelegate(HTTPMessageDelegate):
 def _head_bytes(start_line: RequestStartLine, headers: HTTPHeaders) -> bytes:
     lines = [f"{start_line.method} {start_line.path} {start_line.version}"]
     lines += [f"{name}: {value}" for name, value in headers.get_all()]
+    # Written anew from what Tornado has parsed; latin-1 is how it has decoded the bytes (RFC 9110, section 5.5).
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "surrogateescape")

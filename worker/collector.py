@@ -14,8 +14,8 @@ full collection is one pause, for Python has none in steps: 1 ms with one sessio
   of an ordinary size take, unless pauses would take more than a hundredth of the time (`URGENT_SHARE`);
 - without that, as soon as pauses take no more than a two-thousandth of the time (`ROUTINE_SHARE`): every few seconds
   with one session, every five minutes with 300;
-- when nobody has sent anything, and no session has gone, for a while: half-way to that growth, or, if nobody is
-  connected, after any session has gone.
+- when no message has come, and no session has gone, for a while: half-way to that growth, or, without connections,
+  after any session has gone.
 
 So garbage is bounded on a worker that is never quiet, too: by half of what lives, and by what apps throw away in 100
 times the last pause. The routine collections are needed for that. Freed memory is not always given back to the system,
@@ -29,23 +29,23 @@ import logging
 import time
 from collections.abc import Callable
 
-from aperture.worker.pulse import resident_bytes
+from aperture.worker.periodic import resident_bytes
 
 __all__ = ["GarbageCollector", "LeftToPython"]
 
 log = logging.getLogger(__name__)
 
 QUIET = 2.0
-"""Seconds without a message after which a pause of some 100 ms is likely to be noticed by nobody."""
+"""Seconds without a message after which a pause of some 100 ms is unlikely to be noticed."""
 
 GROWTH = 0.5
 """Of the memory after the last collection, by which it may grow until the next. Less would have a worker that fills
 with sessions, which are no garbage, pause more often on the way."""
 
 MIN_GROWTH = 64 * 1024 * 1024
-"""Bytes by which even a small worker may grow: a session is half a megabyte, one with a large plot some ten."""
+"""Bytes by which even a small worker may grow: a session is a tenth of a megabyte, one with a large plot some ten."""
 
-SESSION_BYTES = 256 * 1024
+SESSION_BYTES = 80 * 1024
 """What a session of one plot takes. Three hundred that open at once are no garbage, and need no pause."""
 
 URGENT_SHARE = 1 / 100
@@ -88,8 +88,12 @@ class GarbageCollector:
         self._last_activity = self._clock()
 
     def activity(self) -> None:
-        """Somebody sent something: a pause would be noticed, and there may be new garbage."""
+        """A message came: a pause would be noticed, and there may be new garbage."""
         self._last_activity = self._clock()
+
+    def quiet_for(self, seconds: float) -> bool:
+        """Whether no message and no request came in the last so many seconds."""
+        return self._clock() - self._last_activity >= seconds
 
     def is_due(self, sessions: int, connections: int) -> bool:
         """Whether a full collection is worth its pause now."""
@@ -121,12 +125,12 @@ class GarbageCollector:
         return self._last_pause * max(1, sessions) / max(1, self._sessions_then)
 
     def _anything_happened(self, connections: int) -> bool:
-        # With somebody connected callbacks may run by the clock, and nobody says so here.
+        # While a viewer is connected callbacks may run by the clock, without a message to count.
         return bool(connections or self._gone) or self._last_activity > self._last_collection
 
 
 class LeftToPython(GarbageCollector):
-    """For a server in somebody's program, whose garbage is not ours to set aside or to collect.
+    """For a server in a program of its user's, whose garbage is not ours to set aside or to collect.
 
     What is set aside while it is garbage already, a notebook's large arrays perhaps, would stay for ever.
     """

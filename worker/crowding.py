@@ -1,7 +1,8 @@
 """When a session has more viewers here than one worker should write to.
 
-One dashboard that everybody looks at would keep one core busy and leave the others idle. Above a number of connections
-the gateway is told, and gives further viewers to other workers, which carry this worker's bytes to them.
+One dashboard that everyone looks at would keep one core busy and leave the others idle. Above a number of connections
+the worker reports the session to the gateway as crowded. Further viewers go to other workers, which relay this worker's
+bytes to them.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine
 from itertools import count
 from typing import Any, Protocol
 
@@ -15,31 +15,30 @@ from tornado.httputil import HTTPHeaders, RequestStartLine
 from aperture.errors import BusDown
 from aperture.inheritance import withhold
 from aperture.protocol.naming import session_named
+from aperture.wire.accounts import AccountPart, Command, Load, Outcome, SessionRow, in_parts
+from aperture.wire.endpoint import Endpoint
 from aperture.wire.node_messages import (
-    Acted,
     Adopt,
     Claimed,
     Crowded,
     Describe,
-    Endpoint,
+    Execute,
+    Executed,
     Extensions,
     ExtensionsAre,
     HandBack,
     Hello,
-    Load,
-    Message,
+    LoadReport,
     Moved,
-    Order,
+    NodeMessage,
     Others,
     OthersAre,
+    OthersEnd,
     Released,
-    SessionInfo,
     SessionsAre,
-    WorkerSeat,
-    in_parts,
 )
+from aperture.wire.seats import WorkerSeat
 from aperture.worker.adopt import AdoptedStream, Peer, adopt_socket
-from aperture.worker.session.placement import LostClaim
 
 __all__ = ["GatewayLink", "Orders"]
 
@@ -49,21 +48,21 @@ log = logging.getLogger(__name__)
 class Orders(Protocol):
     """Does what operators want of a worker."""
 
-    def others(self, prefix: str) -> AsyncIterator[tuple[str, bytes | None]]:
+    def others(self, prefix: str) -> AsyncIterator[tuple[str, AccountPart | None]]:
         """The accounts of other nodes' workers, in parts; None for a worker that does not answer.
 
         Raises:
-            BusDown: nobody can be asked.
+            BusDown: no other worker can be asked.
         """
         ...
 
-    async def order(self, order: Order) -> tuple[int, str]:
-        """End or move a session; says what became of it, as a status of HTTP and a sentence."""
+    async def execute(self, worker: str, command: Command) -> Outcome:
+        """End or move a session of the worker with this name on the bus; of this one, if that is empty."""
         ...
 
 
 class GatewayLink:
-    """What a worker hears from the gateway and tells it. Also a `Placement` for a node that is alone.
+    """What a worker hears from the gateway and tells it: an `aperture.worker.session.placement.Gateway`.
 
     Args:
         seat: this worker's place in the node.
@@ -78,7 +77,7 @@ class GatewayLink:
         seat: WorkerSeat,
         *,
         adopt: Callable[[AdoptedStream], None],
-        describe: Callable[[], list[SessionInfo]],
+        describe: Callable[[], list[SessionRow]],
         owns: Callable[[str], bool],
         creates: Callable[[str], bool],
     ) -> None:
@@ -93,7 +92,7 @@ class GatewayLink:
         self._exhausted = False
         self._crowded: set[str] = set()
         self._requests = count(1)
-        self._answers: dict[int, asyncio.Future[dict[str, str]]] = {}
+        self._answers: dict[int, asyncio.Future[dict[str, bytes]]] = {}
         self._flushed = asyncio.Event()
         self._flushed.set()
         self._open = False
@@ -116,44 +115,13 @@ class GatewayLink:
             asyncio.get_running_loop().remove_reader(self._endpoint.fileno())
             self._open = False
 
-    def report(
-        self,
-        *,
-        sessions: int,
-        connections: int,
-        lag_seconds: float,
-        rss_bytes: int,
-        bus_up: bool = True,
-        bus_full: bool = False,
-    ) -> None:
+    def report(self, load: Load, *, bus_up: bool = True, bus_full: bool = False) -> None:
         """Tell the gateway how this worker is doing."""
         if self._endpoint.queued == 0:  # a report that would come late is worth nothing
-            load = Load(sessions, connections, lag_seconds, rss_bytes, self._adopted, bus_up, self._exhausted, bus_full)
-            self._endpoint.send(load)
+            self._endpoint.send(LoadReport(load, self._adopted, bus_up, self._exhausted, bus_full))
             self._exhausted = False
 
-    # Placement
-
-    async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
-        await self.announce(session_id)
-        return 1
-
-    def release(self, app: str, session_id: str, *, last: bool) -> None:
-        if last:
-            self.retract(session_id)
-
-    def forget(self, app: str, session_id: str, epoch: int) -> None:
-        """No-op: the gateway routes no session to two living workers."""
-
-    def steady(self) -> bool:
-        return True
-
-    async def renew(self) -> Sequence[LostClaim]:
-        return ()
-
-    async def lives(self, app: str, session_id: str) -> bool:
-        """The gateway would have sent its request there."""
-        return False
+    # Gateway
 
     async def announce(self, session_id: str) -> None:
         """Have requests for this session sent here; returns when the gateway can know."""
@@ -164,8 +132,8 @@ class GatewayLink:
         """Requests for this session need not come here any more."""
         self._endpoint.send(Released((session_id,)))
 
-    def move(self, session_id: str, to: int) -> None:
-        """Have requests for this session sent to another worker: to this one, or to any if that is -1."""
+    def move(self, session_id: str, to: int | None) -> None:
+        """Have requests for this session sent to another worker: to this one, or to any if that is None."""
         self._endpoint.send(Moved(session_id, to))
 
     def say_crowded(self, session_id: str, crowded: bool) -> None:
@@ -193,13 +161,13 @@ class GatewayLink:
     # Extensions
 
     async def share_extensions(self, dirs: dict[str, str]) -> dict[str, str]:
-        """Tell the gateway of asset folders and return those that all workers have told of."""
+        """Send the gateway asset folders and return those that all workers have sent."""
         request = next(self._requests)
         answer = self._answers[request] = asyncio.get_running_loop().create_future()
         try:
-            self._endpoint.send(Extensions(request, dirs))
-            known: dict[str, str] = await answer
-            return known
+            # Bytes, because a path may hold what is no text.
+            self._endpoint.send(Extensions(request, {name: os.fsencode(folder) for name, folder in dirs.items()}))
+            return {name: os.fsdecode(folder) for name, folder in (await answer).items()}
         finally:
             self._answers.pop(request, None)
 
@@ -227,7 +195,7 @@ class GatewayLink:
                 if passed is not None:
                     passed.close()
 
-    def _handle(self, message: Message, passed: socket.socket | None) -> None:
+    def _handle(self, message: NodeMessage, passed: socket.socket | None) -> None:
         match message:
             case Adopt():
                 self._take(message, passed)
@@ -241,8 +209,8 @@ class GatewayLink:
                     answer.set_result(dirs)
             case Others():
                 self._start(self._tell_of_others(message))
-            case Order():
-                self._start(self._obey(message))
+            case Execute():
+                self._start(self._execute(message))
             case _:
                 log.error("the gateway sent a %s to a worker", type(message).__name__)
                 if passed is not None:
@@ -254,20 +222,19 @@ class GatewayLink:
         task.add_done_callback(self._obeying.discard)
 
     async def _tell_of_others(self, asked: Others) -> None:
-        away = False
+        bus_up = True
         try:
             if self._orders is not None:
                 async for worker, part in self._orders.others(asked.prefix):
-                    self._endpoint.send(OthersAre(asked.request, worker, part, False))
+                    self._endpoint.send(OthersAre(asked.request, worker, part))
         except (BusDown, TimeoutError):
-            away = True
-        self._endpoint.send(OthersAre(asked.request, "", None if away else b"", True))
+            bus_up = False
+        self._endpoint.send(OthersEnd(asked.request, bus_up))
 
-    async def _obey(self, order: Order) -> None:
+    async def _execute(self, message: Execute) -> None:
         if self._orders is None:
             raise AssertionError("the link is opened when the worker is whole")
-        status, text = await self._orders.order(order)
-        self._endpoint.send(Acted(order.request, status, text))
+        self._endpoint.send(Executed(message.request, await self._orders.execute(message.worker, message.command)))
 
     def _take(self, message: Adopt, passed: socket.socket | None) -> None:
         self._adopted = message.number
@@ -288,11 +255,10 @@ class GatewayLink:
         self._adopt(stream)
 
     def _send_sessions(self, request: int) -> None:
-        rows = ((s.id, s.app, s.epoch, s.connections, s.edges, s.age_seconds) for s in self._describe())
-        for part, last in in_parts(rows):
+        for part, last in in_parts(self._describe()):
             self._endpoint.send(SessionsAre(request, part, last))
 
     def _repeat_crowded(self) -> None:
-        """The gateway may be another than the one that was told. Behind the sessions: it heeds it only of those."""
+        """For a gateway that has started since. After the sessions: it takes this only of sessions that it knows."""
         for session_id in self._crowded:
             self._endpoint.send(Crowded(session_id, True))

@@ -10,7 +10,8 @@ from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.resources import Extensions, PageResources
 from aperture.worker.session.store import SessionStore
-from aperture.worker.session_access import Door
+from aperture.worker.session.warm import WarmSessions
+from aperture.worker.session_access import SessionAccess
 from aperture.worker.ws.sockets import OpenSockets
 
 __all__ = ["Services"]
@@ -23,9 +24,10 @@ class Services:
     settings: Settings
     tokens: Tokens
     store: SessionStore
-    door: Door
+    access: SessionAccess
     collector: GarbageCollector
     resources: PageResources
     extensions: Extensions
     origins: AllowedOrigins
     sockets: OpenSockets
+    warm: WarmSessions

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Coroutine, Mapping, Set
 from types import FrameType
+from typing import Any
 
 import uvloop
 from bokeh.application import Application
@@ -16,11 +17,13 @@ from bokeh.application import Application
 from aperture import tracing
 from aperture.config.settings import Settings
 from aperture.errors import AppLoadError, BusUnavailable, ConfigurationError, ExitCode
-from aperture.inheritance import open_descriptors, restore_signals_in_children, withhold_descriptors
-from aperture.wire.node_messages import REPORT_INTERVAL, WorkerSeat
+from aperture.inheritance import end_if_forked, open_descriptors, restore_signals_in_children, withhold_descriptors
+from aperture.wire.node_messages import REPORT_INTERVAL
+from aperture.wire.seats import BEAT_INTERVAL, WorkerSeat
 from aperture.worker.adopt import StickyServer, http_options
+from aperture.worker.app_threads import AppThreads
 from aperture.worker.gateway_link import GatewayLink
-from aperture.worker.pulse import every, resident_bytes
+from aperture.worker.periodic import every, resident_bytes
 from aperture.worker.worker import Worker
 
 __all__ = ["worker_main"]
@@ -32,7 +35,7 @@ _AGE_SPREAD = 0.2
 """Of the greatest age, over which the workers of a node spread their retirement."""
 
 _LAST_SPANS = 0.5
-"""Seconds for the last spans to reach their collector; the browsers have been told to go by then."""
+"""Seconds for the last spans to reach their collector; the browsers' connections are closed by then."""
 
 _STOP_SHARE = 0.8
 """Of the node's grace period, what a worker takes at most, so that it ends by itself before it is killed."""
@@ -63,7 +66,7 @@ def worker_main(
             raise AssertionError("who loads no apps gives a way to load them")
         before = open_descriptors()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(seat, settings, applications, before))
+            _run_to_end(runner.get_loop(), _serve(seat, settings, applications, before))
     except AppLoadError as problem:
         log.critical("%s", problem)
         return ExitCode.APP_BROKEN
@@ -77,13 +80,34 @@ def worker_main(
 
 
 def _part_from_children(seat: WorkerSeat) -> None:
-    """What this worker is told by signals, and has for talking to the supervisor, its app's children do not get.
+    """Keep signal handlers and the supervisor's sockets from processes that the app forks.
 
     A handler that does nothing, because what is ignored would be so in every program that the app starts.
     """
     signal.signal(signal.SIGINT, _pass_over)  # Ctrl-C reaches the whole group; the supervisor decides
     restore_signals_in_children({signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler})
     withhold_descriptors((seat.lifeline, seat.pipe))
+
+
+def _run_to_end(loop: asyncio.AbstractEventLoop, serving: Coroutine[Any, Any, None]) -> None:
+    """Run the loop until the worker has ended, also where app code would end it before.
+
+    `sys.exit()` in a task or a callback that an app has given to the loop itself leaves the loop, and so does its
+    `stop`. Nothing of ours raises that, and no Ctrl-C comes here.
+    """
+    task = loop.create_task(serving)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as problem:
+            end_if_forked(problem)
+            if task.done():
+                raise
+            log.exception("app code has raised %s on the event loop, which goes on", type(problem).__name__)
+        except RuntimeError:
+            if task.done():
+                raise
+            log.error("app code has stopped the event loop, which goes on")
 
 
 def _pass_over(number: int, frame: FrameType | None) -> None:
@@ -110,19 +134,24 @@ async def _serve(
         handing_back=link,
         **http_options(settings),
     )
-    # One that takes a dead one's place comes back with the bus, if that is away as well.
+    # A replacement waits for a bus that is down: to fail would count as another failed start.
     await worker.start(wait=settings.redis_wait or seat.generation > 0)
     link.obey(worker.operations)
     link.open()
     await _report(link, worker)
-    reporting = every(REPORT_INTERVAL, lambda: _report(link, worker))
     retirement = _Retirement(seat, settings)
-    retiring = every(_RETIREMENT_INTERVAL, retirement.look)
+    timers = [
+        every(REPORT_INTERVAL, lambda: _report(link, worker)),
+        every(_RETIREMENT_INTERVAL, retirement.look),
+    ]
+    if settings.max_callback_seconds > 0:
+        seat.watched()
+        timers.append(every(BEAT_INTERVAL, _Beat(seat, worker.threads).beat))
     seat.booted()
     log.info("worker %d serves (pid %d)", seat.index, os.getpid())
     await stop.wait()
-    reporting.cancel()
-    retiring.cancel()
+    for timer in timers:
+        timer.cancel()
     link.stop_adopting()
     await worker.stop(settings.shutdown_grace * _STOP_SHARE)
     tracing.stop(_LAST_SPANS)
@@ -167,12 +196,23 @@ class _Retirement:
         self._seat.retire()
 
 
+class _Beat:
+    """The sign of life for the supervisor: the event loop runs, and no session takes for ever to be made.
+
+    A script that never ends keeps every new visitor of the worker out, on the event loop and in a thread alike.
+    """
+
+    def __init__(self, seat: WorkerSeat, threads: AppThreads | None) -> None:
+        self._seat = seat
+        self._threads = threads
+        self._making: object = None
+
+    async def beat(self) -> None:
+        """Called on the loop, every so often."""
+        before, self._making = self._making, None if self._threads is None else self._threads.making
+        if self._making is None or self._making is not before:
+            self._seat.beat()
+
+
 async def _report(link: GatewayLink, worker: Worker) -> None:
-    link.report(
-        sessions=len(worker.store),
-        connections=worker.connections,
-        lag_seconds=worker.lag.take_longest(),
-        rss_bytes=resident_bytes(),
-        bus_up=worker.bus_up,
-        bus_full=worker.bus_full,
-    )
+    link.report(worker.load(worker.lag.take_longest()), bus_up=worker.bus_up, bus_full=worker.bus_full)

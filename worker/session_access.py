@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.protocol.allowance import USUAL_MESSAGE_SIZE
 from aperture.protocol.tokens import Token
-from aperture.worker.http.render import render
+from aperture.wire.session_key import session_key_of
+from aperture.worker.http.render import EARLY, LOADED, render, render_early
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch.viewer import Outbox, Viewer
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.attachment import Attachment, LocalAttachment
-from aperture.worker.session.host import AppHost, Origin
+from aperture.worker.session.early import Making
+from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import Placement
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 
-__all__ = ["Door", "Elsewhere"]
+__all__ = ["Elsewhere", "Frame", "SessionAccess"]
 
 T = TypeVar("T")
 
@@ -31,25 +35,36 @@ PAUSE = 0.25
 """Seconds between two attempts."""
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A page, or a script, of a session that is being made here.
+
+    Args:
+        text: to send.
+        making: the session, whose code is to `go` when it has been sent.
+    """
+
+    text: str
+    making: Making
+
+
 class Elsewhere(Protocol):
     """The way to sessions of other workers. Both calls raise OwnerGone when their owner does not answer."""
 
-    async def enter(
-        self, owner: str, app: str, session_id: str, outbox: Outbox, token: str, *, inline: bool
-    ) -> Attachment: ...
+    async def enter(self, owner: str, arrival: Arrival, outbox: Outbox) -> Attachment: ...
 
-    async def render(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes: ...
+    async def render(self, owner: str, arrival: Arrival, kind: str, arguments: dict[str, str]) -> bytes: ...
 
 
-class Door:
+class SessionAccess:
     """Finds sessions for requests that have been let in.
 
     Args:
         store: the sessions that are here.
         placement: knows who has the others.
         resources: for rendering.
-        elsewhere: the way to the others; None where there are none.
-        arrived: told of each session here that a viewer has come to.
+        elsewhere: the way to the others.
+        arrived: called with each session here that a viewer has come to.
         max_message_size: of a viewer's messages, in bytes.
     """
 
@@ -58,7 +73,7 @@ class Door:
         store: SessionStore,
         placement: Placement,
         resources: PageResources,
-        elsewhere: Elsewhere | None,
+        elsewhere: Elsewhere,
         *,
         arrived: Callable[[Session], None] = lambda session: None,
         max_message_size: int = USUAL_MESSAGE_SIZE,
@@ -78,98 +93,124 @@ class Door:
         Raises:
             BusDown: its time is up, and whether the session lives cannot be found out now.
         """
-        if not token.expired(time.time()) or self._store.find(host, token.session_id) is not None:
-            return True
-        return await self._placement.lives(host.url, token.session_id)
+        return not token.expired(time.time()) or await self.lives(token.session_id, host)
 
-    async def render(
-        self,
-        host: AppHost,
-        session_id: str,
-        origin: Callable[[], Origin],
-        kind: str,
-        arguments: Mapping[str, str],
-        *,
-        fresh: bool,
-    ) -> str | bytes:
+    async def lives(self, session_id: str, host: AppHost) -> bool:
+        """Whether the session is here, is being made, is elsewhere, or is stored. One whose app failed is tried again.
+
+        Raises:
+            BusDown: it is not here, and the rest cannot be found out now.
+        """
+        session_key = session_key_of(host.url, session_id)
+        if self._store.find(host, session_id) or self._store.making(session_key) or self._store.failed(session_key):
+            return True
+        return await self._placement.lives(host.url, session_id)
+
+    async def make(self, arrival: Arrival) -> None:
+        """Make a session under an id that was made for it. It is unused from then on, until its page is asked for.
+
+        For an early page it is only claimed: its code runs when the page has been sent.
+
+        Raises:
+            SessionGone: the worker is shutting down.
+            BusDown: it cannot be claimed now.
+        """
+        await (self._store.begin if arrival.early else self._store.get_or_create)(arrival)
+
+    async def loaded(self, arrival: Arrival) -> None:
+        """An early page has its scripts: the code of its session may keep the event loop. Idempotent.
+
+        No-op for a session that is made, or that nobody has.
+
+        Raises:
+            OwnerGone, BusDown: the session is elsewhere and cannot be reached.
+        """
+        if (making := self._store.making(arrival.session_key)) is not None:
+            making.go()
+        elif self._store.find(arrival.host, arrival.session_id) is None:
+            owner = await self._placement.owner(arrival.app, arrival.session_id)
+            if owner is not None:
+                await self._elsewhere.render(owner, arrival, LOADED, {})
+
+    async def render(self, arrival: Arrival, kind: str, arguments: Mapping[str, str]) -> str | bytes:
         """A page or a script for a session, made first if there is none.
 
         Args:
-            host: the app.
-            session_id: of the session.
-            origin: what a new session is created from; only asked for one.
-            kind: `aperture.worker.http.render.PAGE` or `AUTOLOAD`.
+            arrival: the request.
+            kind: `aperture.worker.http.render.PAGE`, `AUTOLOAD` or `FILE_OF`.
             arguments: as `aperture.worker.http.render.render` takes them.
-            fresh: the id was made for this request.
 
         Raises:
+            NotTheirs: it is, or was, another user's.
             SessionGone: the worker is shutting down.
             OwnerGone, BusDown: the session is elsewhere and cannot be reached.
         """
 
-        async def here(session: Session) -> str | bytes:
-            session.touch()
-            return render(self._resources, session, kind, arguments)
+        async def here() -> str | bytes:
+            return self._rendered(await self._store.get_or_create(arrival), arrival, kind, arguments)
 
         async def there(owner: str) -> str | bytes:
-            return await self._way().render(owner, host.url, session_id, kind, dict(arguments))
+            return await self._elsewhere.render(owner, arrival, kind, dict(arguments))
 
-        return await self._wherever(host, session_id, origin, here, there, fresh=fresh)
+        return await self._wherever(here, there)
 
-    async def enter(
-        self,
-        host: AppHost,
-        session_id: str,
-        origin: Callable[[], Origin],
-        outbox: Outbox,
-        token: str,
-        *,
-        from_browser: bool,
-    ) -> Attachment:
+    async def render_early(self, arrival: Arrival, kind: str, arguments: Mapping[str, str]) -> str | bytes | Frame:
+        """As `render`, but a session that has to be made is only claimed, and its page is a frame.
+
+        Raises:
+            Exception: as `render`.
+        """
+
+        async def here() -> str | bytes | Frame:
+            found = await self._store.begin(arrival)
+            if not isinstance(found, Making):
+                return self._rendered(found, arrival, kind, arguments)
+            found.check_user(arrival.user)
+            token = arrival.host.issue_token(arrival.session_id)
+            return Frame(render_early(self._resources, found, token, kind, arguments), found)
+
+        async def there(owner: str) -> str | bytes | Frame:
+            return await self._elsewhere.render(owner, arrival, kind, {**arguments, EARLY: "1"})
+
+        return await self._wherever(here, there)
+
+    def _rendered(self, session: Session, arrival: Arrival, kind: str, arguments: Mapping[str, str]) -> str | bytes:
+        session.check_user(arrival.user)
+        session.expiry.touch()
+        return render(self._resources, session, kind, arguments)
+
+    async def enter(self, arrival: Arrival, outbox: Outbox) -> Attachment:
         """Attach a connection to its session, made first if there is none.
 
         Args:
-            host: the app.
-            session_id: of the session.
-            origin: what a new session is created from; only asked for one.
+            arrival: the connection's request.
             outbox: the connection's.
-            token: what it connected with.
-            from_browser: it may be a page that comes back, and is one if the session did not send it.
 
         Raises:
             SessionGone: the worker is shutting down.
+            PageRefused: the connection is of an early page that cannot show the session.
             OwnerGone, BusDown: the session is elsewhere and cannot be reached.
         """
 
-        async def here(session: Session) -> Attachment:
-            inline = session.is_return(token, from_browser=from_browser)
-            viewer = Viewer(outbox, token, inline_pulls=inline, max_message_size=self._max_message_size)
+        async def here() -> Attachment:
+            session = await self._store.get_or_create(arrival)
+            session.pages.check(arrival.token)
+            inline = session.pages.is_return(arrival.token, from_browser=arrival.from_browser)
+            viewer = Viewer(outbox, arrival.token, inline_pulls=inline, max_message_size=self._max_message_size)
             attachment = LocalAttachment(session, viewer)
             self._arrived(session)
             return attachment
 
         async def there(owner: str) -> Attachment:
-            return await self._way().enter(owner, host.url, session_id, outbox, token, inline=False)
+            return await self._elsewhere.enter(owner, arrival, outbox)
 
-        return await self._wherever(host, session_id, origin, here, there, fresh=False)
+        return await self._wherever(here, there)
 
-    async def _wherever(
-        self,
-        host: AppHost,
-        session_id: str,
-        origin: Callable[[], Origin],
-        here: Callable[[Session], Awaitable[T]],
-        there: Callable[[str], Awaitable[T]],
-        *,
-        fresh: bool,
-    ) -> T:
+    async def _wherever(self, here: Callable[[], Awaitable[T]], there: Callable[[str], Awaitable[T]]) -> T:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while True:
             try:
-                session = self._store.find(host, session_id)
-                if session is None:
-                    session = await self._store.get_or_create(host, session_id, origin(), fresh=fresh)
-                return await here(session)
+                return await here()
             except OwnedElsewhere as elsewhere:
                 owner = elsewhere.owner
             try:
@@ -178,8 +219,3 @@ class Door:
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(PAUSE)
-
-    def _way(self) -> Elsewhere:
-        if self._elsewhere is None:
-            raise AssertionError("a placement that knows other workers comes with a way to them")
-        return self._elsewhere

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,56 +19,70 @@ from bokeh.application import Application
 from bokeh.document import Document
 from tornado.web import Application as WebApplication
 
-from aperture.bus.bus import Bus
+from aperture.apps import is_panels
 from aperture.bus.redis import RedisBus
 from aperture.bus.redis_options import BusOptions
-from aperture.config.settings import Durability, Settings
+from aperture.config.settings import DASHBOARD_ROUTE, Durability, Settings
 from aperture.document import current, ids
 from aperture.metrics import Tallies
 from aperture.paths import path_of
 from aperture.protocol.tokens import Tokens
-from aperture.registry.lease import LeaseKeeper
-from aperture.registry.registry import Registry, WorkerName
-from aperture.registry.snapshots import Keeping
+from aperture.registry.lease import LeaseThread
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
+from aperture.registry.snapshots import SnapshotStore
+from aperture.wire.accounts import Load
 from aperture.wire.envelopes import Hostile
-from aperture.worker.admin_commands import Operations
+from aperture.wire.session_key import session_key_parts
+from aperture.worker.admin_commands import CommandChannel, NoCommandChannel, Operations
+from aperture.worker.app_threads import ON_LOOP, AppCode, AppThreads
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.crowding import Crowding
+from aperture.worker.dashboard.exchange import FigureExchange, NoExchange
 from aperture.worker.dashboard.mount import Dashboard, with_dashboard
-from aperture.worker.document import lean
+from aperture.worker.dashboard.reader import FigureReader
+from aperture.worker.document import lean, locking
 from aperture.worker.document.loading import check_imports
 from aperture.worker.gateway_link import GatewayLink
 from aperture.worker.handler_context import Services
 from aperture.worker.handover import HANDOVER_SHARE, Handover
+from aperture.worker.housekeeping import Housekeeping
 from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.auth import AuthHooks, load_auth_module
-from aperture.worker.http.render import render
+from aperture.worker.http.render import EARLY, LOADED, render, render_early
 from aperture.worker.http.resources import Extensions, PageResources
 from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.patch.inbound import receive
 from aperture.worker.patch.pulls import Pulls
-from aperture.worker.pulse import LoopLag, every, resident_bytes
-from aperture.worker.recovery.rebuild import Survival
+from aperture.worker.peers import NoPeers, Peers
+from aperture.worker.periodic import LoopLag, resident_bytes
+from aperture.worker.recovery.rebuild import RedisRecovery
 from aperture.worker.relay.claims import Claims
-from aperture.worker.relay.cluster import Cluster
+from aperture.worker.relay.cluster import Alone, Cluster
 from aperture.worker.relay.edge_side import EdgeSide
-from aperture.worker.relay.owner_side import OwnerSide
+from aperture.worker.relay.owner_side import EarlyRenderer, OwnerSide
 from aperture.worker.relay.post import Post
-from aperture.worker.session.durability import Keeper, NoKeeper
+from aperture.worker.session.durability import NoRecovery, Recovery
+from aperture.worker.session.early import Framing, Making
+from aperture.worker.session.framework import BOKEH, Framework
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import NO_GATEWAY, Gateway, LocalPlacement, Placement
 from aperture.worker.session.store import SessionStore
-from aperture.worker.session_access import Door
+from aperture.worker.session.warm import WarmSessions
+from aperture.worker.session_access import SessionAccess
+from aperture.worker.watchdog import Watchdog
 from aperture.worker.ws.sockets import OpenSockets
 
 __all__ = ["Worker"]
 
 log = logging.getLogger(__name__)
 
-_COLLECTOR_INTERVAL = 1.0
-_CROWDING_INTERVAL = 1.0
-_TOUCH_INTERVAL = 30.0
+_WARM_PAUSE = 0.5
+"""Seconds without a message or a request after which app code may run for a visitor who has not come yet."""
+
+_WARM_SHARE = 0.1
+"""Of the time for stopping, what may be spent on the hooks of sessions that were made ahead and not taken."""
 
 _CLOSE_SHARE = 0.4
 """Of the time for stopping, what may be spent on waiting for peers to answer close frames; the rest is for hooks."""
@@ -104,76 +118,68 @@ class Worker:
         _install(settings)
         applications = with_dashboard(applications, settings, self._fill_dashboard)
         auth, tokens = _auth_of(settings), _tokens_of(settings)
-        tallies = Tallies(applications)
+        tallies = Tallies(applications, threaded=settings.num_threads > 0)
         self.settings = settings
         self.collector = collector or GarbageCollector()
-        self.hosts = _hosts(settings, applications, auth, tokens, tallies)
+        self.threads = AppThreads(settings.num_threads, tallies.threads) if settings.num_threads > 0 else None
+        """For app code; None where it runs on the event loop."""
+        self.hosts = _hosts(settings, applications, auth, tokens, tallies, self.threads)
         on_bus = None if settings.redis_url is None else _on_bus(settings, index, link or NO_GATEWAY, tallies)
-        self._keeper: Keeper = NoKeeper() if on_bus is None else on_bus.keeper
-        placement: Placement = on_bus.claims if on_bus else link or LocalPlacement()
-        self.store = SessionStore(
-            self.hosts,
-            placement,
-            self.collector,
-            unused_lifetime=settings.unused_session_lifetime,
-            keeper=self._keeper,
-        )
-        self.handover = Handover(self.store, self._keeper)
+        self._recovery: Recovery = NoRecovery() if on_bus is None else on_bus.recovery
+        placement: Placement = on_bus.claims if on_bus else LocalPlacement(link or NO_GATEWAY)
         resources = PageResources(settings.prefix, settings.absolute_url)
-        self.cluster = None if on_bus is None else _join(on_bus, settings, self.store, resources, link, tallies)
-        self._crowding = _crowding(settings, self.cluster, link)
-        door = Door(
-            self.store,
-            placement,
-            resources,
-            None if self.cluster is None else self.cluster.edges,
-            arrived=self._crowding.look,
-            max_message_size=settings.websocket_max_message_size,
+        self.warm = _warm(settings, self.hosts, tokens, self.collector, resources)
+        """Sessions that are made ahead."""
+        self.store = _store(settings, self.hosts, placement, self.collector, self._recovery, self.warm)
+        self.handover = Handover(self.store, self._recovery)
+        self.cluster = (
+            Alone() if on_bus is None else _join(on_bus, settings, self.store, resources, link, tallies, tokens)
         )
-        self.services = _services(settings, tokens, self.store, door, self.collector, resources, link)
+        self.peers: Peers | NoPeers = NoPeers() if self.cluster.address is None else Peers(*self.cluster.address)
+        crowding = _crowding(settings, self.cluster, link)
+        access = _session_access(settings, self.store, placement, resources, self.cluster, crowding)
+        self.services = _services(settings, tokens, self.store, access, self.collector, resources, link, self.warm)
         self.application: WebApplication = make_application(self.hosts, self.services, auth)
         self._session_paths = session_paths(tuple(self.hosts), settings.prefix)
+        self._watchdog = Watchdog(self.hosts, self.threads, slow=settings.slow_callback_warning)
         self.lag = LoopLag()
-        self._timers: list[asyncio.Task[None]] = []
+        self._housekeeping = Housekeeping(
+            settings, self.store, self._recovery, self.warm, self.collector, crowding, self.lag
+        )
         self._loaded = False
         self.operations = self._operations(index, link)
-        self.measures: WorkerMeasures | None = None
+        stored = None if on_bus is None else on_bus.stored
+        self.measures = self._measured(tallies, stored, index=index, generation=generation, alone=link is None)
         """None with `--disable-metrics`."""
-        self._dashboard: Dashboard | None = None
+        self._dashboard = _dashboard(settings, index, self.measures, self.cluster)
         """A part in other nodes' dashboards, with `--admin` or without; None where nothing is measured."""
-        if settings.metrics:
-            self.measures = WorkerMeasures(
-                tallies,
-                self.hosts,
-                self.services.sockets,
-                self.lag,
-                self.application,
-                self.cluster,
-                None if on_bus is None else on_bus.stored,
-                index=index,
-                generation=generation,
-                alone=link is None,
-            )
-            self._dashboard = Dashboard(settings, index, self.measures.read, self._bus())
 
     def creates(self, path: str) -> bool:
         """Whether a request for this path that names no session makes one."""
         return path_of(path) in self._session_paths
 
     @property
+    def _frameworks(self) -> set[Framework]:
+        return {host.framework for host in self.hosts.values()}
+
+    @property
     def connections(self) -> int:
         """Websockets that are open here, of sessions here and elsewhere."""
         return len(self.services.sockets)
 
+    def load(self, lag_seconds: float) -> Load:
+        """How busy this worker is, if its event loop lags so much."""
+        return Load(len(self.store), self.connections, lag_seconds, resident_bytes())
+
     @property
     def bus_up(self) -> bool:
         """Whether Redis answers, or is not needed."""
-        return self.cluster is None or self.cluster.up
+        return self.cluster.up
 
     @property
     def bus_full(self) -> bool:
         """Whether Redis has no memory for new sessions."""
-        return self.cluster is not None and self.cluster.full
+        return self.cluster.full
 
     async def start(self, *, wait: bool) -> None:
         """Run the apps' load hooks, start the timers, and enter the cluster.
@@ -185,13 +191,15 @@ class Worker:
             AppLoadError: an app's package cannot be loaded, or imports what is missing.
             BusUnavailable: Redis cannot be reached, and `wait` is false.
         """
-        self._load()
-        self._start_timers()
-        if self.cluster is not None:
-            await self.cluster.start(wait=wait)
+        self._load_apps()
+        for framework in self._frameworks:
+            await framework.start(self.application, self.peers)
+        self._start_work()
+        await self.cluster.start(wait=wait)
+        self.peers.start()
         self.operations.start()
         if self.measures is not None:
-            self.measures.start(self.settings.metrics_dir)
+            self.measures.start()
         if self._dashboard is not None:
             self._dashboard.start()
 
@@ -202,16 +210,17 @@ class Worker:
             grace: seconds that all of it may take.
         """
         self.operations.stop()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.warm.close(), grace * _WARM_SHARE)
         if self._dashboard is not None:
             self._dashboard.stop()
+        self.peers.stop()
+        for framework in self._frameworks:
+            await framework.stop()
         await self.handover.hand_over_all(grace)
-        if self.cluster is not None:
-            await (
-                self.cluster.withdraw()
-            )  # before browsers are sent away: they may come back at once, to another worker
+        await self.cluster.withdraw()  # before browsers are sent away: they may come back at once, to another worker
         await self._close(grace * (1 - HANDOVER_SHARE))
-        if self.cluster is not None:
-            await self.cluster.stop()
+        await self.cluster.stop()
         if self.measures is not None:
             self.measures.stop()
 
@@ -222,79 +231,70 @@ class Worker:
             for host in self.hosts.values():
                 host.unload()
 
-    def _load(self) -> None:
+    def _load_apps(self) -> None:
         for host in self.hosts.values():
             host.load()
         self._loaded = True
         check_imports({url: host.application for url, host in self.hosts.items()})
-        self.services.resources.bundle()  # so that the first visitor does not wait for it
+        self.services.resources.form(1)  # so that the first visitor does not wait for it
+        if self.settings.early_pages:
+            self.services.resources.frame()
 
-    def _start_timers(self) -> None:
-        settings = self.settings
+    def _start_work(self) -> None:
         self.collector.start()
-        self._timers = [
-            self.lag.start(),
-            every(settings.check_unused_sessions, self.store.discard_unused),
-            every(_COLLECTOR_INTERVAL, self._collect_if_due),
-            every(_CROWDING_INTERVAL, self._look_at_crowds),
-            every(settings.stats_log_frequency, self._log_stats),
-        ]
-        if self._keeper.keeps:
-            self._timers.append(every(_TOUCH_INTERVAL, self._keeper.touch))
-        if settings.mem_log_frequency > 0:
-            self._timers.append(every(settings.mem_log_frequency, self._log_memory))
+        if self.threads is not None:
+            self.threads.open()
+        if self.settings.slow_callback_warning > 0:
+            self._watchdog.start()
+        self._housekeeping.start()
 
     async def _close(self, timeout: float) -> None:
-        for timer in self._timers:
-            timer.cancel()
-        self._timers = []
+        self._housekeeping.stop()
         await self.services.sockets.close_all(timeout * _CLOSE_SHARE)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self.store.discard_all(), timeout * (1 - _CLOSE_SHARE))
+            await self.store.discard_all(timeout * (1 - _CLOSE_SHARE))
+        self._watchdog.stop()
+        self.store.note_unfinished()
         self.unload()
+        if self.threads is not None:
+            self.threads.close()
+
+    def _measured(
+        self, tallies: Tallies, stored: SnapshotStore | None, *, index: int, generation: int, alone: bool
+    ) -> WorkerMeasures | None:
+        if not self.settings.metrics:
+            return None
+        return WorkerMeasures(
+            tallies,
+            self.hosts,
+            self.services.sockets,
+            self.lag,
+            self.application,
+            self.cluster,
+            stored,
+            index=index,
+            generation=generation,
+            path=self.settings.metrics_dir,
+            alone=alone,
+        )
 
     def _operations(self, index: int, link: GatewayLink | None) -> Operations:
+        address = self.cluster.address
+        alone = NoCommandChannel(f"{self.settings.node}/{index}/-")
         return Operations(
             self.store,
             self.handover,
-            figures=lambda: (len(self.store), self.connections, self.lag.seconds, resident_bytes()),
-            node=self.settings.node,
+            load=lambda: self.load(self.lag.seconds),
             index=index,
             workers=self.settings.num_procs,
             move_to=(lambda session_id, to: None) if link is None else link.move,
-            bus=self._bus(),
+            channel=alone if address is None else CommandChannel(*address),
         )
-
-    def _bus(self) -> tuple[Bus, str] | None:
-        """The way to other workers and this worker's name there, if there are any."""
-        return None if self.cluster is None else (self.cluster.bus, self.cluster.me)
 
     def _fill_dashboard(self, document: Document) -> None:
         if self._dashboard is None:
             raise AssertionError("the dashboard is only served where something is measured")
         self._dashboard.fill(document)
-
-    # Timers
-
-    async def _collect_if_due(self) -> None:
-        sessions = len(self.store)
-        if self.collector.is_due(sessions, self.store.connections):
-            self.collector.collect(sessions)
-
-    async def _look_at_crowds(self) -> None:
-        self._crowding.look_again(self.store)
-
-    async def _log_stats(self) -> None:
-        log.debug(
-            "[pid %d] %d sessions, %d connections, event loop lag %.1f ms",
-            os.getpid(),
-            len(self.store),
-            self.store.connections,
-            self.lag.seconds * 1000,
-        )
-
-    async def _log_memory(self) -> None:
-        log.info("[pid %d] memory usage: %.2f MB (rss)", os.getpid(), resident_bytes() / 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +303,11 @@ class _OnBus:
 
     bus: RedisBus
     registry: Registry
-    lease: LeaseKeeper
+    lease: LeaseThread
     post: Post
     claims: Claims
-    keeper: Keeper
-    stored: Keeping | None
+    recovery: Recovery
+    stored: SnapshotStore | None
     """Where sessions are stored; None with `--durability none`."""
     hostile: Hostile
 
@@ -317,19 +317,19 @@ def _on_bus(settings: Settings, index: int, gateway: Gateway, tallies: Tallies) 
     bus = RedisBus(options)
     me = WorkerName(settings.node, index, secrets.token_hex(8))
     registry = Registry(bus, me, lease=settings.lease)
-    stored: Keeping | None = None
-    keeper: Keeper = NoKeeper()
+    stored: SnapshotStore | None = None
+    recovery: Recovery = NoRecovery()
     if settings.durability is not Durability.NONE:
-        stored = Keeping(bus, me, lifetime=settings.kept_lifetime, max_snapshot=settings.max_snapshot_bytes)
-        keeper = Survival(stored, acknowledge=settings.durability is Durability.ACK, tallies=tallies)
+        stored = SnapshotStore(bus, me, lifetime=settings.stored_lifetime, max_snapshot=settings.max_snapshot_bytes)
+        recovery = RedisRecovery(stored, acknowledge=settings.durability is Durability.ACK, tallies=tallies)
     hostile = Hostile()
     return _OnBus(
         bus,
         registry,
-        LeaseKeeper(lambda: RedisBus(options), registry, me, lease=settings.lease),
+        LeaseThread(lambda: RedisBus(options), registry, me, lease=settings.lease),
         Post(bus, registry, tallies.relay),
-        Claims(registry, gateway, keeper),
-        keeper,
+        Claims(registry, gateway, recovery),
+        recovery,
         stored,
         hostile,
     )
@@ -342,11 +342,13 @@ def _join(
     resources: PageResources,
     link: GatewayLink | None,
     tallies: Tallies,
+    tokens: Tokens,
 ) -> Cluster:
     owners = OwnerSide(
         on_bus.post,
         store,
         lambda session, kind, arguments: render(resources, session, kind, arguments),
+        _early_renderer(resources, tokens),
         receive=receive,
         max_message_size=settings.websocket_max_message_size,
         tally=tallies.relay,
@@ -360,6 +362,7 @@ def _join(
         tallies=tallies.apps,
         relay_tally=tallies.relay,
         hostile=on_bus.hostile,
+        acknowledged=settings.durability is Durability.ACK,
     )
     return Cluster(
         on_bus.bus,
@@ -374,50 +377,155 @@ def _join(
     )
 
 
+def _dashboard(
+    settings: Settings, index: int, measures: WorkerMeasures | None, cluster: Cluster | Alone
+) -> Dashboard | None:
+    if measures is None:
+        return None
+    reader = FigureReader(settings.node, settings.metrics_dir, measures.read, index)
+    return Dashboard(reader, NoExchange() if cluster.address is None else FigureExchange(*cluster.address, reader))
+
+
+def _early_renderer(resources: PageResources, tokens: Tokens) -> EarlyRenderer:
+    def rendered(making: Making, session_key: str, kind: str, arguments: dict[str, str]) -> str | None:
+        if kind == LOADED:
+            making.go()
+            return ""
+        if EARLY not in arguments:
+            return None
+        token = tokens.issue(session_key_parts(session_key)[1])
+        return render_early(resources, making, token, kind, arguments)
+
+    return rendered
+
+
 def _install(settings: Settings) -> None:
     """Monkeypatch what Bokeh does once for a whole process. Idempotent."""
     ids.install()
     current.install()
+    locking.install()
     if settings.lean_models:
         lean.install()
 
 
 def _hosts(
-    settings: Settings, applications: Mapping[str, Application], auth: AuthHooks, tokens: Tokens, tallies: Tallies
+    settings: Settings,
+    applications: Mapping[str, Application],
+    auth: AuthHooks,
+    tokens: Tokens,
+    tallies: Tallies,
+    threads: AppThreads | None,
 ) -> dict[str, AppHost]:
+    def is_bokehs(url: str, app: Application) -> bool:
+        # The dashboard is ours, and reads what the event loop writes.
+        return not is_panels(app) and not (settings.dashboard and url == DASHBOARD_ROUTE)
+
+    def code(url: str, app: Application) -> AppCode:
+        # Panel has threads of its own (`--num-threads` of its command), and a document of its is for one thread.
+        return threads if threads is not None and is_bokehs(url, app) else ON_LOOP
+
+    def framing(url: str, app: Application) -> Framing:
+        # Panel writes into a page which scripts the session's models need: it cannot be written before them.
+        return Framing(url, wanted=settings.early_pages and is_bokehs(url, app))
+
     pulls = Pulls()
     logout_url = None if auth.logout_url is None else f"{settings.prefix}/{auth.logout_url.lstrip('/')}"
     return {
-        url: AppHost(url, app, logout_url=logout_url, issue_token=tokens.issue, pulls=pulls, tally=tallies.apps[url])
+        url: AppHost(
+            url,
+            app,
+            logout_url=logout_url,
+            issue_token=tokens.issue,
+            framework=_framework_of(app),
+            framing=framing(url, app),
+            pulls=pulls,
+            tally=tallies.apps[url],
+            code=code(url, app),
+        )
         for url, app in applications.items()
     }
+
+
+def _framework_of(application: Application) -> Framework:
+    if not is_panels(application):
+        return BOKEH
+    from aperture.worker.panel.adapter import panel_framework
+
+    return panel_framework()
+
+
+def _store(
+    settings: Settings,
+    hosts: Mapping[str, AppHost],
+    placement: Placement,
+    collector: GarbageCollector,
+    recovery: Recovery,
+    warm: WarmSessions,
+) -> SessionStore:
+    lifetime = settings.unused_session_lifetime
+    return SessionStore(hosts, placement, collector, unused_lifetime=lifetime, recovery=recovery, warm=warm)
+
+
+def _session_access(
+    settings: Settings,
+    store: SessionStore,
+    placement: Placement,
+    resources: PageResources,
+    cluster: Cluster | Alone,
+    crowding: Crowding,
+) -> SessionAccess:
+    limit = settings.websocket_max_message_size
+    return SessionAccess(store, placement, resources, cluster.edges, arrived=crowding.look, max_message_size=limit)
 
 
 def _services(
     settings: Settings,
     tokens: Tokens,
     store: SessionStore,
-    door: Door,
+    access: SessionAccess,
     collector: GarbageCollector,
     resources: PageResources,
     link: GatewayLink | None,
+    warm: WarmSessions,
 ) -> Services:
     return Services(
         settings=settings,
         tokens=tokens,
         store=store,
-        door=door,
+        access=access,
         collector=collector,
         resources=resources,
         extensions=Extensions(None if link is None else link.share_extensions),
         origins=AllowedOrigins(_origins_of(settings)),
         sockets=OpenSockets(),
+        warm=warm,
     )
 
 
-def _crowding(settings: Settings, cluster: Cluster | None, link: GatewayLink | None) -> Crowding:
+def _warm(
+    settings: Settings,
+    hosts: Mapping[str, AppHost],
+    tokens: Tokens,
+    collector: GarbageCollector,
+    resources: PageResources,
+) -> WarmSessions:
+    """Of the apps whose pages make sessions, but for ours, and for Panel's: those see their request at once."""
+    own = DASHBOARD_ROUTE if settings.dashboard else None
+    suited = {url: host for url, host in hosts.items() if host.framework is BOKEH and url != own}
+    return WarmSessions(
+        suited,
+        tokens.new_session_id,
+        count=settings.warm_sessions if settings.session_ids.generated else 0,
+        lifetime=settings.warm_seconds,
+        idle=lambda: collector.quiet_for(_WARM_PAUSE),
+        clock=time.monotonic,
+        prepare_page=lambda document: resources.form(len(document.roots)),
+    )
+
+
+def _crowding(settings: Settings, cluster: Cluster | Alone, link: GatewayLink | None) -> Crowding:
     """Only where other workers could take viewers of a session here."""
-    if cluster is None or link is None:
+    if cluster.address is None or link is None:
         return Crowding(0, lambda session_id, crowded: None)
     return Crowding(settings.spread_viewers, link.say_crowded)
 

@@ -53,7 +53,7 @@ def making(app: str) -> Contest:
 
 
 def writing(app: str) -> Contest:
-    """A document that nobody has seen is written out."""
+    """A document without viewers is written out."""
     application = _application(app)
     theirs, our_own = application.create_document(), _made_by_ours(application)
     return Contest(

@@ -37,7 +37,7 @@ from aperture.protocol.frames import FrameRun
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.document.loading import new_document
 from aperture.worker.http.access_log import Traffic
-from aperture.worker.patch.viewer import Viewer
+from aperture.worker.patch.viewer import Offer, Viewer
 from aperture.worker.session.attachment import LocalAttachment
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
@@ -103,8 +103,18 @@ class _Outbox:
     def __init__(self) -> None:
         self.said = FrameRun(b"")
 
+    def offer(self, run: FrameRun) -> Offer:
+        self.said = run
+        return Offer.WRITTEN
+
     def send(self, run: FrameRun) -> None:
         self.said = run
+
+    def when_drained(self, act: Callable[[], None]) -> None:
+        raise AssertionError("nothing waits")
+
+    def resume(self) -> None:
+        raise AssertionError("nothing was refused")
 
     def close(self, code: int, reason: str) -> None:
         raise AssertionError(reason)

@@ -12,11 +12,12 @@ import logging
 import os
 import socket
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
+from msgspec.structs import asdict
 from tornado.httpserver import HTTPServer
 from tornado.iostream import StreamClosedError
 from tornado.web import Application, RequestHandler
@@ -169,13 +170,15 @@ class _Ready(_Probe):
         table = self._node_workers.table
         for worker in self._node_workers.workers:
             yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
-        cut_off = [worker for worker in table.up if (load := table.load(worker)) is not None and not load.bus_up]
+        cut_off = [
+            worker for worker in table.up if (report := table.last_report(worker)) is not None and not report.bus_up
+        ]
         who = ", ".join(map(str, cut_off))
         yield not cut_off, "bus", f"cannot be reached by worker {who}"
-        full = [worker for worker in table.up if (load := table.load(worker)) is not None and load.bus_full]
+        full = [worker for worker in table.up if (report := table.last_report(worker)) is not None and report.bus_full]
         who = ", ".join(map(str, full))
         yield not full, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
-        yield not self._node_workers.draining, "not-draining", "the node was told to stop"
+        yield not self._node_workers.draining, "not-draining", "the node is stopping"
 
 
 class _Listing(_Endpoint):
@@ -230,14 +233,15 @@ class _Order(_Listing):
         self.set_header("Allow", "POST")
         self.say(HTTPStatus.METHOD_NOT_ALLOWED, "this is done by POST")
 
-    async def post(self, session_id: str, action: str) -> None:
+    async def post(self, session_id: str, action: Literal["end", "move"]) -> None:
         to, app = self.get_query_argument("to", ""), self.get_query_argument("app", None)
         if to and (action != "move" or not to.isdecimal() or len(to) > 4):
             self.say(HTTPStatus.BAD_REQUEST, "?to= is for moving, and names a worker by its number")
         elif len(session_id) < 4:
             self.say(HTTPStatus.BAD_REQUEST, "give eight characters of the session's id")
         else:
-            self.say(*await self.node.inventory.order(action, session_id, app, int(to) if to else -1))
+            outcome = await self.node.inventory.execute(action, session_id, app, int(to) if to else None)
+            self.say(outcome.status, outcome.text)
 
 
 class _Metrics(_Endpoint, MetricsHandler):
@@ -260,10 +264,10 @@ def _worker_row(seen: WorkerSeen) -> dict[str, object]:
         "node": seen.place.node,
         "worker": seen.place.worker,
         "pid": seen.pid,
-        "sessions": seen.sessions,
-        "connections": seen.connections,
-        "event_loop_lag_seconds": seen.lag_seconds,
-        "rss_bytes": seen.rss_bytes,
+        "sessions": seen.load.sessions,
+        "connections": seen.load.connections,
+        "event_loop_lag_seconds": seen.load.lag_seconds,
+        "rss_bytes": seen.load.rss_bytes,
     }
 
 

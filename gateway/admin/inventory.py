@@ -11,11 +11,13 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Protocol
+from typing import Literal, Protocol
+
+from msgspec import structs
 
 from aperture.gateway.front.workers import Elsewhere, Survey
-from aperture.wire.accounts import SHOWN_ID_LENGTH, SessionRow
-from aperture.wire.node_messages import Acted, Load, Order, SessionInfo
+from aperture.wire.accounts import Command, Load, Outcome, SessionRow
+from aperture.wire.node_messages import LoadReport
 
 __all__ = ["ANSWER_TIME", "Inventory", "Place", "Seen", "Staff", "WorkerSeen"]
 
@@ -25,6 +27,9 @@ ANSWER_TIME = 1.0
 ORDER_TIME = 10.0
 """Seconds that a worker has to end or move a session: it waits for app code to return, and session hooks run."""
 
+UNKNOWN_LOAD = Load(0, 0, 0.0, 0)
+"""Of a worker that has just gone."""
+
 
 class Standing(Protocol):
     """Which workers are up, and the last load report of each."""
@@ -32,7 +37,7 @@ class Standing(Protocol):
     @property
     def up(self) -> Sequence[int]: ...
 
-    def load(self, worker: int) -> Load | None: ...
+    def last_report(self, worker: int) -> LoadReport | None: ...
 
 
 class Staff(Protocol):
@@ -61,7 +66,7 @@ class Staff(Protocol):
 
     async def ask_elsewhere(self, prefix: str, deadline: float) -> Elsewhere: ...
 
-    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None: ...
+    async def execute(self, worker: int | str, command: Command, deadline: float) -> Outcome | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,7 @@ class WorkerSeen:
 
     place: Place
     pid: int | None
-    sessions: int
-    connections: int
-    lag_seconds: float
-    rss_bytes: int
+    load: Load
     rows: tuple[SessionRow, ...]
 
 
@@ -130,7 +132,7 @@ class Inventory:
         """
         owing = self._node_workers.overdue()
         seen = ((self._worker(worker, [], ""), seconds) for worker, seconds in owing.items())
-        return [replace(worker, lag_seconds=max(worker.lag_seconds, seconds)) for worker, seconds in seen]
+        return [replace(worker, load=_at_least(worker.load, seconds)) for worker, seconds in seen]
 
     async def take(self, *, cluster: bool, prefix: str = "") -> Seen:
         """Ask all workers of this node, or of all nodes, for their sessions.
@@ -146,29 +148,29 @@ class Inventory:
         survey, elsewhere = await asyncio.gather(asked, self._node_workers.ask_elsewhere(prefix, ANSWER_TIME))
         return _together(self._here(survey, prefix), elsewhere)
 
-    async def order(self, action: str, session_id: str, app: str | None, to: int) -> tuple[int, str]:
+    async def execute(
+        self, action: Literal["end", "move"], session_id: str, app: str | None, to: int | None
+    ) -> Outcome:
         """End or move a session.
 
         Args:
             action: "end" or "move".
             session_id: of the session, or its first characters as the admin endpoints show them.
             app: the session's app; needed only where two apps use the same id.
-            to: the index of the worker to move it to; -1 for any other worker.
-
-        Returns:
-            An HTTP status, and a sentence.
+            to: the index of the worker to move it to; None for any other worker.
         """
         seen = await self.take(cluster=True, prefix=session_id)
         found = [(worker, row) for worker, row in seen.sessions() if app in (None, row.app)]
         if not found:
             return _not_found(seen)
         if len(found) > 1:
-            return HTTPStatus.CONFLICT, f"{len(found)} sessions begin like this; give more of the id, or ?app="
+            text = f"{len(found)} sessions begin like this; give more of the id, or ?app="
+            return Outcome(HTTPStatus.CONFLICT, text)
         (worker, row), *_ = found
         place = worker.place
-        order = Order(0, action, session_id, row.app, place.name or "", to)
-        acted = await self._node_workers.order(None if place.name else place.worker, order, ORDER_TIME)
-        return _outcome_of(acted)
+        command = Command(action, session_id, row.app, to)
+        outcome = await self._node_workers.execute(place.name or place.worker, command, ORDER_TIME)
+        return outcome or Outcome(HTTPStatus.GATEWAY_TIMEOUT, "the session's worker does not say whether it was done")
 
     def _here(self, survey: Survey, prefix: str) -> Seen:
         answered = [worker for worker in self._node_workers.table.up if worker in survey.sessions]
@@ -176,22 +178,14 @@ class Inventory:
         seen = [self._worker(worker, survey.sessions[worker], prefix) for worker in answered if worker not in late]
         return Seen(tuple(seen), tuple(Place(self._node, worker) for worker in late), True, False)
 
-    def _worker(self, worker: int, sessions: list[SessionInfo], prefix: str) -> WorkerSeen:
-        load = self._node_workers.table.load(worker) or Load(0, 0, 0.0, 0, 0)
+    def _worker(self, worker: int, sessions: list[SessionRow], prefix: str) -> WorkerSeen:
+        report = self._node_workers.table.last_report(worker)
         return WorkerSeen(
             Place(self._node, worker),
             self._node_workers.pids.get(worker),
-            load.sessions,
-            load.connections,
-            load.lag_seconds,
-            load.rss_bytes,
-            tuple(_shown(info) for info in sessions if info.id.startswith(prefix)),
+            UNKNOWN_LOAD if report is None else report.load,
+            tuple(session.shown for session in sessions if session.id.startswith(prefix)),
         )
-
-
-def _shown(info: SessionInfo) -> SessionRow:
-    shown = info.id[:SHOWN_ID_LENGTH]
-    return SessionRow(shown, info.app, info.epoch, info.connections, info.edges, info.age_seconds)
 
 
 def _together(here: Seen, elsewhere: Elsewhere) -> Seen:
@@ -201,11 +195,13 @@ def _together(here: Seen, elsewhere: Elsewhere) -> Seen:
         if account is None or account.worker is None:
             missing.append(place)
             continue
-        row = account.worker
         truncated = truncated or account.truncated
-        figures = (row.pid, row.sessions, row.connections, row.lag_seconds, row.rss_bytes)
-        workers.append(WorkerSeen(place, *figures, tuple(account.sessions)))
+        workers.append(WorkerSeen(place, account.worker.pid, account.worker.load, tuple(account.sessions)))
     return Seen(tuple(workers), tuple(missing), not elsewhere.away, truncated)
+
+
+def _at_least(load: Load, lag_seconds: float) -> Load:
+    return structs.replace(load, lag_seconds=max(load.lag_seconds, lag_seconds))
 
 
 def _place_of(name: str) -> Place:
@@ -214,13 +210,8 @@ def _place_of(name: str) -> Place:
     return Place(node, int(index), name)
 
 
-def _not_found(seen: Seen) -> tuple[int, str]:
+def _not_found(seen: Seen) -> Outcome:
     if seen.missing or not seen.complete:
-        return HTTPStatus.SERVICE_UNAVAILABLE, "no such session among those that answered, and not all workers did"
-    return HTTPStatus.NOT_FOUND, "there is no such session"
-
-
-def _outcome_of(acted: Acted | None) -> tuple[int, str]:
-    if acted is None:
-        return HTTPStatus.GATEWAY_TIMEOUT, "the session's worker does not say whether it was done"
-    return acted.status, acted.text
+        text = "no such session among those that answered, and not all workers did"
+        return Outcome(HTTPStatus.SERVICE_UNAVAILABLE, text)
+    return Outcome(HTTPStatus.NOT_FOUND, "there is no such session")

@@ -17,7 +17,7 @@ from tornado.web import RequestHandler
 
 from aperture.gateway.front.dispatch import Dispatcher
 from aperture.gateway.front.listener import Reception
-from aperture.metrics import MetricsCollector, NodeCollector, ProcessFiles, Reading, families, render
+from aperture.metrics import MetricsCollector, MetricsWriter, NodeCollector, Reading, families, render
 from aperture.metrics.process import OtherProcess, build_info, read_process
 
 __all__ = ["GATEWAY", "SUPERVISOR", "Exposition", "GatewayMeasures", "MetricsHandler", "WithStuckWorkers"]
@@ -27,9 +27,6 @@ log = logging.getLogger(__name__)
 GATEWAY = "gateway"
 SUPERVISOR = "supervisor"
 """Process names, as label values and in file names."""
-
-WRITE_INTERVAL = 1.0
-"""Seconds between writes; what is lost of the gateway's counts when it is killed."""
 
 
 class Exposition(Protocol):
@@ -62,38 +59,23 @@ class GatewayMeasures:
         self._dispatcher = dispatcher
         self._reception = reception
         self._supervisor = OtherProcess(SUPERVISOR, supervisor_pid)
-        self._files: ProcessFiles | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._writer = MetricsWriter(path, GATEWAY, self.read)
         self._scraping = asyncio.Lock()
-        self._failing = False
         self._bokeh = metadata.version("bokeh")
 
     def start(self) -> None:
         """Begin to write. No-op where metrics are off."""
-        if self._path is None:
-            return
-        try:
-            self._files = ProcessFiles(self._path, GATEWAY)
-        except OSError as problem:
-            log.warning("the gateway's metrics are not written: %s", problem)
-            return
-        self._timer = asyncio.create_task(self._write_again())
+        self._writer.start()
 
     def stop(self) -> None:
         """Write the last numbers. Idempotent."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._files is not None:
-            self._write()
-            self._files.close()
-            self._files = None
+        self._writer.stop()
 
     async def answer(self, accept: str) -> tuple[bytes, str] | None:
         """See `Exposition`."""
         if self._path is None:
             return None
-        self._write()
+        self._writer.write()
         async with self._scraping:  # one at a time: many threads at once would slow each other and the event loop
             return await asyncio.to_thread(_rendered, self._path, accept, self._dispatcher.node_workers.overdue())
 
@@ -110,23 +92,6 @@ class GatewayMeasures:
         yield from read_process(GATEWAY)
         yield from self._supervisor.read()
         yield from build_info(self._bokeh)
-
-    async def _write_again(self) -> None:
-        while True:
-            self._write()
-            await asyncio.sleep(WRITE_INTERVAL)
-
-    def _write(self) -> None:
-        if self._files is None:
-            return
-        try:
-            self._files.write(self.read())
-        except OSError as problem:
-            if not self._failing:
-                log.warning("the gateway's metrics cannot be written: %s", problem)
-            self._failing = True
-        else:
-            self._failing = False
 
 
 def _rendered(path: str, accept: str, overdue: Mapping[int, float]) -> tuple[bytes, str]:

@@ -13,8 +13,8 @@ from aperture.errors import BusDown
 from aperture.gateway.admin.endpoints import admin_application, serve_admin
 from aperture.gateway.front.workers import Elsewhere, Survey
 from aperture.metrics import render
-from aperture.wire.node_messages import Acted, Load, Order, OthersAre
-from aperture.worker.pulse import resident_bytes
+from aperture.wire.accounts import Command, Outcome
+from aperture.wire.node_messages import LoadReport
 from aperture.worker.worker import Worker
 
 __all__ = ["admin_server"]
@@ -38,17 +38,9 @@ class _OneWorker:
     def table(self) -> _OneWorker:
         return self
 
-    def load(self, worker: int) -> Load | None:
+    def last_report(self, worker: int) -> LoadReport | None:
         only = self._worker
-        return Load(
-            len(only.store),
-            only.connections,
-            only.lag.seconds,
-            resident_bytes(),
-            0,
-            only.bus_up,
-            bus_full=only.bus_full,
-        )
+        return LoadReport(only.load(only.lag.seconds), 0, only.bus_up, bus_full=only.bus_full)
 
     def overdue(self) -> dict[int, float]:
         """Always empty: if this process hangs, it does not answer requests either."""
@@ -59,15 +51,15 @@ class _OneWorker:
         try:
             async with asyncio.timeout(deadline):
                 async for worker, part in self._worker.operations.others(prefix):
-                    report.hear(OthersAre(0, worker, part, False))
+                    report.hear(worker, part)
         except (BusDown, TimeoutError):
             report.away = True
         return report
 
-    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+    async def execute(self, worker: int | str, command: Command, deadline: float) -> Outcome | None:
         try:
             async with asyncio.timeout(deadline):
-                return Acted(0, *await self._worker.operations.order(order))
+                return await self._worker.operations.execute(worker if isinstance(worker, str) else "", command)
         except TimeoutError:
             return None
 

@@ -10,7 +10,6 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 
-from aperture.apps import bokehs_own
 from aperture.errors import ConfigurationError
 from aperture.paths import checked_route
 
@@ -35,7 +34,7 @@ def applications_of(apps: Apps) -> dict[str, Application]:
 
 def _application(app: object) -> Application:
     if isinstance(app, Application):
-        return bokehs_own(app)
+        return app
     if callable(app):
         try:
             return Application(FunctionHandler(app))

@@ -58,7 +58,7 @@ class Server:
         **kwargs: Any,
     ) -> None:
         apps = applications_of(applications)
-        plan = plan_of(kwargs, http_server_kwargs, on_loop=io_loop is not None)
+        plan = self._planned(kwargs, http_server_kwargs, on_loop=io_loop is not None)
         _apply_to_process(plan)
         self._routes = tuple(apps)
         self._show = plan.show
@@ -93,6 +93,12 @@ class Server:
             ConfigurationError: as the constructor; a ValueError.
         """
         return cls(applications, io_loop, http_server_kwargs, **with_bokehs_settings(kwargs))
+
+    def _planned(
+        self, keywords: dict[str, Any], http_server_kwargs: Mapping[str, Any] | None, *, on_loop: bool
+    ) -> ServerPlan:
+        """What the keywords ask for. For a server whose keywords mean something else."""
+        return plan_of(keywords, http_server_kwargs, on_loop=on_loop)
 
     # What it is
 
@@ -240,6 +246,10 @@ class Server:
         route, mark, query = app_path.partition("?")
         path = f"{requoted(route)}{mark}{query}"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}{self.prefix}{path}"
+
+    @property
+    def _several(self) -> bool:
+        return isinstance(self._form, ServerOutside)
 
     def _inside(self, what: str) -> ServerInside:
         if isinstance(self._form, ServerInside):

@@ -95,7 +95,7 @@ class ServerInside:
         self._ended_for_threads = threading.Event()
         self._problem: Exception | None = None
         self._runs_until_shutdown = False
-        if self._worker.cluster is None:
+        if self._worker.cluster.address is None:
             self._call(self._accept)
 
     @property
@@ -227,7 +227,7 @@ class ServerInside:
     async def _start(self) -> None:
         try:
             await self._worker.start(wait=self.settings.redis_wait)
-            if self._worker.cluster is not None:
+            if self._worker.cluster.address is not None:
                 self._accept()
             if not self._let_go:
                 self._admin = admin_server(self._worker, self._sockets.admin_listeners)

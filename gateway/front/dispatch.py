@@ -10,14 +10,18 @@ import asyncio
 import logging
 import socket
 from collections import deque
+from functools import partial
 
 from aperture.deadlines import Deadlines
 from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.head import Rejected, parse_head
 from aperture.gateway.front.listener import Arrival
+from aperture.gateway.front.worker_pairs import WorkerPairs
 from aperture.gateway.front.workers import NodeWorkers
 from aperture.protocol.naming import session_named
-from aperture.wire.node_messages import MAX_DATAGRAM, Adopt, GatewaySeat, HandBack
+from aperture.wire.endpoint import MAX_DATAGRAM
+from aperture.wire.node_messages import Adopt, HandBack
+from aperture.wire.seats import GatewaySeat
 
 __all__ = ["Dispatcher"]
 
@@ -48,13 +52,20 @@ class Dispatcher:
         self._lingering = lingering
         self._unrouted: deque[Arrival] = deque()
         self._routing = False
+        # The gateway before this one may have been killed: the workers then have sessions that this one knows nothing
+        # of.
         self._recovering = True
         self.handed_over = 0
         self.refused = 0
         """Connections, since this gateway started."""
         self._parked: Deadlines[Arrival] = Deadlines(loop, PARKED_FOR, self._on_parked_too_long)
         self.node_workers = NodeWorkers(
-            loop, seat, on_hand_back=self._take_back, on_change=self._unpark, after_messages=self._route_all
+            loop,
+            seat.generations,
+            partial(WorkerPairs, loop, seat.links, seat.control),
+            on_hand_back=self._take_back,
+            on_change=self._unpark,
+            after_messages=self._route_all,
         )
 
     @property
@@ -65,6 +76,7 @@ class Dispatcher:
     async def recover(self) -> None:
         """Ask the workers for the sessions that an earlier gateway knew; connections that name a session wait
         meanwhile."""
+        # With a time limit: a worker in app code would keep every connection waiting that names a session.
         survey = await self.node_workers.ask(self.node_workers.workers, RECOVERY)
         self._recovering = False
         if survey.sessions:
@@ -86,13 +98,16 @@ class Dispatcher:
     def _take_back(self, back: HandBack, sock: socket.socket) -> None:
         """Queue a request that a worker has handed back; it is routed after the messages around it have been
         processed."""
+        # The flag belongs to the open file, which the worker has shared: whatever it was set to there.
         sock.setblocking(False)
         try:
+            # By the size of a datagram and not by the option: the worker has accepted this head within its own limit.
             head = parse_head(back.head, MAX_DATAGRAM)
         except Rejected as problem:
             log.info("refused a request from %s with %d: %s", back.peer, problem.status, problem.reason)
             self._lingering.send(sock, problem.status, problem.reason)
             return
+        # Not routed here: the message that says whose session it is may be the next one in the same batch.
         self._unrouted.append(Arrival(head, sock, back.peer, back.tls))
 
     def _unpark(self) -> None:
@@ -100,6 +115,7 @@ class Dispatcher:
 
     def _route_all(self) -> None:
         if self._routing:
+            # Routing reads messages of the workers, which hand connections back, which have to be routed.
             return  # called while routing: the loop below handles what was added
         self._routing = True
         try:
@@ -119,7 +135,10 @@ class Dispatcher:
             return
         session_id = session_named(arrival.head.query, arrival.head.headers)
         if session_id is not None and not self.node_workers.table.knows(session_id):
+            # A page and its websocket follow each other within a millisecond: the worker's Claimed may be in the pair
+            # already, unread. Taken now, it saves the websocket the way through a wrong worker.
             self.node_workers.drain()
+            # Sent to any worker it would be relayed for its whole life, with the owner one seat away.
             if self._recovering and not self.node_workers.table.knows(session_id):
                 self._park(arrival)
                 return
@@ -133,15 +152,18 @@ class Dispatcher:
         generation = self.node_workers.table.generation(worker)
         assert generation is not None, "the table chooses workers that are up"
         if self.node_workers.is_full(worker):
+            # Asked first: `send` would close the connection without a word.
             log.warning("the queue of worker %d is full: its new connections are answered 503", worker)
             self._refuse(arrival, 503, "the server is busy")
             return
+        # Numbered, as the worker's reports lag behind: until it confirms this one, its load counts one more.
         number = self.node_workers.table.next_number(worker)
         adopt = Adopt(generation, arrival.head.raw, arrival.peer, arrival.tls, session_id, number)
         try:
             self.node_workers.send(worker, adopt, arrival.sock)
             self.handed_over += 1
         except ValueError:
+            # Only a head close to the largest, with a long session id; the socket is still ours then.
             self._refuse(arrival, 431, "the request is too large to be handed over")
 
     def _park(self, arrival: Arrival) -> None:

@@ -70,7 +70,7 @@ class Head:
     Args:
         method: as sent; methods are case-sensitive (RFC 9110 section 9.1).
         target: the request target, whole.
-        path: the target without scheme and authority, query and fragment; still percent-encoded.
+        path: the target without scheme, authority and query; still percent-encoded.
         query: what follows the question mark, still percent-encoded; empty when there is none.
         version: `HTTP/1.0` or `HTTP/1.1`.
         headers: the header fields.
@@ -192,5 +192,6 @@ def _parse_field(line: str) -> tuple[str, str]:
 def _split_target(target: str) -> tuple[str, str]:
     if not target.startswith("/") and (authority := _AUTHORITY.match(target)):
         target = target[authority.end() :] or "/"  # the absolute form, as sent to proxies
-    path, _, query = target.partition("#")[0].partition("?")
+    # A fragment does not belong there; the worker's parser leaves one where it is, and both must name the same session.
+    path, _, query = target.partition("?")
     return path, query

@@ -23,7 +23,7 @@ from aperture.descriptors import affordable_pending
 from aperture.gateway.front.answers import LingeringConnections
 from aperture.gateway.front.head import Head, HeadParser, Rejected
 from aperture.gateway.front.tls import Pumps, server_context
-from aperture.wire.node_messages import MAX_DATAGRAM
+from aperture.wire.endpoint import MAX_DATAGRAM
 
 __all__ = ["Acceptor", "Arrival", "Reception", "largest_head"]
 
@@ -115,6 +115,8 @@ class Reception:
 
     def admit(self, sock: socket.socket, peer: Peer) -> None:
         """Take an accepted, non-blocking connection and read its head."""
+        # The oldest and not the newest goes: a flood of silent peers pushes out its own, and those who send are done in
+        # milliseconds.
         while len(self._deadlines) >= self._max_pending:
             self.shed()
         pending = self._pending(sock, peer)
@@ -128,7 +130,9 @@ class Reception:
         oldest = self._deadlines.pop_oldest()
         if oldest is not None:
             self.refused += 1
+            # Before it is closed: the loop would keep a descriptor that the kernel gives to the next connection.
             self._unwatch(oldest)
+            # Without an answer: it would need the room that is lacking.
             oldest.sock.close()
 
     def close(self) -> None:
@@ -141,6 +145,7 @@ class Reception:
         if self._context is None:
             return _Pending(sock, peer, HeadParser(self._max_head), handshaking=False)
         try:
+            # The handshake as well waits for its peer, so it runs under the same deadline as the head.
             wrapped = self._context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         except OSError:
             sock.close()  # the peer has reset it while it waited in the backlog
@@ -150,12 +155,14 @@ class Reception:
     def _advance(self, pending: _Pending) -> None:
         try:
             head = self._read(pending)
+        # TLS may have to write in order to read: a handshake, a renegotiation.
         except ssl.SSLWantWriteError:
             self._watch(pending, writes=True)
         except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
             self._watch(pending)
         except Rejected as problem:
             self._refuse(pending, problem.status, problem.reason)
+        # Before OSError, of which it is one.
         except ssl.SSLError as problem:
             self._leave_tls(pending, problem)
         except OSError as problem:
@@ -175,6 +182,7 @@ class Reception:
         while True:
             received = pending.sock.recv(READ_SIZE)
             if not received:
+                # An end of file is no error to `recv`; here it is handled with the resets.
                 raise ConnectionAbortedError(errno.ECONNABORTED, "closed by the peer")
             head = pending.parser.feed(received)
             if head is not None:
@@ -184,15 +192,19 @@ class Reception:
         log.info("TLS with %s has failed: %s", pending.peer, problem.reason)
         sock = self._release(pending)
         if problem.reason == "HTTP_REQUEST":
+            # Plain bytes came to the TLS port: a person who typed http:// reads this, through a socket without TLS
+            # around it.
             self._lingering.send(socket.socket(fileno=sock.detach()), 400, "this port speaks TLS: use https")
         else:
             sock.close()
 
     def _arrive(self, pending: _Pending, head: Head) -> None:
+        # Out of the deadlines first: from here on the connection is another part's to close.
         sock = self._release(pending)
         tls = isinstance(sock, ssl.SSLSocket)
         if isinstance(sock, ssl.SSLSocket):
             try:
+                # A worker gets one end of a socket pair: a TLS session cannot be handed to another process.
                 sock = self._pumps.start(sock)
             except OSError as problem:
                 log.error("no socket pair for a TLS connection: %s", problem)
@@ -200,6 +212,8 @@ class Reception:
         self._on_arrival(Arrival(head, sock, pending.peer, tls))
 
     def _on_due(self, pending: _Pending) -> None:
+        # RFC 9110, section 15.5.9: 408 for a request that is late. A peer that has sent nothing gets nothing: browsers
+        # open connections ahead, and would take the 408 for the answer to their next request.
         if pending.parser.started:
             self._refuse(pending, 408, "the request did not arrive in time")
         else:
@@ -216,6 +230,7 @@ class Reception:
         return pending.sock
 
     def _watch(self, pending: _Pending, *, writes: bool = False) -> None:
+        # Only when a read would block: most heads are there with the accept, and cost no call of epoll.
         descriptor = pending.sock.fileno()
         if not pending.watching:
             pending.watching = True
@@ -290,6 +305,7 @@ class Acceptor:
         log.error("cannot accept connections, next try in %.1f s: %s", ACCEPT_PAUSE, problem)
         # Frees a descriptor at once: hand-backs and TLS pairs need them, too.
         self._reception.shed()
+        # Poll is level-triggered: the backlog would wake the loop without end while nothing can be accepted.
         self._stop_watching()
         self._resume = self._loop.call_later(ACCEPT_PAUSE, self.start)
 

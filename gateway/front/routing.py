@@ -12,7 +12,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from aperture.wire.node_messages import REPORT_INTERVAL, Load
+from aperture.wire.accounts import Load
+from aperture.wire.node_messages import REPORT_INTERVAL, LoadReport
 
 __all__ = ["RoutingTable"]
 
@@ -22,14 +23,26 @@ PROVISIONAL_LIFETIME = 120.0
 MAX_PROVISIONAL = 50_000
 """Ids remembered without a claim, about 10 MB. Anyone can invent ids, so above it the oldest are forgotten."""
 
-STALE_LOAD = 2.0
-"""Seconds after which a load report is stale. Workers report twice a second, so a late one is stuck in app code."""
+SILENCE = 1.5 * REPORT_INTERVAL
+"""Seconds without a report after which a worker gets no new session while another one reports: app code keeps it from
+reporting, and would keep the visitor waiting. Half an interval is what a busy machine may delay a timer by."""
+
+WAIT_STEP = 0.1
+"""Seconds that a visitor would wait for the event loop that count as more work, whatever the numbers of sessions say.
+Below it, the worker with the fewest sessions is the one with the least work."""
+
+ARRIVAL_COST = 0.02
+"""Seconds of work that a connection is taken to bring that the worker has not confirmed yet. Reports come twice a
+second: without it, all visitors of half a second would go to the worker that had nothing to do when it reported."""
 
 LAG_STEP = 0.010
-"""Seconds of event-loop lag that count as a difference; below it, workers take turns."""
+"""Seconds of event-loop lag that count as a difference between equals; below it, workers take turns."""
 
 _WHOLE_IDS_UP_TO = 128
 """Longer ids are stored as a digest, so that the table's memory is bounded by its number of entries."""
+
+_NO_REPORT = LoadReport(Load(0, 0, 0.0, 0), 0)
+"""Of a worker that has just come up."""
 
 
 @dataclass(slots=True)
@@ -37,7 +50,7 @@ class _Seat:
     """What is known about one worker that is up."""
 
     generation: int
-    load: Load
+    report: LoadReport
     reported_at: float
     sent: int
     """The number of the last connection handed over to it."""
@@ -45,11 +58,14 @@ class _Seat:
     """The number of the last one that it has confirmed. Earlier ones have arrived as well, or never will."""
     claimed: set[str] = field(default_factory=set)
     provisional: int = 0
+    lag: float = 0.0
+    """Of the event loop, in seconds; half of it is the last report's, so that one slow callback tips no scales."""
 
-    def hear(self, load: Load, now: float) -> None:
+    def hear(self, report: LoadReport, now: float) -> None:
         # A worker older than this gateway may still report a number of the gateway before it, which is lower.
-        self.arrived = max(self.arrived, load.adopted)
-        self.load = load
+        self.arrived = max(self.arrived, report.adopted)
+        self.report = report
+        self.lag = (self.lag + report.load.lag_seconds) / 2
         self.reported_at = now
 
     @property
@@ -60,12 +76,22 @@ class _Seat:
     @property
     def connections(self) -> int:
         """Websockets, and connections not yet confirmed."""
-        return self.load.connections + self.in_flight
+        return self.report.load.connections + self.in_flight
 
-    @property
-    def burden(self) -> tuple[int, int]:
-        sessions = max(self.load.sessions, len(self.claimed)) + self.provisional
-        return sessions + self.in_flight, int(self.load.lag_seconds / LAG_STEP)
+    def silence(self, now: float) -> float:
+        """Seconds by which the next report is late."""
+        return max(0.0, now - self.reported_at - REPORT_INTERVAL)
+
+    def is_silent(self, now: float) -> bool:
+        """Whether app code seems to keep the worker from reporting."""
+        return now - self.reported_at > SILENCE
+
+    def work(self, now: float) -> tuple[int, int, int]:
+        """What to compare workers by: the wait for the event loop, the sessions, and then whatever lag there is."""
+        wait = max(self.lag, self.silence(now)) + self.in_flight * ARRIVAL_COST
+        load = self.report.load
+        sessions = max(load.sessions, len(self.claimed)) + self.provisional
+        return int(wait / WAIT_STEP), sessions + self.in_flight, int(load.lag_seconds / LAG_STEP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,15 +127,15 @@ class RoutingTable:
         seat = self._up.get(worker)
         return None if seat is None else seat.generation
 
-    def load(self, worker: int) -> Load | None:
+    def last_report(self, worker: int) -> LoadReport | None:
         """The last load report of a worker that is up."""
         seat = self._up.get(worker)
-        return None if seat is None else seat.load
+        return None if seat is None else seat.report
 
     def overdue(self, worker: int, now: float) -> float:
         """Seconds by which the load report of a running worker is late."""
         seat = self._up.get(worker)
-        return 0.0 if seat is None else max(0.0, now - seat.reported_at - REPORT_INTERVAL)
+        return 0.0 if seat is None else seat.silence(now)
 
     def knows(self, session_id: str) -> bool:
         """Whether some worker is known to have this session."""
@@ -125,7 +151,7 @@ class RoutingTable:
         # Connections sent to the generation before are returned by the supervisor, or handed back by the new
         # generation.
         sent = self._sent[worker]
-        self._up[worker] = _Seat(generation, Load(0, 0, 0.0, 0, 0), now, sent=sent, arrived=sent)
+        self._up[worker] = _Seat(generation, _NO_REPORT, now, sent=sent, arrived=sent)
         return True
 
     def down(self, worker: int, generation: int) -> bool:
@@ -136,10 +162,10 @@ class RoutingTable:
         self._forget(worker)
         return True
 
-    def report(self, worker: int, load: Load, now: float) -> None:
+    def report(self, worker: int, report: LoadReport, now: float) -> None:
         """Store a worker's load report."""
         if (seat := self._up.get(worker)) is not None:
-            seat.hear(load, now)
+            seat.hear(report, now)
 
     def claim(self, worker: int, session_ids: Iterable[str]) -> None:
         """A worker owns these sessions; overrides any earlier owner."""
@@ -160,8 +186,8 @@ class RoutingTable:
             if self._owners.get(key) == worker:
                 self._disown(key)
 
-    def move(self, worker: int, session_id: str, to: int, now: float) -> None:
-        """A worker passes a session to another: to the one named, or, with -1, to the least loaded other one."""
+    def move(self, worker: int, session_id: str, to: int | None, now: float) -> None:
+        """A worker passes a session to another: to the one named, or, with None, to the least loaded other one."""
         self.release(worker, [session_id])
         key = _key(session_id)
         self._drop_provisional(key)
@@ -169,7 +195,7 @@ class RoutingTable:
         if to in others:
             self._remember(key, to, now)
         elif others and key not in self._owners:
-            self._remember(key, min(others, key=lambda other: (self._up[other].burden, self._turn(other))), now)
+            self._remember(key, self._least_work(others, now), now)
 
     def crowd(self, worker: int, session_id: str, crowded: bool) -> None:
         """Whether further viewers of a worker's session should go to other workers."""
@@ -204,7 +230,7 @@ class RoutingTable:
         key = _key(session_id)
         if key in self._owners:
             owner = self._owners[key]
-            return self._beside(owner) if viewer and key in self._crowded else owner
+            return self._beside(owner, now) if viewer and key in self._crowded else owner
         if key in self._provisional:
             return self._provisional[key].worker
         worker = self._least_loaded(now)
@@ -215,19 +241,21 @@ class RoutingTable:
     def _least_loaded(self, now: float) -> int | None:
         if not self._up:
             return None
-        fresh = [worker for worker, seat in self._up.items() if now - seat.reported_at <= STALE_LOAD]
+        fresh = [worker for worker, seat in self._up.items() if not seat.is_silent(now)]
         # A worker out of descriptors turns connections away, and would look idle because of it.
-        able = [worker for worker in fresh if not self._up[worker].load.exhausted]
-        candidates = able or fresh or list(self._up)
-        self._last = min(candidates, key=lambda worker: (self._up[worker].burden, self._turn(worker)))
+        able = [worker for worker in fresh if not self._up[worker].report.exhausted]
+        self._last = self._least_work(able or fresh or list(self._up), now)
         return self._last
 
-    def _beside(self, owner: int) -> int:
+    def _least_work(self, workers: Iterable[int], now: float) -> int:
+        return min(workers, key=lambda worker: (self._up[worker].work(now), self._turn(worker)))
+
+    def _beside(self, owner: int, now: float) -> int:
         """The worker with the fewest connections, other than the owner; the owner if it is the only one."""
-        others = {worker: seat for worker, seat in self._up.items() if worker != owner and not seat.load.exhausted}
+        others = {worker: seat for worker, seat in self._up.items() if worker != owner and not seat.report.exhausted}
         if not others:
             return owner
-        return min(others, key=lambda worker: (others[worker].connections, worker))
+        return min(others, key=lambda worker: (others[worker].is_silent(now), others[worker].connections, worker))
 
     def _turn(self, worker: int) -> int:
         """How many slots after the last chosen worker this one is: equals take turns."""

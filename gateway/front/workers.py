@@ -12,37 +12,35 @@ import contextlib
 import itertools
 import logging
 import os
-import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from aperture.gateway.front.routing import RoutingTable
-from aperture.gateway.front.worker_pairs import Link
-from aperture.wire.accounts import WorkerAccount
+from aperture.gateway.front.worker_pairs import NodePairs
+from aperture.wire.accounts import AccountPart, Command, Outcome, SessionRow, WorkerAccount
+from aperture.wire.endpoint import RECEIVE_LIMIT
 from aperture.wire.node_messages import (
-    RECEIVE_LIMIT,
-    Acted,
     Adopt,
     Claimed,
     Crowded,
     Describe,
     Drain,
     Draining,
+    Execute,
+    Executed,
     Extensions,
     ExtensionsAre,
-    GatewaySeat,
     HandBack,
     Hello,
-    Load,
-    Message,
+    LoadReport,
     Moved,
-    Order,
+    NodeMessage,
     Others,
     OthersAre,
+    OthersEnd,
     Released,
-    SessionInfo,
     SessionsAre,
     WorkerDown,
 )
@@ -70,22 +68,18 @@ class Elsewhere:
     away: bool = False
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def hear(self, report: OthersAre) -> None:
+    def hear(self, worker: str, part: AccountPart | None) -> None:
         """Add one part of the answer."""
-        if report.last:
-            self.away = self.away or report.part is None
-            self.done.set()
-        elif report.part is None:
-            self.accounts[report.worker] = None
-        elif len(self.accounts) < MAX_ELSEWHERE or report.worker in self.accounts:
-            account = self.accounts.get(report.worker) or WorkerAccount()
-            try:
-                account.add(report.part)
-            except ValueError as problem:
-                log.warning("invalid report from a worker of another node, dropped: %s", problem)
-                self.accounts[report.worker] = None
-            else:
-                self.accounts[report.worker] = account
+        if part is None:
+            self.accounts[worker] = None
+        elif len(self.accounts) < MAX_ELSEWHERE or worker in self.accounts:
+            account = self.accounts[worker] = self.accounts.get(worker) or WorkerAccount()
+            account.add(part)
+
+    def end(self, *, bus_up: bool) -> None:
+        """The answer is complete, or will not become so."""
+        self.away = self.away or not bus_up
+        self.done.set()
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +89,7 @@ class Survey:
     request: int
     missing: set[int]
     done: asyncio.Event = field(default_factory=asyncio.Event)
-    sessions: dict[int, list[SessionInfo]] = field(default_factory=dict)
+    sessions: dict[int, list[SessionRow]] = field(default_factory=dict)
 
     def hear(self, worker: int, answer: SessionsAre) -> None:
         """Add one part of a worker's answer."""
@@ -122,7 +116,9 @@ class NodeWorkers:
 
     Args:
         loop: the gateway's event loop.
-        seat: the descriptors and numbers that the supervisor passes to the gateway.
+        generations: each worker's generation as of the gateway's start.
+        open_pairs: makes the pairs with the workers and the supervisor; its argument is to be called when messages may
+            have arrived.
         on_hand_back: gets a connection that is to be routed again, and owns its socket.
         on_change: called after a worker has come up, and when the node begins to drain.
         after_messages: called after a batch of messages has been processed.
@@ -131,7 +127,8 @@ class NodeWorkers:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        seat: GatewaySeat,
+        generations: Sequence[int],
+        open_pairs: Callable[[Callable[[], None]], NodePairs],
         *,
         on_hand_back: Callable[[HandBack, socket.socket], None],
         on_change: Callable[[], None],
@@ -141,24 +138,18 @@ class NodeWorkers:
         self._on_hand_back = on_hand_back
         self._on_change = on_change
         self._after_messages = after_messages
-        self._links = [Link(loop, end, self._on_readable) for end in seat.links]
-        self._control = Link(loop, seat.control, self._on_readable)
-        self._poll = (
-            select.poll()
-        )  # one system call for all pairs instead of one read per pair: `drain` is on the hot path
-        for link in (*self._links, self._control):
-            self._poll.register(link.fileno(), select.POLLIN)
+        self._pairs = open_pairs(self._on_readable)
         # A message of a generation below the floor comes from a worker that has died since.
-        self._floor = list(seat.generations)
+        self._floor = list(generations)
         self._surveys: dict[int, Survey] = {}
         self._elsewhere: dict[int, Elsewhere] = {}
-        self._orders: dict[int, tuple[int, asyncio.Future[Acted]]] = {}
+        self._commands: dict[int, tuple[int, asyncio.Future[Outcome]]] = {}
         # Answers to an earlier gateway's requests may still be in flight, so request numbers must not repeat.
         self._requests = itertools.count(int.from_bytes(os.urandom(4), "big") << 16)
-        self._extensions: dict[str, str] = {}
+        self._extensions: dict[str, bytes] = {}
         # An earlier gateway made fewer hand-overs than nanoseconds have passed, so these numbers are higher than all
         # of its.
-        self.table = RoutingTable(len(seat.links), first=time.monotonic_ns())
+        self.table = RoutingTable(len(generations), first=time.monotonic_ns())
         self.pids: dict[int, int] = {}
         self.draining = False
         """Whether the node is draining, and so not ready."""
@@ -170,26 +161,26 @@ class NodeWorkers:
     @property
     def workers(self) -> range:
         """The worker slots, whether or not a worker runs in them."""
-        return range(len(self._links))
+        return range(len(self._floor))
 
     def is_full(self, worker: int) -> bool:
         """Whether the queue to a worker is at its high-water mark."""
-        return self._links[worker].full
+        return self._pairs.workers[worker].full
 
-    def send(self, worker: int, message: Message, passed: socket.socket | None = None) -> bool:
+    def send(self, worker: int, message: NodeMessage, passed: socket.socket | None = None) -> bool:
         """Send a message to a worker. False, and the socket is closed, when its queue is full.
 
         Raises:
             ValueError: the message is too large for a datagram; the socket is still the caller's.
         """
-        sent = self._links[worker].send(message, passed)
+        sent = self._pairs.workers[worker].send(message, passed)
         if sent and isinstance(message, Adopt):
             self.table.sent(worker)
         return sent
 
-    def tell_supervisor(self, message: Message) -> None:
+    def tell_supervisor(self, message: NodeMessage) -> None:
         """Send a message to the supervisor."""
-        self._control.send(message)
+        self._pairs.supervisor.send(message)
 
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
         """Ask workers for their sessions; return when all have answered, or after `deadline` seconds."""
@@ -231,48 +222,45 @@ class NodeWorkers:
             del self._elsewhere[request]
         return report
 
-    async def order(self, worker: int | None, order: Order, deadline: float) -> Acted | None:
+    async def execute(self, worker: int | str, command: Command, deadline: float) -> Outcome | None:
         """Have an admin command executed by a worker; None if no answer came in time.
 
         Args:
-            worker: of this node; None for a worker elsewhere, over the bus.
-            order: the command; its request number is set here.
+            worker: the index of one of this node; of one elsewhere, its name on the bus.
+            command: what to do.
             deadline: in seconds.
         """
-        sent_to = self._bus_worker() if worker is None else worker
+        sent_to, name = (self._bus_worker(), worker) if isinstance(worker, str) else (worker, "")
         request = next(self._requests)
-        if sent_to is None or not self.send(sent_to, replace(order, request=request)):
+        if sent_to is None or not self.send(sent_to, Execute(request, name, command)):
             return None
-        answer: asyncio.Future[Acted] = self._loop.create_future()
-        self._orders[request] = (sent_to, answer)
+        answer: asyncio.Future[Outcome] = self._loop.create_future()
+        self._commands[request] = (sent_to, answer)
         try:
             async with asyncio.timeout(deadline):
                 return await answer
         except (TimeoutError, _Dead):
             return None
         finally:
-            del self._orders[request]
+            del self._commands[request]
 
     def _bus_worker(self) -> int | None:
         """The worker with the least lag among those connected to the bus."""
-        loads = {worker: self.table.load(worker) for worker in self.table.up}
-        able = {worker: load.lag_seconds for worker, load in loads.items() if load is not None and load.bus_up}
-        return min(able, key=lambda worker: able[worker]) if able else None
+        reports = {worker: self.table.last_report(worker) for worker in self.table.up}
+        lags = {worker: said.load.lag_seconds for worker, said in reports.items() if said is not None and said.bus_up}
+        return min(lags, key=lambda worker: lags[worker]) if lags else None
 
     def drain(self) -> None:
         """Process every message already received.
 
         A worker sends `Claimed` before the response that reveals the session id. So after this call, any id that a
-        client
-        can know is in the table.
-        # One poll for all pairs: most of the time none of them has anything, and this runs for every new connection.
+        client can know is in the table.
         """
-        readable = {descriptor for descriptor, _ in self._poll.poll(0)}
-        for worker, link in enumerate(self._links):
-            if link.fileno() in readable:
-                self._read(worker)
-        if self._control.fileno() in readable:
-            for message, passed in self._control.receive():
+        workers, supervisor = self._pairs.readable()
+        for worker in workers:
+            self._read(worker)
+        if supervisor:
+            for message, passed in self._pairs.supervisor.receive():
                 with _alone("the supervisor", message, passed):
                     self._handle_supervisor(message, passed)
 
@@ -284,8 +272,7 @@ class NodeWorkers:
 
     def close(self) -> None:
         """Stop listening to the workers and to the supervisor."""
-        for link in (*self._links, self._control):
-            link.close()
+        self._pairs.close()
 
     def _on_readable(self) -> None:
         self.drain()
@@ -294,20 +281,20 @@ class NodeWorkers:
     def _read(self, worker: int) -> None:
         more = True
         while more:
-            received = self._links[worker].receive()
+            received = self._pairs.workers[worker].receive()
             more = len(received) == RECEIVE_LIMIT
             for message, passed in received:
                 with _alone(f"worker {worker}", message, passed):
                     self._handle(worker, message, passed)
 
-    def _handle(self, worker: int, message: Message, passed: socket.socket | None) -> None:
+    def _handle(self, worker: int, message: NodeMessage, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
                 if passed is not None:  # None: out of descriptors, `receive` has answered it
                     self._on_hand_back(message, passed)
             case Hello():
                 self._handle_hello(worker, message)
-            case Load():
+            case LoadReport():
                 self.table.report(worker, message, self._loop.time())
             case Claimed():
                 self.table.claim(worker, message.session_ids)
@@ -315,7 +302,7 @@ class NodeWorkers:
                 self.table.release(worker, message.session_ids)
             case Crowded(session_id=session_id, crowded=crowded):
                 self.table.crowd(worker, session_id, crowded)
-            case SessionsAre() | OthersAre() | Acted():
+            case SessionsAre() | OthersAre() | OthersEnd() | Executed():
                 self._take_answer(worker, message)
             case Moved(session_id=session_id, to=to):
                 self.table.move(worker, session_id, to, self._loop.time())
@@ -332,24 +319,27 @@ class NodeWorkers:
         if self.table.hello(worker, hello.generation, self._loop.time()):
             self.pids[worker] = hello.pid
             log.debug("worker %d (pid %d) is up", worker, hello.pid)
-            if len(self.table.up) == len(self._links):
+            if len(self.table.up) == len(self._floor):
                 self.all_up.set()
             self._on_change()
 
-    def _take_answer(self, worker: int, answer: SessionsAre | OthersAre | Acted) -> None:
+    def _take_answer(self, worker: int, answer: SessionsAre | OthersAre | OthersEnd | Executed) -> None:
         """An answer to what the admin port has asked. One that comes late has no request to belong to."""
         match answer:
             case SessionsAre():
                 self._take_sessions(worker, answer)
-            case OthersAre(request=request):
-                if (survey := self._elsewhere.get(request)) is not None:
-                    survey.hear(answer)
-            case Acted(request=request):
-                if request in self._orders and not (acted := self._orders[request][1]).done():
-                    acted.set_result(answer)
+            case OthersAre(request=request, worker=name, part=part):
+                if (report := self._elsewhere.get(request)) is not None:
+                    report.hear(name, part)
+            case OthersEnd(request=request, bus_up=bus_up):
+                if (report := self._elsewhere.get(request)) is not None:
+                    report.end(bus_up=bus_up)
+            case Executed(request=request, outcome=outcome):
+                if request in self._commands and not (executed := self._commands[request][1]).done():
+                    executed.set_result(outcome)
 
     def _take_sessions(self, worker: int, answer: SessionsAre) -> None:
-        self.table.claim(worker, [row[0] for row in answer.rows])
+        self.table.claim(worker, [session.id for session in answer.sessions])
         if (survey := self._surveys.get(answer.request)) is not None:
             survey.hear(worker, answer)
 
@@ -361,11 +351,10 @@ class NodeWorkers:
             self.send(worker, ExtensionsAre(report.request, dict(self._extensions)))
         except ValueError as problem:
             log.error("the list of extensions for worker %d is too large, only its own are sent: %s", worker, problem)
-            self.send(
-                worker, ExtensionsAre(report.request, report.dirs)
-            )  # fitted when it came; the worker waits for an answer
+            # What fitted when it came: the worker waits for an answer.
+            self.send(worker, ExtensionsAre(report.request, report.dirs))
 
-    def _handle_supervisor(self, message: Message, passed: socket.socket | None) -> None:
+    def _handle_supervisor(self, message: NodeMessage, passed: socket.socket | None) -> None:
         match message:
             case HandBack():
                 if passed is not None:  # None: out of descriptors, `receive` has answered it
@@ -391,13 +380,13 @@ class NodeWorkers:
         if self.table.generation(down.worker) is None:
             for survey in tuple(self._surveys.values()):
                 survey.give_up_on(down.worker)
-            for asked, answer in tuple(self._orders.values()):
+            for asked, answer in tuple(self._commands.values()):
                 if asked == down.worker and not answer.done():
                     answer.set_exception(_Dead())
 
 
 @contextlib.contextmanager
-def _alone(sender: str, message: Message, passed: socket.socket | None) -> Iterator[None]:
+def _alone(sender: str, message: NodeMessage, passed: socket.socket | None) -> Iterator[None]:
     """Limit a failure to this message: the batch behind it holds other clients' connections."""
     try:
         yield

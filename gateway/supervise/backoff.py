@@ -18,7 +18,7 @@ class Backoff:
     """The delays for one slot: none the first time, then doubling while it dies soon after its boot."""
 
     def __init__(self) -> None:
-        self._deaths = 0
+        self._failures = 0
 
     def delay(self, lived: float) -> float:
         """Seconds to wait before the next start.
@@ -27,10 +27,10 @@ class Backoff:
             lived: seconds from boot to death; 0 for a child that never booted.
         """
         if lived >= HEALTHY:
-            self._deaths = 0
-        self._deaths += 1
-        if self._deaths == 1 or lived >= SOON:
+            self._failures = 0
+        self._failures += 1
+        if self._failures == 1 or lived >= SOON:
             return 0.0
         longest = LONGEST_AFTER_SERVING if lived > 0 else LONGEST_DELAY
         # The exponent is bounded too: a slot may fail for weeks, and the float would overflow.
-        return min(longest, FIRST_DELAY * 2.0 ** min(self._deaths - 2, 16))
+        return min(longest, FIRST_DELAY * 2.0 ** min(self._failures - 2, 16))

@@ -165,7 +165,8 @@ def _remove_stale(path: str) -> None:
 
 
 def _named(problem: OSError, where: str) -> OSError:
-    return OSError(problem.errno, f"{problem.strerror} ({where})")
+    reason = problem.strerror or str(problem)  # a path that is too long never gets to the system
+    return OSError(problem.errno, f"{reason} ({where})")
 
 
 def _close(listeners: list[socket.socket]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence, Set
@@ -25,6 +24,7 @@ from itertools import chain
 from pathlib import Path
 
 from aperture.gateway.supervise.trial import first_unfit, left_behind
+from aperture.imports import parsed
 
 __all__ = ["ImportedName", "foreign_imports", "preload"]
 
@@ -112,7 +112,7 @@ class _Imports:
         if file in self._seen:
             return True
         self._seen.add(file)
-        tree = _parsed(file)
+        tree = parsed(file)
         if tree is None or len(self._seen) > _MOST_FILES:
             return False
         goes_on = all(self._pass(statement) for statement in tree.body)
@@ -176,21 +176,6 @@ def _own_files(folder: Path, imported: ImportedName) -> list[Path] | None:
     places = [folder.joinpath(*dotted[:depth]) for depth in range(1, len(dotted) + 1)]
     candidates = [file for place in places for file in (place.with_name(f"{place.name}.py"), place / "__init__.py")]
     return [candidate for candidate in candidates if candidate.is_file()]
-
-
-def _parsed(file: Path) -> ast.Module | None:
-    try:
-        return ast.parse(_source(file), str(file))
-    except (OSError, ValueError, SyntaxError):
-        return None  # the worker reports it, with the app's name
-
-
-def _source(file: Path) -> str | bytes:
-    if file.suffix != ".ipynb":
-        return file.read_bytes()
-    cells = json.loads(file.read_bytes()).get("cells", [])
-    lines = [line for cell in cells if cell.get("cell_type") == "code" for line in "".join(cell["source"]).split("\n")]
-    return "\n".join(line for line in lines if not line.lstrip().startswith(("%", "!")))
 
 
 def _is_for_others(test: ast.expr) -> bool:

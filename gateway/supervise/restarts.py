@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 
-from aperture.metrics import MetricsDirectory, ProcessFiles, Reading, families, forget_gauges, worker_name
+from aperture.metrics import MetricsDirectory, MetricsWriter, Reading, families, forget_gauges, worker_name
 
 __all__ = ["RestartCounts"]
 
@@ -27,11 +27,11 @@ class RestartCounts:
 
     def __init__(self, directory: MetricsDirectory | None) -> None:
         self._directory = directory
-        self._files: ProcessFiles | None = None
         self._worker_restarts = 0
         self._worker_failures = 0
         self._gateway_restarts = 0
-        self._write()
+        self._writer = MetricsWriter(None if directory is None else directory.path, PROCESS, self._read, of_node=False)
+        self._writer.write()
 
     def note_worker(self, index: int, *, failed: bool) -> None:
         """A worker has ended: remove its gauges, as its sessions and connections have ended with it."""
@@ -41,36 +41,24 @@ class RestartCounts:
                 forget_gauges(self._directory.path, worker_name(index))
             except OSError as problem:
                 log.warning("the metrics of worker %d stay after its end: %s", index, problem)
-        self._write()
+        self._writer.write()
 
     def note_worker_restart(self) -> None:
         """A worker has been started again."""
         self._worker_restarts += 1
-        self._write()
+        self._writer.write()
 
     def note_gateway_restart(self) -> None:
         """A gateway has been started again."""
         self._gateway_restarts += 1
-        self._write()
+        self._writer.write()
 
     def close(self) -> None:
         """Remove the node's metrics. Idempotent."""
-        if self._files is not None:
-            self._files.close()
-            self._files = None
+        self._writer.stop()
         if self._directory is not None:
             self._directory.remove()
             self._directory = None
-
-    def _write(self) -> None:
-        if self._directory is None:
-            return
-        try:
-            if self._files is None:
-                self._files = ProcessFiles(self._directory.path, PROCESS, of_node=False)
-            self._files.write(self._read())
-        except OSError as problem:
-            log.warning("the supervisor's metrics cannot be written: %s", problem)
 
     def _read(self) -> Iterator[Reading]:
         yield Reading(families.WORKER_RESTARTS, (), self._worker_restarts)

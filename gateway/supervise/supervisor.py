@@ -20,7 +20,6 @@ import selectors
 import signal
 import socket
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from aperture.bus.embedded import EmbeddedServer
@@ -30,23 +29,17 @@ from aperture.errors import ConfigurationError, ExitCode
 from aperture.gateway.front.tls import server_context
 from aperture.gateway.supervise.bind import unlink_socket_file
 from aperture.gateway.supervise.children import Child, exit_code_of
+from aperture.gateway.supervise.node_sockets import NodeSockets
 from aperture.gateway.supervise.restarts import RestartCounts
+from aperture.gateway.supervise.rolling import RollingRestart
+from aperture.gateway.supervise.shutdown import Shutdown
 from aperture.gateway.supervise.signals import SignalQueue
+from aperture.gateway.supervise.stuck import DUMP_TIME, STACKS_SIGNALS, LoopWatch
 from aperture.log_scope import name_node, name_process
 from aperture.metrics import MetricsDirectory
-from aperture.wire.node_messages import (
-    Adopt,
-    Drain,
-    Draining,
-    Endpoint,
-    GatewaySeat,
-    HandBack,
-    Message,
-    NodeReady,
-    WorkerDown,
-    WorkerSeat,
-    datagram_pair,
-)
+from aperture.wire.endpoint import Endpoint, datagram_pair
+from aperture.wire.node_messages import Adopt, Drain, Draining, HandBack, NodeMessage, NodeReady, WorkerDown
+from aperture.wire.seats import BEAT_INTERVAL, GatewaySeat, WorkerSeat
 
 __all__ = ["Supervisor"]
 
@@ -57,13 +50,6 @@ MAX_FAILED_BOOTS = 3
 
 POLL_INTERVAL = 0.5
 """Seconds between calls of `poll`: short enough for a developer who has just saved a file."""
-
-UNREADY_TIME = 1.0
-"""Seconds for the gateway to report unready before the workers are stopped, in case it is dead or stuck."""
-
-SAME_REQUEST = 0.5
-"""Seconds within which a second signal counts as the first: `timeout` signals the process and its group, and a shell
-and a terminal may do the same."""
 
 PROCESS_ONE = 1
 
@@ -86,8 +72,30 @@ class _Worker(Child):
         """On which the worker reports that it has booted, and later perhaps that it wants to retire."""
         self.retire_by: float | None = None
         """Set while this generation is being replaced in an orderly way: when it is killed."""
+        self.loop = LoopWatch()
+        self.dump_until: float | None = None
+        """Set while a stuck worker writes its stacks: when it is killed."""
         self.given_up = False
         """`WorkerDown` has been sent, and messages that the gateway still sends are returned to it."""
+
+
+class _Repeated:
+    """Something that the supervisor does again and again while the node serves.
+
+    Args:
+        interval: seconds between two times.
+        act: does it; gets the time.
+    """
+
+    def __init__(self, interval: float, act: Callable[[float], None]) -> None:
+        self._interval = interval
+        self._act = act
+        self.due_at = 0.0
+
+    def run_if_due(self, now: float) -> None:
+        if now >= self.due_at:
+            self.due_at = now + self._interval
+            self._act(now)
 
 
 class Supervisor:
@@ -129,38 +137,26 @@ class Supervisor:
         if settings.tls is not None:
             server_context(settings.tls)  # a bad certificate is reported here, not by a child that dies of it
         self._settings = settings
-        self._listeners = tuple(listeners)
-        self._admin_listeners = tuple(admin_listeners)
+        self._sockets = NodeSockets(listeners, admin_listeners)
         self._worker_main = worker_main
         self._gateway_main = gateway_main
         self._on_ready = on_ready
-        self._poll = poll
-        self._poll_at = 0.0
+        self._repeated = [] if poll is None else [_Repeated(POLL_INTERVAL, lambda now: self._stop_if(poll()))]
+        if settings.max_callback_seconds:
+            self._repeated.append(_Repeated(BEAT_INTERVAL, self._watch_loops))
         self._bus_server = bus_server
         self._restarts = RestartCounts(metrics)
         self._adopts_orphans = os.getpid() == PROCESS_ONE if adopts_orphans is None else adopts_orphans
         self._redis = Child("redis", settings.shutdown_grace)
         self._gateway = Child("gateway", settings.shutdown_grace)
         self._workers = [_Worker(index, settings.shutdown_grace) for index in range(settings.num_procs)]
-        self._control_end, self._gateway_control_end = datagram_pair()
-        self._control = Endpoint(self._control_end, on_blocked=self._watch_control)
-        self._lifeline, self._lifeline_end = os.pipe()
+        self._control = Endpoint(self._sockets.control_end, on_blocked=self._watch_control)
         self._signals = SignalQueue(SIGNALS)
         self._selector = selectors.DefaultSelector()
-        self._rolling: deque[_Worker] = deque()
-        """The workers still to be replaced; the first one is being replaced."""
-        self._replacing = False
-        """The first of them is retiring, or died before it could: the next process that boots in its slot is new."""
+        self._rolling: RollingRestart[_Worker] = RollingRestart()
         self._started = False
         self._ready = False
-        self._outcome: ExitCode | None = None
-        self._close_at: float | None = None
-        """Set between the signal and closing: the latest time to close."""
-        self._kill_at: float | None = None
-        self._stopping_since = 0.0
-        self._delayed = False
-        self._gateway_told = False
-        self._killed = False
+        self._shutdown = Shutdown()
 
     def run(self) -> ExitCode:
         """Start the node and keep it running; returns when every process of it has ended. Main thread only."""
@@ -169,22 +165,19 @@ class Supervisor:
         self._signals.open()
         try:
             self._start()
-            while self._outcome is None or self._alive():
+            while not self._shutdown.begun or self._alive():
                 self._wait()
                 self._tick(time.monotonic())
         finally:
             self._clean_up()
-        assert self._outcome is not None, "the loop ends when there is an outcome"
-        if self._killed and self._outcome is ExitCode.OK:
-            return ExitCode.KILLED
-        return self._outcome
+        return self._shutdown.exit_code
 
     # Starting
 
     def _start(self) -> None:
         raise_limit()
         self._selector.register(self._signals, selectors.EVENT_READ, self._dispatch_signals)
-        self._selector.register(self._control_end, selectors.EVENT_READ, self._handle_gateway)
+        self._selector.register(self._sockets.control_end, selectors.EVENT_READ, self._handle_gateway)
         # Pages are shared by all children until one writes to them, and a garbage collection writes to every object.
         gc.collect()
         gc.freeze()
@@ -228,12 +221,15 @@ class Supervisor:
             worker.index,
             worker.generation + 1,
             worker.worker_end,
-            self._lifeline,
+            self._sockets.lifeline,
             booted=lambda: say(_BOOTED),
             retire=lambda: say(_RETIRES),
             pipe=write_end,
+            watched=worker.loop.begin,
+            beat=worker.loop.beat,
         )
-        worker.retire_by = None
+        worker.retire_by = worker.dump_until = None
+        worker.loop.reset()
         worker.fork(prepare, lambda: self._worker_main(seat))
         if worker.generation > 0:
             self._restarts.note_worker_restart()
@@ -243,17 +239,17 @@ class Supervisor:
 
     def _fork_gateway(self) -> None:
         links = tuple(worker.gateway_end for worker in self._workers)
+        sockets = self._sockets
         seat = GatewaySeat(
-            self._listeners,
-            self._admin_listeners,
+            sockets.listeners,
+            sockets.admin_listeners,
             links,
-            self._gateway_control_end,
-            self._lifeline,
+            sockets.gateway_control_end,
+            sockets.lifeline,
             tuple(worker.generation for worker in self._workers),
             os.getpid(),
         )
-        keep = (*self._listeners, *self._admin_listeners, *links, self._gateway_control_end)
-        self._gateway.fork(lambda: self._let_go(keep), lambda: self._gateway_main(seat))
+        self._gateway.fork(lambda: self._let_go((*sockets.of_gateway, *links)), lambda: self._gateway_main(seat))
         if self._gateway.generation > 0:
             self._restarts.note_gateway_restart()
 
@@ -263,20 +259,17 @@ class Supervisor:
             self._bus_server.let_go()
         self._signals.abandon()
         self._selector.close()
-        # A child that kept the write end of the lifeline would never see the supervisor's death.
-        os.close(self._lifeline_end)
+        self._sockets.cut_lifeline()
         for worker in self._workers:
             if worker.pipe is not None:
                 os.close(worker.pipe)
         kept = {id(sock) for sock in keep}
-        for sock in self._sockets():
+        for sock in (*self._sockets.all, *self._pair_ends()):
             if id(sock) not in kept:
                 sock.close()
 
-    def _sockets(self) -> list[socket.socket]:
-        pairs = [end for worker in self._workers for end in (worker.gateway_end, worker.worker_end)]
-        control = [self._control_end, self._gateway_control_end]
-        return [*self._listeners, *self._admin_listeners, *pairs, *control]
+    def _pair_ends(self) -> list[socket.socket]:
+        return [end for worker in self._workers for end in (worker.gateway_end, worker.worker_end)]
 
     # Waiting
 
@@ -291,22 +284,21 @@ class Supervisor:
         """Seconds until something is due; None if only an event can change anything."""
         due = [child.restart_at for child in self._children() if child.restart_at is not None]
         due += [worker.retire_by for worker in self._workers if worker.retire_by is not None]
-        due += [at for at in (self._close_at, self._kill_at) if at is not None]
-        if self._poll is not None and self._outcome is None:
-            due.append(self._poll_at)
+        due += self._shutdown.due()
+        due += [] if self._shutdown.begun else [repeated.due_at for repeated in self._repeated]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
     def _tick(self, now: float) -> None:
         """Do what has become due."""
-        if self._kill_at is not None and now >= self._kill_at:
+        shutdown = self._shutdown
+        if shutdown.kill_at is not None and now >= shutdown.kill_at:
             self._kill_all()
-        if self._close_at is not None and now >= self._close_at:
+        if shutdown.close_at is not None and now >= shutdown.close_at:
             self._close()
-        if self._poll is not None and self._outcome is None and now >= self._poll_at:
-            self._poll_at = now + POLL_INTERVAL
-            if self._poll():
-                self._stop(ExitCode.OK)
-        if self._outcome is not None:
+        for repeated in self._repeated:
+            if not shutdown.begun:
+                repeated.run_if_due(now)
+        if shutdown.begun:
             self._stop_the_rest()
             return
         for worker in self._workers:
@@ -319,6 +311,26 @@ class Supervisor:
             self._fork_gateway()
         if self._bus_server is not None and self._redis.restart_at is not None and now >= self._redis.restart_at:
             self._fork_redis(self._bus_server)
+
+    def _stop_if(self, stops: bool) -> None:
+        if stops:
+            self._stop(ExitCode.OK)
+
+    def _watch_loops(self, now: float) -> None:
+        """End the workers whose event loops are stuck for too long; their stacks come first."""
+        for worker in self._workers:
+            if worker.dump_until is not None and now >= worker.dump_until:
+                worker.dump_until = None
+                for stacks in worker.loop.stacks() or ["it wrote no stacks"]:
+                    log.error("%s was stuck, and is killed:\n%s", worker.name, stacks)
+                worker.kill(signal.SIGKILL)
+            elif worker.pid is not None and worker.booted_at is not None and worker.retire_by is None:
+                silent = worker.loop.silent_for(now)
+                if silent > self._settings.max_callback_seconds and worker.dump_until is None:
+                    log.error("the event loop of %s (pid %d) is stuck for %.1f s", worker.name, worker.pid, silent)
+                    worker.dump_until = now + DUMP_TIME
+                    for number in STACKS_SIGNALS:
+                        worker.kill(number)
 
     def _dispatch_signals(self) -> None:
         for number in self._signals.take():
@@ -334,7 +346,7 @@ class Supervisor:
                 self._on_worker_end(worker, returncode)
         if (returncode := self._gateway.reap()) is not None:
             self._on_gateway_end(returncode)
-        if (returncode := self._redis.reap()) is not None and self._outcome is None:
+        if (returncode := self._redis.reap()) is not None and not self._shutdown.begun:
             self._schedule(self._redis, returncode)
         if self._adopts_orphans:
             self._reap_orphans()
@@ -353,12 +365,12 @@ class Supervisor:
 
     def handle_term(self) -> None:
         """Shut down; kill at once on a second request."""
-        if self._outcome is None:
+        if not self._shutdown.begun:
             log.info("stopping")
             self._stop(ExitCode.OK, delay=self._settings.drain_delay)
-        elif time.monotonic() - self._stopping_since > SAME_REQUEST:
+        elif self._shutdown.is_second_request(time.monotonic()):
             # During the drain delay a second signal may only mean "skip the delay", so it does not kill.
-            self._close() if self._close_at is not None else self._kill_all()
+            self._close() if self._shutdown.unready else self._kill_all()
 
     def handle_int(self) -> None:
         """Ctrl-C."""
@@ -366,7 +378,7 @@ class Supervisor:
 
     def handle_hup(self) -> None:
         """Replace the workers, one after the other. During a replacement, or at the start, do it afterwards."""
-        if self._outcome is not None or len(self._rolling) > len(self._workers):
+        if self._shutdown.begun or len(self._rolling) > len(self._workers):
             return
         log.info("replacing the workers one by one")
         self._rolling.extend(self._workers)
@@ -385,33 +397,30 @@ class Supervisor:
             self._close_pipe(worker)
         if _BOOTED in received:
             self._handle_booted(worker)
-        if _RETIRES in received and self._outcome is None:
+        if _RETIRES in received and not self._shutdown.begun:
             self._retire(worker)
 
     def _handle_booted(self, worker: _Worker) -> None:
         worker.boot()
         self._started = self._started or all(other.booted_at is not None for other in self._workers)
-        if self._replacing and self._rolling[0] is worker:
-            self._rolling.popleft()
-            self._replacing = False
+        self._rolling.note_booted(worker)
         self._roll()
 
     def _roll(self) -> None:
         """Replace the next worker, if possible now."""
-        if not self._rolling or not self._started or self._replacing or self._outcome is not None:
+        worker = self._rolling.next
+        if worker is None or not self._started or self._shutdown.begun:
             return
-        worker = self._rolling[0]
         if worker.pid is not None and worker.booted_at is None:
             return  # it may have loaded the apps before the change, and cannot retire before it serves
-        self._replacing = True
+        self._rolling.begin()
         if worker.pid is not None:
             self._retire(worker)
 
     def _stop_rolling(self) -> None:
-        if self._rolling:
-            log.warning("rolling restart given up: %d worker(s) are not replaced any more", len(set(self._rolling)))
-        self._rolling.clear()
-        self._replacing = False
+        left = self._rolling.give_up()
+        if left:
+            log.warning("rolling restart given up: %d worker(s) are not replaced any more", left)
 
     def _retire(self, worker: _Worker) -> None:
         if worker.retire_by is not None or worker.booted_at is None:
@@ -426,10 +435,10 @@ class Supervisor:
         self._close_pipe(worker)
         retired = worker.retire_by is not None
         worker.retire_by = None
-        if self._outcome is not None and self._close_at is None:
+        if self._shutdown.begun and not self._shutdown.unready:
             return
         self._give_up(worker)
-        if self._outcome is not None:
+        if self._shutdown.begun:
             return
         if worker.booted_at is None and self._cannot_boot(worker, returncode):
             self._stop(exit_code_of(returncode))
@@ -466,15 +475,15 @@ class Supervisor:
         for message, passed in self._control.receive():
             self._handle(message, passed)
 
-    def _handle(self, message: Message, passed: socket.socket | None) -> None:
+    def _handle(self, message: NodeMessage, passed: socket.socket | None) -> None:
         if isinstance(message, NodeReady):
             self._gateway.boot()
-            if not self._ready and self._outcome is None:
+            if not self._ready and not self._shutdown.begun:
                 self._ready = True
                 self._on_ready(message.admin_port)
             return
         if isinstance(message, Draining):
-            if self._close_at is not None and not self._delayed:
+            if self._shutdown.unready and not self._shutdown.delayed:
                 self._close()
             return
         log.error("unexpected message from the gateway, dropped: %s", type(message).__name__)
@@ -482,8 +491,8 @@ class Supervisor:
             passed.close()
 
     def _on_gateway_end(self, returncode: int) -> None:
-        if self._outcome is not None:
-            if self._close_at is not None:
+        if self._shutdown.begun:
+            if self._shutdown.unready:
                 self._close()  # without a gateway, no probe is answered and no connection routed: no reason to delay
             return
         if not self._ready and self._gateway.failed_boots >= MAX_FAILED_BOOTS:
@@ -494,7 +503,7 @@ class Supervisor:
 
     def _watch_control(self, blocked: bool) -> None:
         events = selectors.EVENT_READ | (selectors.EVENT_WRITE if blocked else 0)
-        self._selector.modify(self._control_end, events, self._handle_gateway)
+        self._selector.modify(self._sockets.control_end, events, self._handle_gateway)
 
     # Stopping
 
@@ -505,48 +514,42 @@ class Supervisor:
             outcome: the exit code.
             delay: seconds in which the node goes on serving: load balancers learn of its end with a delay.
         """
-        self._outcome = outcome
-        self._stopping_since = time.monotonic()
-        self._rolling.clear()
-        self._replacing = False
+        self._shutdown.begin(outcome, time.monotonic(), delay)
+        self._rolling.give_up()
         for child in self._children():
             child.restart_at = None
-        self._delayed = delay > 0
-        self._close_at = self._stopping_since + (delay or UNREADY_TIME)
         self._control.send(Drain(closing=False))
         if self._gateway.pid is None or outcome is not ExitCode.OK:
             self._close()  # the gateway is not there to report, or the node never served
 
     def _close(self) -> None:
         """Stop accepting, and stop the workers; those that have not ended after the grace period are killed."""
-        self._close_at = None
+        self._shutdown.close(time.monotonic(), self._settings.shutdown_grace)
         self._control.send(Drain(closing=True))
-        for listener in (*self._listeners, *self._admin_listeners):
-            listener.close()
+        self._sockets.stop_listening()
         for worker in self._workers:
             worker.kill(signal.SIGTERM)
-        self._kill_at = time.monotonic() + self._settings.shutdown_grace
         self._stop_the_rest()
 
     def _stop_the_rest(self) -> None:
         """The gateway ends after the workers, and Redis after all that use it."""
-        if self._close_at is not None or any(worker.pid is not None for worker in self._workers):
+        if self._shutdown.unready or any(worker.pid is not None for worker in self._workers):
             return
         if self._gateway.pid is not None:
-            if not self._gateway_told:
-                self._gateway_told = True
+            if not self._shutdown.gateway_notified:
+                self._shutdown.gateway_notified = True
                 self._gateway.kill(signal.SIGTERM)
         elif self._redis.pid is not None:
             self._redis.kill(signal.SIGTERM)
 
     def _kill_all(self) -> None:
-        self._kill_at = None
+        self._shutdown.kill()
         for child in self._children():
             if child is self._redis:
                 child.kill(signal.SIGKILL)  # it stores nothing on disk, and was deliberately left to the last
             elif child.pid is not None:
                 log.warning("%s (pid %d) has not ended in time and is killed", child.name, child.pid)
-                self._killed = True
+                self._shutdown.killed_any = True
                 child.kill(signal.SIGKILL)
 
     def _alive(self) -> bool:
@@ -566,11 +569,11 @@ class Supervisor:
             if worker.pipe is not None:
                 os.close(worker.pipe)
                 worker.pipe = None
+            worker.loop.close()
         self._control.close()
-        for sock in self._sockets():
-            sock.close()
-        os.close(self._lifeline)
-        os.close(self._lifeline_end)
+        for end in self._pair_ends():
+            end.close()
+        self._sockets.close()
         unlink_socket_file(self._settings)
         if self._bus_server is not None:
             self._bus_server.close()

@@ -1,9 +1,9 @@
 """Requests to other workers, and what comes back: numbers, timeouts, and tasks that end with their owner.
 
-Pub/sub has no replies. A request carries the name of the worker that asks and a number; whoever answers publishes to
-that worker, with the same number. Three parts of a worker talk like this, each on a channel of its own: pages that the
-session's owner renders, admin commands, and figures for the dashboard. What they share is here; what the messages are
-is theirs.
+Pub/sub has no replies. A request carries the name of the worker that asks and a number; the answer is published to
+that worker, with the same number. Four parts of a worker talk like this, each on a channel of its own: pages that the
+session's owner renders, admin commands, figures for the dashboard, and what frameworks ask each other. What they share
+is here; what the messages are is theirs.
 
 All calls come from one event loop.
 """

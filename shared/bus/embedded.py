@@ -34,7 +34,7 @@ __all__ = ["EmbeddedServer"]
 
 log = logging.getLogger(__name__)
 
-READY_TIMEOUT = 10.0
+READY_TIMEOUT = 30.0
 """Seconds. Redis takes milliseconds; the stand-in imports for a second, longer on a machine that is busy."""
 
 SUBSCRIBER_LIMIT = "pubsub 256mb 64mb 60"

@@ -54,6 +54,18 @@ class Names:
         """The channel on which one worker is asked for its node's figures, and receives those of other nodes."""
         return f"{self._prefix}:figures:{worker}"
 
+    def questions(self, worker: str) -> str:
+        """The channel on which one worker is asked what only the app's framework knows, and hears the answers."""
+        return f"{self._prefix}:questions:{worker}"
+
+    def claim(self, task: str) -> str:
+        """Exists while a worker does, or has lately done, what only one of all is to do."""
+        return f"{self._prefix}:claim:{task}"
+
+    def note(self, subject: str) -> str:
+        """What one worker's framework has left for all of them."""
+        return f"{self._prefix}:note:{subject}"
+
     def session(self, session_key: str) -> str:
         """Hash: who owns the session, at which epoch."""
         return f"{self._prefix}:session:{session_key}"
@@ -62,7 +74,7 @@ class Names:
         """Stream: the latest of what was published on the session's channel."""
         return f"{self._prefix}:stream:{session_key}"
 
-    def kept(self, session_key: str) -> str:
+    def stored(self, session_key: str) -> str:
         """Hash: what the session is rebuilt from, but for its journal."""
         return f"{self._prefix}:kept:{session_key}"
 

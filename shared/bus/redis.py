@@ -182,8 +182,12 @@ class RedisBus:
 
     async def _greet(self) -> None:
         self._loaded.clear()
+        names = self.names
+        # A node of a Redis Cluster refuses keys of several slots, which all scripts have. Better now than in a page.
+        spread = self._commands.request_early("EVAL", "return 0", 3, names.workers, names.epoch, names.born)
         # Removes no member; but a server that takes no writes now refuses it, as it would not refuse a PING.
-        await self._commands.request_early("ZREM", self.names.workers, "")
+        writes = self._commands.request_early("ZREM", names.workers, "")
+        await asyncio.gather(spread, writes)
 
     # Connecting
 

@@ -24,8 +24,11 @@ from typing import Any
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
     ClusterDownError,
     MasterDownError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -63,15 +66,24 @@ _REFUSALS: dict[type[Exception], str] = {
     ClusterDownError: "CLUSTERDOWN",
     TryAgainError: "TRYAGAIN",
     NoPermissionError: "NOPERM",
+    MovedError: "MOVED",
+    AskError: "ASK",
+    ClusterCrossSlotError: "CROSSSLOT",
 }
 """The codes that the client library has cut off and made a class of."""
 
-_REFUSAL = re.compile(r"(?:^|: -)(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM)\b")
+_REFUSAL = re.compile(
+    r"(?:^|: -)(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOPERM|BUSY|MOVED|ASK|CROSSSLOT)\b"
+)
 """In the text of all others: at its start, or, of a script in Redis 6, behind where in the script it happened."""
 
-_UNFIT = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "MASTERDOWN", "CLUSTERDOWN"})
-"""A server that refuses whatever is written is as good as none. Connecting anew, with growing pauses, finds out when
-that is over, and who is the primary by then."""
+_OF_CLUSTER = frozenset({"CLUSTERDOWN", "TRYAGAIN", "MOVED", "ASK", "CROSSSLOT"})
+"""What only a node of a Redis Cluster says: our scripts have keys of several slots, so it can never serve us."""
+
+_UNFIT = frozenset({"READONLY", "NOREPLICAS", "MISCONF", "MASTERDOWN", "BUSY", *_OF_CLUSTER})
+"""A server that refuses every write counts as down. Connecting anew, with growing pauses, finds out when that is over,
+and which server is the primary by then. A server answers BUSY to everything while a script of another program runs.
+LOADING and NOAUTH are not here: the client library makes connection errors of them, with the same effect."""
 
 _PLAIN = (ConnectionRefusedError, FileNotFoundError, PermissionError)
 
@@ -132,7 +144,7 @@ class Link:
         self._on_change = on_change
         self._connection: AbstractConnection | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
-        self._keeper: asyncio.Task[None] | None = None
+        self._upkeep: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self._unanswered: deque[_Request] = deque()
         self._waiting: list[bytes] = []
@@ -159,21 +171,21 @@ class Link:
         Raises:
             BusUnavailable: the first attempt failed, and `wait` is false.
         """
-        assert self._keeper is None, "a link is started once"
+        assert self._upkeep is None, "a link is started once"
         try:
             await self._establish()
         except BusUnavailable as problem:
             if not wait:
                 raise
             log.warning("%s; trying again", problem)
-        self._keeper = asyncio.create_task(self._keep())
+        self._upkeep = asyncio.create_task(self._maintain())
 
     async def close(self) -> None:
         """Disconnect; what is unanswered fails with `BusDown`. Idempotent."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+        upkeep, self._upkeep = self._upkeep, None
+        if upkeep is not None:
+            upkeep.cancel()
+            await asyncio.wait([upkeep])
         self._fail("closed")
         await self._tear_down()
 
@@ -240,7 +252,7 @@ class Link:
         self._heard_at = self._tick
         self._tasks = (asyncio.create_task(self._read(connection)), asyncio.create_task(self._write(connection)))
 
-    async def _keep(self) -> None:
+    async def _maintain(self) -> None:
         failures = 0
         while True:
             if self.up:
@@ -365,6 +377,8 @@ def _refusal_code(reply: Any) -> str | None:
 
 
 def _refused(code: str) -> str:
+    if code in _OF_CLUSTER:
+        return f"a node of a Redis Cluster ({code}), which is not supported; use one Redis, or Sentinel"
     return "Redis is full (OOM, maxmemory)" if code == "OOM" else f"Redis refuses ({code})"
 
 

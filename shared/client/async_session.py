@@ -8,11 +8,10 @@ loop's thread; from another one, use `add_next_tick_callback`.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -27,14 +26,15 @@ from aperture.client.connect_options import (
     key_bytes,
     session_id_or_new,
 )
+from aperture.client.loop_timers import LoopTimers
 from aperture.client.mirror import Change, Mirror
 from aperture.client.refusals import given_up
 from aperture.client.sync_protocol import Answer, Exchange, Phase
-from aperture.client.timers import Agenda, Entry
 from aperture.client.urls import app_url, websocket_url_for_server_url
+from aperture.client.waits import Waits
 from aperture.client.websocket import Link
 from aperture.document import current, ids
-from aperture.errors import ClientError, NotLocked, ServerGone, ServerSilent, SessionClosed
+from aperture.errors import ClientError, NotLocked, ServerGone, SessionClosed
 from aperture.protocol.messages import Request
 
 __all__ = ["AsyncSession", "connect"]
@@ -59,21 +59,15 @@ class AsyncSession:
         self._options = options
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
-        self._agenda = Agenda(self._loop.time, self._agenda_changed)
-        self._mirror = Mirror(Document() if document is None else document, self._changed, self._agenda)
+        self._timers = LoopTimers(options.session_id[:8])
+        self._waits = Waits(options.timeout)
+        self._mirror = Mirror(Document() if document is None else document, self._changed, self._timers.agenda)
         self._exchange = Exchange(self._mirror, self._send, self._wake, options.max_message_size)
         self._pushes = document is not None
         self._link: Link | None = None
         self._running: asyncio.Task[None] | None = None
-        self._watchers: set[asyncio.Future[None]] = set()
-        """Woken after every message and every change of the connection."""
-        self._callbacks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
         self._flush_due = False
         self._closing = False
-        self._away = False
-        """From the loss of a connection until the documents are equal again. Only the attempts bound that time."""
-        self._patiences: set[_Patience] = set()
         self._failure: ClientError | None = None
         self._reported = False
 
@@ -152,7 +146,7 @@ class AsyncSession:
             ClientError: why, unless `close` was called.
         """
         while not self._closing and self._failure is None:
-            await self._next_event()
+            await self._waits.next_event()
         self._raise_failure()
 
     async def close(self, why: str = "closed") -> None:
@@ -175,7 +169,7 @@ class AsyncSession:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._options.timeout):
                 while self._exchange.unsent and self._link is not None and not self._link.ended:
-                    await self._next_event()
+                    await self._waits.next_event()
         if self._exchange.unsent:
             log.warning("the last %d changes of session %s... were not sent", self._exchange.unsent, self.id[:8])
 
@@ -216,7 +210,7 @@ class AsyncSession:
                 delays = iter(self._options.delays)
             self._link = None
             self._exchange.cut_off(problem)
-            self._set_away(True)
+            self._waits.suspend()
             if self._closing:
                 return
             again = await self._reopen(delays, problem)
@@ -235,7 +229,7 @@ class AsyncSession:
                 self._exchange.receive(await link.receive())
                 if shared_since is None and self._exchange.phase is Phase.SHARED:
                     shared_since = self._loop.time()
-                self._happened()
+                self._waits.happened()
         except ClientError as problem:
             link.abort(str(problem))
             lasted = 0 if shared_since is None else self._loop.time() - shared_since
@@ -257,18 +251,12 @@ class AsyncSession:
         def answered() -> None:
             overdue.cancel()
             if not link.ended:
-                self._set_away(False)
+                self._waits.restart()
 
         try:
             self._exchange.resume().when_done = answered
         except ClientError as problem:
             link.abort(str(problem))
-
-    def _set_away(self, away: bool) -> None:
-        self._away = away
-        for patience in self._patiences:
-            patience.set(None if away else self._options.timeout)
-        self._happened()
 
     def _ran(self, running: asyncio.Task[None]) -> None:
         """End the session if the reader has failed: without a reader no request would ever be answered."""
@@ -290,23 +278,19 @@ class AsyncSession:
 
     def _end(self) -> None:
         self._exchange.close()
-        if self._timer is not None:
-            self._timer.cancel()
-        for task in tuple(self._callbacks):
-            if task is not asyncio.current_task():
-                task.cancel()
-        self._happened()
+        self._timers.close()
+        self._waits.happened()
 
     # Waiting
 
     async def _request(self, ask: Callable[[], Answer]) -> Answer:
         """Send a request and wait for its answer; retry it on a new connection, because these are idempotent."""
         while True:
-            async with self._patience("the server did not answer"):
+            async with self._waits.bounded("the server did not answer"):
                 await self._until(lambda: self._link is not None and self._exchange.phase is not Phase.CUT_OFF)
                 answer = ask()
                 while not answer.done:
-                    await self._next_event()
+                    await self._waits.next_event()
             try:
                 answer.result()
                 return answer
@@ -316,7 +300,7 @@ class AsyncSession:
                     raise
 
     async def _settle(self) -> None:
-        async with self._patience("the server did not answer all changes"):
+        async with self._waits.bounded("the server did not answer all changes"):
             await self._until(lambda: self._exchange.settled)
 
     async def _until(self, condition: Callable[[], bool]) -> None:
@@ -324,35 +308,7 @@ class AsyncSession:
             self._raise_failure()
             if self._closing:
                 raise SessionClosed("the session has been closed")
-            await self._next_event()
-
-    async def _next_event(self) -> None:
-        watcher: asyncio.Future[None] = self._loop.create_future()
-        self._watchers.add(watcher)
-        try:
-            await watcher
-        finally:
-            self._watchers.discard(watcher)
-
-    def _happened(self) -> None:
-        for watcher in self._watchers:
-            if not watcher.done():
-                watcher.set_result(None)
-
-    @asynccontextmanager
-    async def _patience(self, text: str) -> AsyncIterator[None]:
-        """Bound a wait by `timeout`, which is suspended while the client reconnects."""
-        patience = _Patience(None if self._away else self._options.timeout)
-        self._patiences.add(patience)
-        try:
-            async with patience.timeout:
-                yield
-        except TimeoutError:
-            if not patience.timeout.expired():
-                raise
-            raise ServerSilent(f"{text} within {self._options.timeout:g} s") from None
-        finally:
-            self._patiences.discard(patience)
+            await self._waits.next_event()
 
     def _raise_change_failure(self) -> None:
         failure = self._exchange.take_failure()
@@ -386,32 +342,6 @@ class AsyncSession:
         if self._link is not None:
             self._link.send(request)
 
-    def _agenda_changed(self) -> None:
-        self._loop.call_soon_threadsafe(self._set_timer)
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        due = self._agenda.next_due()
-        self._timer = None if due is None else self._loop.call_at(due, self._run_due)
-
-    def _run_due(self) -> None:
-        for entry in self._agenda.take_due():
-            task = self._loop.create_task(self._run_callback(entry))
-            self._callbacks.add(task)
-            task.add_done_callback(self._callbacks.discard)
-        self._set_timer()
-
-    async def _run_callback(self, entry: Entry) -> None:
-        started = self._loop.time()
-        try:
-            result = entry.callback()
-            if inspect.isawaitable(result):
-                await result
-        except Exception:
-            log.exception("timed callback failed: session %s..., it stays scheduled", self.id[:8])
-        self._agenda.finished(entry, started)
-
     # The block
 
     async def __aenter__(self) -> AsyncSession:
@@ -426,18 +356,6 @@ class AsyncSession:
                 self._raise_change_failure()
         finally:
             await self.close()
-
-
-class _Patience:
-    """A timeout that can be suspended and restarted."""
-
-    def __init__(self, seconds: float | None) -> None:
-        self.timeout = asyncio.timeout(seconds)
-
-    def set(self, seconds: float | None) -> None:
-        """Set the time left; None suspends the timeout."""
-        if not self.timeout.expired():
-            self.timeout.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
 
 
 class connect:  # noqa: N801  # used like a function, as in `async with connect(...)`

@@ -10,15 +10,8 @@ these calls run it while they wait (`aperture.client.callers_loop`), because the
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import logging
-import os
-import time
-import warnings
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from enum import Enum, auto
 from types import TracebackType
@@ -27,8 +20,8 @@ from urllib.parse import quote_plus
 
 from bokeh.document import Document
 
-from aperture.client import background
-from aperture.client.callers_loop import AnyLoop, CallersLoop
+from aperture.client.blocking_link import BlockingLink
+from aperture.client.callers_loop import AnyLoop
 from aperture.client.connect_options import (
     CONNECT_TIMEOUT,
     MAX_MESSAGE_SIZE,
@@ -38,28 +31,27 @@ from aperture.client.connect_options import (
     key_bytes,
     session_id_or_new,
 )
-from aperture.client.incoming import Ended, Inbox, Item, Overrun
+from aperture.client.incoming import Ended, Item, Overrun
 from aperture.client.mirror import Change, Mirror
+from aperture.client.pump import Pump
 from aperture.client.refusals import given_up
 from aperture.client.sync_protocol import Answer, Exchange, Phase
-from aperture.client.timers import Agenda, Entry
 from aperture.client.urls import (
     DEFAULT_WEBSOCKET_URL,
     app_url,
     server_url_for_websocket_url,
     websocket_url_for_server_url,
 )
-from aperture.client.websocket import CLOSE_SECONDS, Link
+from aperture.client.websocket import CLOSE_SECONDS
 from aperture.document import current, ids
 from aperture.errors import (
     ClientError,
-    LoopBlocked,
     MessageTooLarge,
     ServerGone,
     ServerSilent,
     SessionClosed,
 )
-from aperture.protocol.messages import Message, Request
+from aperture.protocol.messages import Message
 
 if TYPE_CHECKING:
     from bokeh.models.ui import UIElement
@@ -220,25 +212,18 @@ class ClientSession:
             timeout=timeout,
             delays=delays_of(reconnect),
         )
-        self._loop = CallersLoop(io_loop)
-        self._inbox = Inbox(on_news=self._loop.ring)
-        self._agenda = Agenda(time.monotonic, self._inbox.wake)
+        self._pump = Pump(self._options, io_loop, self._take)
+        self._link = BlockingLink(self._options, self._pump)
         self._exchange: Exchange | None = None
-        self._link: Link | None = None
-        self._unclosed: weakref.finalize[..., ClientSession] | None = None
-        """Ends the connection when the session is garbage-collected without having been closed."""
         self._failure: ClientError | None = None
         self._over = False
-        self._opened = False
-        """A first `pull` or `push` has returned. Timed callbacks wait for it, because they may use the session that
-        `pull_session` or `push_session` is still to return."""
 
     # What it is
 
     @property
     def connected(self) -> bool:
         """Whether there is a connection now."""
-        return self._link is not None and not self._link.ended
+        return self._link.connected
 
     @property
     def error_reason(self) -> ErrorReason | None:
@@ -289,7 +274,7 @@ class ClientSession:
         self._learn_why()
         self._failure = None
         try:
-            self._link = self._open_link()
+            self._link.open()
         except ClientError as problem:
             self._failure = problem
 
@@ -310,7 +295,7 @@ class ClientSession:
         self.connect()
         self._start(Document())
         self._ask(lambda exchange: exchange.pull())
-        self._opened = True
+        self._pump.runs_callbacks = True
 
     def push(self, document: Document | None = None) -> None:
         """Replace the content of the server's document by this one's, or by the session's own. Connects if need be.
@@ -325,7 +310,7 @@ class ClientSession:
         self.connect()
         self._start(document if document is not None else Document())
         self._ask(lambda exchange: exchange.push())
-        self._opened = True
+        self._pump.runs_callbacks = True
 
     def request_server_info(self) -> dict[str, Any]:
         """The versions of the server and of its Bokeh."""
@@ -350,7 +335,7 @@ class ClientSession:
         if exchange is None:
             raise AssertionError("it has just been asked")
         if exchange.phase is not Phase.APART:
-            self._wait(lambda: exchange.settled or self._link is None, "did not answer all changes")
+            self._pump.wait(lambda: exchange.settled or self._link.detached, "did not answer all changes")
         failure = exchange.take_failure() or (None if self.connected else self._failure)
         if failure is not None:
             raise failure
@@ -375,37 +360,15 @@ class ClientSession:
             return
         self._send_the_rest()
         self._over = True
-        link = self._detach_link()
-        if link is not None:
-            self._close_link(link, why)
+        self._link.close(why)
         if self._exchange is not None:
             self._exchange.cut_off(SessionClosed("the session has been closed"))
             self._exchange.close()
 
-    def _close_link(self, link: Link, why: str) -> None:
-        closing = background.submit(link.close(why))
-        if self._loop.runs_here:
-            return  # the server may be on this loop, and can answer only after this call has returned
-        try:
-            self._loop.result(closing, CLOSE_SECONDS + 1)
-        except TimeoutError:
-            log.debug("close not answered: session %s..., connection dropped", self.id[:8])
-
     def _give_up(self) -> None:
         """Close without waiting for a server that has not answered as it should."""
-        self._abort_link("no document")
+        self._link.abort("no document")
         self.close()
-
-    def _abort_link(self, why: str) -> None:
-        link = self._detach_link()
-        if link is not None:
-            background.call(link.abort, why)
-
-    def _detach_link(self) -> Link | None:
-        link, self._link = self._link, None
-        if self._unclosed is not None:
-            self._unclosed.detach()
-        return link
 
     def _send_the_rest(self) -> None:
         """Send the waiting changes, which would be lost; those in flight arrive before the close frame anyway."""
@@ -414,9 +377,9 @@ class ClientSession:
             return
         if self.connected:
             exchange.last_call()
-            if not self._loop.runs_here:
+            if not self._pump.loop.runs_here:
                 with suppress(ServerSilent):
-                    self._wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
+                    self._pump.wait(lambda: not exchange.unsent or not self.connected, "did not answer all changes")
         if exchange.unsent:
             log.warning("the last %d changes of session %s... were not sent", exchange.unsent, self.id[:8])
 
@@ -432,43 +395,25 @@ class ClientSession:
         """Apply patches and run callbacks until the connection ends, or until Ctrl-C."""
         try:
             while self.connected:
-                self._turn(None)
+                self._pump.turn(None)
         except KeyboardInterrupt:
             self.close("user interruption")
 
     # The connection
-
-    def _open_link(self) -> Link:
-        opening = background.submit(Link.open(self._options))
-        opening.add_done_callback(lambda _: self._inbox.wake())
-        patience = self._options.connect_timeout + self._options.timeout + CLOSE_SECONDS
-        try:
-            self._wait(opening.done, "could not be reached", patience)
-        except BaseException:
-            opening.add_done_callback(_close_late)
-            raise
-        try:
-            link = opening.result()
-        except ServerSilent as problem:
-            raise _blocked(problem) from None
-        background.submit(_deliver(link, self._inbox))
-        self._unclosed = weakref.finalize(self, _abandoned, link, self.id[:8], os.getpid())
-        self._unclosed.atexit = False  # a session that is open when the program ends is no mistake
-        return link
 
     def _start(self, document: Document) -> None:
         """Create the exchange, whose document may still be empty."""
         self._raise_unless_connected()
         if self._exchange is None or not self._exchange.mirror.attached:
             own: Document | None = self.document
-            mirror = Mirror(document if own is None else own, self._changed, self._agenda)
-            self._exchange = Exchange(mirror, self._send, self._wake, self._options.max_message_size)
+            mirror = Mirror(document if own is None else own, self._changed, self._pump.agenda)
+            self._exchange = Exchange(mirror, self._link.send, self._wake, self._options.max_message_size)
 
     def _ask(self, ask: Callable[[Exchange], Answer]) -> Message:
         """Send a request and wait for its answer; retry it on a new connection, because these are idempotent."""
         delays = iter(self._options.delays)  # of the whole call, not of each loss: so the call ends
         while True:
-            self._take_all()
+            self._pump.take_all()
             if not self.connected:
                 self._reconnect(delays)
             if self._exchange is None:
@@ -486,25 +431,25 @@ class ClientSession:
             self._raise_unless_connected()
         self._learn_why()
         for delay in delays:
-            self._wait_for(delay)
+            self._pump.pause(delay)
             try:
                 self._resume()
                 return
             except ClientError as problem:
-                self._abort_link(str(problem))
+                self._link.abort(str(problem))
                 self._lose(problem)
         self._failure = given_up(self._failure or SessionClosed("the session was never connected"))
         raise self._failure
 
     def _resume(self) -> None:
-        self._link = self._open_link()
+        self._link.open()
         self._failure = None
         exchange = self._exchange
         if exchange is not None and exchange.phase is not Phase.APART:
             self._answered(exchange.resume())
 
     def _answered(self, answer: Answer) -> Message:
-        self._wait(lambda: answer.done, "did not answer")
+        self._pump.wait(lambda: answer.done, "did not answer")
         return answer.result()
 
     def _raise_unless_connected(self) -> None:
@@ -514,13 +459,13 @@ class ClientSession:
 
     def _learn_why(self) -> None:
         """Wait for the reason of a connection's end, which is queued behind all messages that arrived before."""
-        self._take_all()
-        if self._link is not None:
+        self._pump.take_all()
+        if not self._link.detached:
             with suppress(ServerSilent):
-                self._wait(lambda: self._link is None, "did not say why", CLOSE_SECONDS)
+                self._pump.wait(lambda: self._link.detached, "did not say why", CLOSE_SECONDS)
 
     def _lose(self, problem: ClientError) -> None:
-        self._detach_link()
+        self._link.detach()
         if self._over:
             return
         self._failure = problem
@@ -529,40 +474,7 @@ class ClientSession:
             if not self._options.delays:
                 self._exchange.close()
 
-    # Waiting
-
-    def _wait(self, until: Callable[[], bool], what: str, patience: float | None = None) -> None:
-        seconds = self._options.timeout if patience is None else patience
-        deadline = time.monotonic() + seconds
-        while not until():
-            if time.monotonic() >= deadline:
-                raise _blocked(ServerSilent(f"the server at {self.url} {what} within {seconds:g} s"))
-            self._turn(deadline)
-
-    def _wait_for(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            self._turn(until)
-
-    def _turn(self, until: float | None) -> None:
-        """Process one item of the inbox, or wait for one, and run the callbacks that are due."""
-        due = self._agenda.next_due() if self._opened else None
-        limit = until if due is None else due if until is None else min(due, until)
-        item = self._next_item(limit)
-        if item is not None:
-            self._take(item)
-        for entry in self._agenda.take_due() if self._opened else ():
-            self._run_callback(entry)
-
-    def _next_item(self, until: float | None) -> Item | None:
-        if not self._loop.rests:
-            return self._inbox.get(until)
-        self._loop.run_until_rung(until if self._inbox.empty else 0)
-        return self._inbox.get(0)
-
-    def _take_all(self) -> None:
-        while (item := self._inbox.get(0)) is not None:
-            self._take(item)
+    # What arrives
 
     def _take(self, item: Item) -> None:
         match item:
@@ -572,7 +484,7 @@ class ClientSession:
                 if self._exchange is not None:
                     self._exchange.overrun()
             case Ended():
-                if item.link is self._link:  # and not an earlier one, which was aborted
+                if self._link.is_present(item.link):
                     self._lose(item.problem)
 
     def _receive(self, message: Message) -> None:
@@ -581,18 +493,8 @@ class ClientSession:
         try:
             self._exchange.receive(message)
         except ClientError as problem:
-            self._abort_link(str(problem))
+            self._link.abort(str(problem))
             self._lose(problem)
-
-    def _run_callback(self, entry: Entry) -> None:
-        started = time.monotonic()
-        try:
-            result = entry.callback()
-            if inspect.isawaitable(result):
-                self._loop.run(result)
-        except Exception:
-            log.exception("timed callback failed: session %s..., it stays scheduled", self.id[:8])
-        self._agenda.finished(entry, started)
 
     # What the document does
 
@@ -600,53 +502,14 @@ class ClientSession:
         if self._exchange is None:
             raise AssertionError("a mirror without an exchange")
         if not self._exchange.has_room_for(change):
-            self._take_all()
+            self._pump.take_all()
         self._exchange.changed(change)
 
     def _wake(self) -> None:
         exchange = self._exchange
-        if exchange is None or self._link is None:
+        if exchange is None or self._link.detached:
             return
         if not exchange.ready_to_send:
-            for answer in self._inbox.take_answers():
+            for answer in self._pump.inbox.take_answers():
                 self._receive(answer)
         exchange.flush()
-
-    def _send(self, request: Request) -> None:
-        if self._link is not None:
-            background.call(self._link.send, request)
-
-
-async def _deliver(link: Link, inbox: Inbox) -> None:
-    """Put messages into the inbox until the connection ends, and then the reason."""
-    try:
-        while True:
-            inbox.put(await link.receive(), link.size)
-    except ClientError as problem:
-        inbox.put(Ended(link, problem))
-
-
-def _abandoned(link: Link, name: str, pid: int) -> None:
-    """End the connection of a session that was garbage-collected. May run in any thread, and in a forked child, which
-    must not close the parent's connection."""
-    if not link.ended and pid == os.getpid():
-        background.call(link.abort, "abandoned")
-        warnings.warn(f"session {name}... was never closed", ResourceWarning, stacklevel=2)
-
-
-def _close_late(opening: Future[Link]) -> None:
-    """Close a connection that opened after its caller had given up."""
-    if not opening.cancelled() and opening.exception() is None:
-        background.submit(opening.result().close("too late"))
-
-
-def _blocked(problem: ServerSilent) -> ServerSilent:
-    """The error, or one that names the likely cause if an event loop runs in this thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return problem
-    return LoopBlocked(
-        f"{problem}. This call blocks the event loop that runs in this thread: if the server runs on that loop, it"
-        " cannot answer. There, use `await aperture.client.connect(...)`, or `async with`"
-    )

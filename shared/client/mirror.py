@@ -20,7 +20,7 @@ from typing import Any, cast
 from bokeh.document import Document
 from bokeh.document.callbacks import invoke_with_curdoc
 from bokeh.document.config import DocumentConfig
-from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
+from bokeh.document.events import ColumnDataChangedEvent, DocumentChangedEvent, DocumentPatchedEvent
 from bokeh.model import Model
 
 from aperture.client.timers import Agenda
@@ -45,11 +45,13 @@ class Change:
         encoded: the event, encoded when it happened.
         brings_back: whether it contains a model that has left the document before. If the server still has that model
             when it decodes the patch, it ignores the new values, so its removal must be in an earlier patch.
+        columns: those that a change of columns has set. Bokeh's event has their names alone.
     """
 
     event: DocumentPatchedEvent
     encoded: EncodedEvent
     brings_back: bool = False
+    columns: dict[str, Any] | None = None
     size: int = field(init=False)
     """Bytes."""
     losses: int = 0
@@ -111,7 +113,7 @@ class Mirror:
     def on_local_change(self, event: DocumentPatchedEvent) -> None:
         """Report a change of the document that did not come from this session's server."""
         encoded = self._encoder.encode(event)
-        self._changed(Change(event, encoded, self._brings_back(encoded)))
+        self._changed(Change(event, encoded, self._brings_back(encoded), _columns_of(event)))
 
     def _session_callback_added(self, event: Any) -> None:
         self._agenda.add(event.callback)
@@ -251,7 +253,7 @@ class Mirror:
 
     def make_again(self, change: Change) -> None:
         """Apply a change that the server did not get again, on the current document."""
-        self._guarded(lambda: _make_again(self.document, change.event))
+        self._guarded(lambda: _make_again(self.document, change))
 
 
 class _Listeners:
@@ -307,8 +309,16 @@ class _Listeners:
             raise problems[0]
 
 
-def _make_again(document: Document, change: DocumentPatchedEvent) -> None:
-    event: Any = change
+def _columns_of(event: DocumentPatchedEvent) -> dict[str, Any] | None:
+    if not isinstance(event, ColumnDataChangedEvent):
+        return None
+    data = getattr(event.model, event.attr) if event.data is None else event.data
+    names = list(data) if event.cols is None else event.cols
+    return {name: data[name] for name in names}
+
+
+def _make_again(document: Document, change: Change) -> None:
+    event: Any = change.event
     model: Any = getattr(event, "model", None)
     if event.kind not in ("RootAdded", "MessageSent", "TitleChanged") and model.document is not document:
         log.debug("change dropped after a reconnect: %s, its model has left the document", event.kind)
@@ -317,7 +327,7 @@ def _make_again(document: Document, change: DocumentPatchedEvent) -> None:
         case "ModelChanged":
             setattr(model, event.attr, event.new)
         case "ColumnDataChanged":
-            getattr(model, event.attr).update(event.data)
+            getattr(model, event.attr).update(change.columns)
         case "ColumnsStreamed":
             model.stream(event.data, event.rollover)
         case "ColumnsPatched":

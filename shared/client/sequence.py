@@ -3,8 +3,9 @@
 Aperture numbers its messages: a patch has its number, the answer to a pull that of the last patch that it includes. A
 client is not sent its own changes back, so up to as many numbers as it has sent changes are missing legitimately.
 Further missing numbers are lost patches, and only a pull restores them. A batch that needs several patches gives all of
-them the same number, and each its part. A batch that changes only the app's own values has a number, too, and costs
-the client an unnecessary pull. Stock Bokeh sends no numbers, and then nothing is checked.
+them the same number, and each its part. A patch that stands for several, which a client gets that reads slowly, names
+the one that it follows. A batch that changes only the app's own values has a number, too, and costs the client an
+unnecessary pull. Stock Bokeh sends no numbers, and then nothing is checked.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Position:
         epoch, sequence = found
         if epoch == self._epoch and (sequence, part) <= (self._sequence, self._part):
             return Step.KNOWN
-        if epoch != self._epoch or sequence - self._sequence - 1 > self._own + in_flight:
+        if epoch != self._epoch or _before(metadata, sequence) - self._sequence > self._own + in_flight:
             return Step.GAP
         self._go(metadata, part)
         return Step.NEXT
@@ -89,6 +90,12 @@ class Position:
 def _part_of(metadata: Mapping[str, Any]) -> float:
     part = metadata.get("part")
     return part if type(part) is int else 0
+
+
+def _before(metadata: Mapping[str, Any], sequence: int) -> int:
+    """The number of the patch that this one follows."""
+    after = metadata.get("after")
+    return after if type(after) is int else sequence - 1
 
 
 def _read(metadata: Mapping[str, Any]) -> tuple[int, int] | None:

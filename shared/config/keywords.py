@@ -85,7 +85,7 @@ class LogChoice:
 
 @dataclass(frozen=True, slots=True)
 class ServerPlan:
-    """Everything that one `Server` was told but its apps.
+    """The keywords of one `Server`, checked, without its apps.
 
     Args:
         settings: of the server.
@@ -195,7 +195,7 @@ def _value(name: str, option: str, value: Any, before: Any) -> Any:
     if BY_NAME[option].kind not in (Kind.LIST, Kind.REPEATED):
         return os.fspath(value) if isinstance(value, os.PathLike) else value
     if isinstance(value, str):
-        # A sequence of one-letter hosts is nobody's wish.
+        # A text is a sequence, too: of one-letter hosts.
         value = [value]
     return [*(before or ()), *map(str, value)] if isinstance(value, Sequence | set | frozenset) else value
 
@@ -220,6 +220,8 @@ def _completed(settings: Settings, keywords: Mapping[str, Any], http_server_kwar
     session_ids = settings.session_ids
     if not _yes_or_no("generate_session_ids", keywords.get("generate_session_ids", True)):
         session_ids = SessionIds.EXTERNAL_SIGNED if session_ids.signed else SessionIds.EXTERNAL_UNSIGNED
+    if settings.session_urls and not session_ids.generated:
+        raise ConfigurationError("session_urls needs a server that makes session ids (generate_session_ids=True)")
     tornados = {name: value for name, value in keywords.items() if _is_tornados(name, value)}
     # One process is the program's, and its Bokeh is patched only where it asks for that. Workers are the server's own.
     asked = "lean_models" in keywords or "stock_models" in keywords

@@ -78,7 +78,7 @@ class Option:
         kind: the shape of its value.
         help: what it does, in one sentence.
         default: the value of Bokeh's own table; None where Bokeh lets its server decide.
-        implied: what holds when nobody says anything, where that is neither the default nor "off".
+        implied: what holds when the option is not given, where that is neither the default nor "off".
         metavar: the value's name in the help text.
         choices: the accepted words, if they can be counted.
         bokeh: the name in `bokeh.settings` that supplies a value too, through `BOKEH_…` or a YAML file.
@@ -130,7 +130,7 @@ class Option:
 
     @property
     def effective_default(self) -> object:
-        """What holds when nobody says anything."""
+        """What holds when the option is not given."""
         return self.default if self.implied is None else self.implied
 
     def argparse_arguments(self) -> dict[str, Any]:
@@ -198,8 +198,17 @@ OPTIONS: tuple[Option, ...] = (
     Option("--ssl-keyfile", Kind.TEXT, "Private key (PEM) of the certificate, if it is in a file of its own.",
            metavar="FILE", bokeh="ssl_keyfile", setting=None),
     Option("--session-ids", Kind.TEXT,
-           "Whether session ids are signed, and whether this server makes them or somebody else does.",
+           "Whether session ids are signed, and whether this server makes them or another program does.",
            implied="unsigned", metavar="MODE", choices=("unsigned", "signed", "external-signed"), setting=None),
+    Option("--session-urls", Kind.FLAG,
+           "Redirect each page to a URL that names its session, so that reload, history and bookmarks come back to it.",
+           added=True),
+    Option("--early-pages", Kind.FLAG,
+           "Send the pages of apps to browsers before their sessions are made, which happens while BokehJS loads.",
+           added=True),
+    Option("--user-header", Kind.TEXT,
+           "Header in which a proxy that asks for logins names the user; sessions belong to their users.",
+           metavar="NAME", convert=if_given, added=True),
     Option("--auth-module", Kind.TEXT, "Python file with authentication hooks.", metavar="FILE", bokeh="auth_module",
            convert=existing_file),
     Option("--enable-xsrf-cookies", Kind.FLAG, "Protect PUT, POST and DELETE handlers with XSRF cookies.", False,
@@ -217,6 +226,9 @@ OPTIONS: tuple[Option, ...] = (
            setting="redirect_root", convert=negated, keyword="redirect_root"),
     Option("--num-procs", Kind.WHOLE, "Number of workers; 0 starts one per core.", 1, metavar="N", least=0, most=1024,
            setting=None),
+    Option("--num-threads", Kind.WHOLE,
+           "Threads of each worker that run app code which is not async; 0 runs it on the event loop, as Bokeh does.",
+           0, metavar="N", least=0, most=1024, added=True),
     Option("--session-token-expiration", Kind.WHOLE, "Seconds in which a page's token can start a session.", 300,
            metavar="SECONDS", least=1),
     Option("--websocket-max-message-size", Kind.WHOLE,
@@ -250,8 +262,11 @@ OPTIONS: tuple[Option, ...] = (
            "Connections that may be sending their request head at once; above it the oldest is closed.", 4096,
            metavar="N", least=1, added=True),
     Option("--outbox-limit", Kind.WHOLE,
-           "Bytes that may wait for one slow viewer before its connection is closed.", 1024 * 1024,
-           metavar="BYTES", least=1, added=True),
+           "Bytes that may wait for one slow viewer; above it, it is sent the latest values when it has read them.",
+           1024 * 1024, metavar="BYTES", least=1, added=True),
+    Option("--viewer-timeout", Kind.NUMBER,
+           "Seconds after which a viewer is closed whose socket takes nothing of what waits for it.", 60.0,
+           metavar="SECONDS", least=0.1, most=A_DAY, added=True),
     Option("--redis-url", Kind.TEXT,
            "Redis through which nodes share sessions: redis://, rediss://, unix:// or redis+sentinel://.",
            metavar="URL", convert=if_given, added=True),
@@ -269,6 +284,11 @@ OPTIONS: tuple[Option, ...] = (
            "fail", metavar="HOW", choices=("wait", "fail"), setting="redis_wait", convert=waits, added=True),
     Option("--lease", Kind.NUMBER, "Seconds without a heartbeat after which others may take a worker's sessions.", 6.0,
            metavar="SECONDS", least=1, most=3600, added=True),
+    Option("--warm-sessions", Kind.WHOLE,
+           "Sessions of each app that each worker makes ahead, in idle time; for apps that take long to start.", 0,
+           metavar="N", least=0, most=1000, added=True),
+    Option("--warm-seconds", Kind.NUMBER, "Seconds after which a session that was made ahead is made anew.", 300.0,
+           metavar="SECONDS", least=1, most=A_DAY, added=True),
     Option("--spread-viewers", Kind.WHOLE,
            "Connections of one session above which further ones go to other workers; 0 keeps them together.", 200,
            metavar="N", least=0, node_only=True, added=True),
@@ -284,6 +304,12 @@ OPTIONS: tuple[Option, ...] = (
            metavar="HOW", choices=("none", "async", "ack"), setting=None, added=True),
     Option("--max-snapshot-bytes", Kind.WHOLE, "A session whose document is larger does not outlive its worker.",
            32 * 1024 * 1024, metavar="BYTES", least=1, added=True),
+    Option("--slow-callback-warning", Kind.NUMBER,
+           "Seconds after which app code that keeps a session or the event loop is logged, with its line; 0 logs none.",
+           1.0, metavar="SECONDS", least=0, most=A_DAY, added=True),
+    Option("--max-callback-seconds", Kind.NUMBER,
+           "Seconds after which a worker whose event loop is stuck is ended, with its stacks in the log; 0 ends none.",
+           0.0, metavar="SECONDS", least=0, most=A_DAY, node_only=True, added=True),
     Option("--disable-metrics", Kind.FLAG, "Count nothing for Prometheus; /metrics on the admin port answers 404.",
            setting="metrics", convert=negated, added=True),
     Option("--no-preload", Kind.FLAG,

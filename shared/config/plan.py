@@ -32,7 +32,7 @@ _OF_A_SHARED_REDIS = ("redis_password", "redis_start", "redis_ca", "redis_cert",
 
 @dataclass(frozen=True, slots=True)
 class ServePlan:
-    """Everything that one `aperture serve` was told.
+    """The command line of one `aperture serve`, checked.
 
     Args:
         settings: the options of the node.
@@ -119,8 +119,10 @@ def _refuse_no_app(file: str) -> None:
     path = Path(file).expanduser()
     if not path.exists():
         raise ConfigurationError(f"{file} does not exist")
-    if not path.is_dir() and path.suffix not in (".py", ".ipynb"):
-        raise ConfigurationError(f"{file} is not an app: a .py script, an .ipynb notebook, or a folder with a main.py")
+    if not path.is_dir() and path.suffix not in (".py", ".ipynb", ".md"):
+        raise ConfigurationError(
+            f"{file} is not an app: a .py script, an .ipynb notebook, a .md file for Panel, or a folder with a main.py"
+        )
     if path.is_dir() and not any((path / main).is_file() for main in ("main.py", "main.ipynb")):
         raise ConfigurationError(f"{file} is not an app: the folder has neither a main.py nor a main.ipynb")
 
@@ -129,6 +131,13 @@ def _refuse_contradictions(values: Mapping[str, Any], sources: Sources, files: S
     for kind in ("headers", "cookies"):
         if values[f"include_{kind}"] and values[f"exclude_{kind}"]:
             raise ConfigurationError(f"--include-{kind} and --exclude-{kind} contradict each other: give one of them")
+    if values["session_urls"] and values["session_ids"] == SessionIds.EXTERNAL_SIGNED.value:
+        raise ConfigurationError(
+            "--session-urls and --session-ids external-signed contradict each other: the first has this server make "
+            "session ids, with the second another program makes them all"
+        )
+    if values["user_header"] and values["auth_module"]:
+        raise ConfigurationError("--user-header and --auth-module contradict each other: give one of them")
     if values["unix_socket"] is not None:
         _refuse_network_options(values, sources)
     if values["ssl_keyfile"] is not None and values["ssl_certfile"] is None:

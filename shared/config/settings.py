@@ -1,4 +1,4 @@
-"""Every option of a node, decided once and passed to whoever needs it.
+"""Every option of a node, decided once and passed to all parts that need it.
 
 `gateway/cli.py` builds the one `Settings` of a node from the command line, the environment and Bokeh's own settings;
 `aperture.Server` builds it from keyword arguments. Nothing else reads options, so nothing else can disagree about them.
@@ -74,7 +74,7 @@ class Settings:
     admin_port: int | None = DEFAULT_ADMIN_PORT
     """0 picks a free port; None serves no admin endpoints."""
     admin_port_stated: bool = False
-    """Whether somebody has asked for that port; otherwise any free one does where it is taken."""
+    """Whether the port was given; otherwise, where it is taken, any free one does."""
     admin_address: str = "127.0.0.1"
     dashboard: bool = False
     """Whether there is a live dashboard at `DASHBOARD_ROUTE`, on the app port."""
@@ -85,6 +85,8 @@ class Settings:
     node: str = "node"
     """This node's name among the others; given anew at each start."""
     num_procs: int = 1
+    num_threads: int = 0
+    """Threads of each worker for app code that is not async; 0 runs it on the event loop."""
     shutdown_grace: float = 8.0
     """From SIGTERM to exit. Docker kills 10 s after its SIGTERM, so this stays below."""
     drain_delay: float = 0.0
@@ -93,6 +95,10 @@ class Settings:
     """Bytes of resident memory above which a worker hands its sessions over and is replaced; 0 sets no bound."""
     max_worker_age: float = 0.0
     """Seconds after which it does so; 0 sets no bound. Workers of one node spread out by up to a fifth more."""
+    slow_callback_warning: float = 1.0
+    """Seconds after which app code that keeps a session or the event loop is logged; 0 logs none."""
+    max_callback_seconds: float = 0.0
+    """Seconds after which a worker whose event loop is stuck is ended; 0 ends none."""
     preload: bool = True
     """Whether the supervisor imports what the apps import, before it forks."""
     dev: bool = False
@@ -114,6 +120,12 @@ class Settings:
     """None means `localhost:<port>`, as in Bokeh; same-origin requests are always allowed."""
     session_ids: SessionIds = SessionIds.UNSIGNED
     secret_key: bytes | None = field(default=None, repr=False)
+    session_urls: bool = False
+    """Whether a page without a session is redirected to the URL of one."""
+    early_pages: bool = False
+    """Whether a browser's page is sent before its session is made, where the app's pages are Bokeh's own."""
+    user_header: str | None = None
+    """Where there is no auth module: the header that names the user, which a proxy sets and clients cannot."""
     session_token_expiration: int = 300
     auth_module: str | None = None
     auth_provider: Any | None = None
@@ -147,9 +159,13 @@ class Settings:
     """Seconds without a heartbeat after which a worker's sessions may be claimed by others."""
     durability: Durability = Durability.NONE
     max_snapshot_bytes: int = 32 * 1024 * 1024
-    """A session whose document is larger is not kept."""
-    kept_lifetime: float = 300.0
-    """Seconds that what is kept of a session outlives its worker: BokehJS gives up after thirty."""
+    """A session whose document is larger is not stored."""
+    stored_lifetime: float = 300.0
+    """Seconds that the stored state of a session outlives its worker: BokehJS gives up after thirty."""
+    warm_sessions: int = 0
+    """Sessions of each app that each worker has ready before anybody asks for one."""
+    warm_seconds: float = 300.0
+    """Age at which a session that was made ahead, and was not taken, is made anew."""
     spread_viewers: int = 200
     """Connections of one session above which further ones are placed on other workers; 0 never does that."""
 
@@ -162,9 +178,11 @@ class Settings:
     head_timeout: float = 10.0
     """From accept to the end of the request head."""
     max_pending_connections: int = 4096
-    """Connections whose head is still being read; above it the oldest is closed, so idle ones shut nobody out."""
+    """Connections whose head is still being read; above it the oldest is closed, so idle ones shut no others out."""
     outbox_limit: int = 1024 * 1024
-    """Bytes waiting for one slow viewer before it is closed with 1013."""
+    """The high-water mark of one viewer: above it, patches are coalesced until its socket has drained."""
+    viewer_timeout: float = 60.0
+    """Seconds without any progress after which a viewer for whom something waits is closed with 1013."""
 
     # Models
     lean_models: bool = True
@@ -173,7 +191,7 @@ class Settings:
     # Metrics
     metrics: bool = True
     metrics_dir: str | None = None
-    """Where the processes of a node share their numbers; the supervisor makes it. None where nobody shares them."""
+    """Where the processes of a node share their numbers; the supervisor makes it. None where none are shared."""
 
     # Logs
     log_level: str = "info"

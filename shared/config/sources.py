@@ -71,7 +71,7 @@ class Sources:
         return self._checked(option, option.environment, text)
 
     def bokeh(self, name: str) -> Any:
-        """The value of `bokeh.settings.<name>`, or None if nobody set it."""
+        """The value of `bokeh.settings.<name>`, or None if it is not set."""
         if name in self._override():
             return self._override()[name]
         return self._environment.get(BOKEH_PREFIX + name.upper()) or _user_config().get(name)

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin, urlsplit
 
 from aperture.doctor.findings import Finding, doubt, good, problem
+from aperture.doctor.remedies import BODY, FORWARDED, HEAD, HOST, IDLE, PREFIX, UPGRADE
 from aperture.doctor.visit import Answer, Unreachable, origin_of
 from aperture.errors import (
     ClientError,
@@ -24,6 +25,7 @@ from aperture.protocol.tokens import read_expiry
 __all__ = [
     "addresses_of",
     "judge_asset",
+    "judge_body",
     "judge_clock",
     "judge_elsewhere",
     "judge_heads",
@@ -42,10 +44,6 @@ SKEW = 60.0
 COMMON_HEAD = 4
 """KB of cookies that any browser may send: a proxy that refuses these refuses ordinary visitors."""
 
-_UPGRADE = (
-    "Let the proxy in front pass upgrades on. nginx: proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; "
-    'proxy_set_header Connection "upgrade"; deploy/nginx/nginx.conf is complete'
-)
 _LINK = re.compile(r'href="([^"]+)"')
 _SCRIPT = re.compile(r"""<script\b[^>]*\ssrc=["']([^"']+)["']""")
 _ASSET = re.compile(r"/static/.+\.js")
@@ -125,7 +123,7 @@ def _judge_redirect(url: str, location: str) -> Finding:
         return problem(
             "page",
             f"{url} leads to {target}",
-            f"Use {target}. Behind TLS that ends in a proxy: --use-xheaders, and X-Forwarded-Proto from the proxy",
+            f"Use {target}. Behind TLS that ends in a proxy: --use-xheaders, and X-Forwarded-Proto. {FORWARDED}",
         )
     if "login" in target or "next=" in target:
         return problem(
@@ -184,14 +182,14 @@ def judge_asset(page: Answer, script: str, answer: Answer | None) -> Finding:
         return problem(
             "addresses",
             f"the page is https and asks for {script}, which browsers refuse",
-            "Start the server with --use-xheaders, and have the proxy set X-Forwarded-Proto",
+            f"Start the server with --use-xheaders, and have the proxy set X-Forwarded-Proto. {FORWARDED}",
         )
     if answer is None or answer.status != 200 or "javascript" not in answer.headers.get("Content-Type", "javascript"):
         said = "nothing" if answer is None else str(answer.status)
         return problem(
             "addresses",
             f"the page asks for {script}, which answers {said}",
-            "Behind a proxy that serves the app below a path, start the server with --prefix, and keep the path",
+            f"Below a path of a proxy, start the server with --prefix, and have the proxy keep the path. {PREFIX}",
         )
     return good("addresses", "the page's scripts are where it says")
 
@@ -241,11 +239,10 @@ def judge_websocket(url: str, failure: ClientError | None) -> Finding:
         case Refused(status=403):
             return problem(check, f"the page's own origin may be refused: {failure}", _allow(origin_of(url)))
         case NotAServer(status=431 | 414 | 494) | Refused(status=431 | 414 | 494):
-            return problem(
-                check, f"the token is too long for a proxy: {failure}", "nginx: large_client_header_buffers 4 64k"
-            )
+            return problem(check, f"the token is too long for a proxy: {failure}", f"Let it take longer heads. {HEAD}")
         case NotAServer():
-            return problem(check, f"there is no websocket upgrade: {failure}", _UPGRADE)
+            mend = f"Let the proxy in front pass upgrades on. {UPGRADE}"
+            return problem(check, f"there is no websocket upgrade: {failure}", mend)
         case ServerGarbled():
             return problem(
                 check, f"{failure}", "A proxy on the way changes the messages, or this is not a server of Bokeh apps"
@@ -254,7 +251,7 @@ def judge_websocket(url: str, failure: ClientError | None) -> Finding:
             return problem(
                 check,
                 f"{failure}",
-                "A proxy may hold websockets back: deploy/nginx/nginx.conf passes them on",
+                f"A proxy may hold websockets back. {UPGRADE}",
             )
         case _:
             return problem(check, f"{failure}", "Look at the logs of the server and of the proxy at this moment")
@@ -294,8 +291,25 @@ def judge_heads(accepted: int, refused_at: int | None, why: str) -> Finding:
     if refused_at is None:
         return good(check, f"{accepted} KB of cookies get through")
     what = f"{refused_at} KB of cookies are refused ({why})"
-    mend = "nginx: large_client_header_buffers 4 64k; the server itself has --max-head-size"
+    mend = f"Let the proxy take longer heads; the server itself has --max-head-size. {HEAD}"
     return problem(check, what, mend) if refused_at <= COMMON_HEAD else doubt(check, what, mend)
+
+
+def judge_body(megabytes: int, answer: Answer | Unreachable) -> Finding:
+    """The finding for a body of this size; a page takes none, so the server's own refusal is a good sign."""
+    check = "bodies"
+    if isinstance(answer, Unreachable):
+        why = f"the connection ended: {answer}"
+    elif answer.status == 413 and answer.text.strip():
+        why = f"status 413 with a page that is not the server's: {_words(answer.text)}"
+    else:
+        return good(check, f"{megabytes} MB of a body get through")
+    mend = f"Files that widgets upload take another way; for forms of an app's own let the proxy take more. {BODY}"
+    return doubt(check, f"{megabytes} MB of a body are refused ({why})", mend)
+
+
+def _words(page: str) -> str:
+    return " ".join(re.sub(r"<[^>]*>", " ", page).split())[:60]
 
 
 def judge_idle(patience: float, cut: float | None) -> Finding:
@@ -305,13 +319,12 @@ def judge_idle(patience: float, cut: float | None) -> Finding:
     return problem(
         "idle",
         f"a quiet websocket was cut after {cut:.0f} s",
-        "A timeout on the way is shorter than the ping: nginx proxy_read_timeout 120s, or a smaller --keep-alive",
+        f"A timeout on the way is shorter than the ping; or a smaller --keep-alive. {IDLE}",
     )
 
 
 def _allow(origin: str) -> str:
-    host = urlsplit(origin).netloc
     return (
-        f"Start the server with --allow-websocket-origin {host}; let a proxy pass the Host header on with its port "
-        "(nginx: proxy_set_header Host $http_host)"
+        f"Start the server with --allow-websocket-origin {urlsplit(origin).netloc}; let a proxy pass the Host header "
+        f"on with its port. {HOST}"
     )

@@ -23,6 +23,9 @@ The ids of models show it. They differ between processes of `bokeh serve`, but n
 HEADS = (2, 4, 8, 16)
 """KB of cookies."""
 
+BODY = 2
+"""MB of a body: twice what nginx takes by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class Patient:
@@ -49,7 +52,7 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
     """
     url, visitor = app_url(patient.url), patient.visitor
     try:
-        page = await visitor.get(url)
+        page = await visitor.page(url)
     except Unreachable as failure:
         yield checks.judge_unreachable(url, failure)
         return
@@ -67,6 +70,7 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
     if patient.origin is not None:
         yield checks.judge_origin(patient.origin, await _open(visitor, page, patient.origin))
     yield await _heads(visitor, url)
+    yield await _body(visitor, url)
     if patient.patience > 0:
         yield await _idle(patient, page)
 
@@ -115,7 +119,7 @@ async def _pairs(visitor: Visitor, url: str) -> Finding:
     strangers = 0
     for _ in range(PAIRS):
         try:
-            page = await visitor.get(url)
+            page = await visitor.page(url)
             if page.token is None:
                 return checks.judge_pairs(PAIRS, 0, Unreachable("cut", f"a page answered {page.status}"))
             async with visitor.walk(url, page.token, origin_of(url)) as walk:
@@ -131,13 +135,21 @@ async def _heads(visitor: Visitor, url: str) -> Finding:
         cookies = "; ".join(f"doctor{number}={'x' * 1000}" for number in range(size))
         given = next((value for name, value in visitor.headers.items() if name.lower() == "cookie"), "")
         try:
-            answer = await visitor.get(url, {"Cookie": "; ".join(filter(None, [given, cookies]))})
+            answer = await visitor.page(url, {"Cookie": "; ".join(filter(None, [given, cookies]))})
         except Unreachable as failure:
             return checks.judge_heads(accepted, size, str(failure))
         if answer.status != 200:
             return checks.judge_heads(accepted, size, f"status {answer.status}")
         accepted = size
     return checks.judge_heads(accepted, None, "")
+
+
+async def _body(visitor: Visitor, url: str) -> Finding:
+    try:
+        answer: Answer | Unreachable = await visitor.post(url, BODY * 1_000_000)
+    except Unreachable as failure:
+        answer = failure
+    return checks.judge_body(BODY, answer)
 
 
 async def _idle(patient: Patient, page: Answer) -> Finding:

@@ -10,7 +10,9 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPInputError
@@ -25,7 +27,7 @@ from aperture.protocol import messages
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
-from aperture.protocol.naming import SUBPROTOCOL
+from aperture.protocol.naming import SESSION_ID_ARGUMENT, SUBPROTOCOL
 
 __all__ = ["Answer", "Unreachable", "Visitor", "Walk", "origin_of"]
 
@@ -89,15 +91,30 @@ class Visitor:
         Raises:
             Unreachable: there was no answer.
         """
-        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MOST_BYTES)
-        request = HTTPRequest(
+        return await self._ask(self._request(url, headers={**self.headers, **(more or {})}))
+
+    async def post(self, url: str, size: int) -> Answer:
+        """Send a body of so many bytes, if the other side wants it: who refuses it says so before it is sent.
+
+        Raises:
+            Unreachable: there was no answer.
+        """
+        return await self._ask(
+            self._request(url, method="POST", headers=self.headers, body=bytes(size), expect_100_continue=True)
+        )
+
+    def _request(self, url: str, **more: Any) -> HTTPRequest:
+        return HTTPRequest(
             url,
-            headers={**self.headers, **(more or {})},
             follow_redirects=False,
             connect_timeout=self.timeout,
             request_timeout=self.timeout,
             validate_cert=self.verify,
+            **more,
         )
+
+    async def _ask(self, request: HTTPRequest) -> Answer:
+        client = SimpleAsyncHTTPClient(force_instance=True, max_body_size=MOST_BYTES)
         try:
             response = await client.fetch(request, raise_error=False)
         except Exception as failure:
@@ -109,7 +126,18 @@ class Visitor:
         if response.error is not None and not isinstance(response.error, HTTPClientError):
             raise _unreachable(response.error)
         text = (response.body or b"").decode("utf-8", "replace")
-        return Answer(url, response.code, dict(response.headers.items()), text)
+        return Answer(request.url, response.code, dict(response.headers.items()), text)
+
+    async def page(self, url: str, more: Mapping[str, str] | None = None) -> Answer:
+        """Fetch the page of an app; where each is redirected to the URL of a session (`--session-urls`), the one there.
+
+        Raises:
+            Unreachable: there was no answer.
+        """
+        answer = await self.get(url, more)
+        target = urljoin(url, answer.headers.get("Location", ""))
+        of_session = answer.status == HTTPStatus.SEE_OTHER and f"{SESSION_ID_ARGUMENT}=" in urlsplit(target).query
+        return await self.get(target, more) if of_session and origin_of(target) == origin_of(url) else answer
 
     @contextlib.asynccontextmanager
     async def walk(self, url: str, token: str, origin: str) -> AsyncIterator[Walk]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 from bokeh.core.types import ID
 from bokeh.document import Document
 from bokeh.document.events import DocumentPatchedEvent, ModelChangedEvent, RootAddedEvent
 from bokeh.model import Model
 
-__all__ = ["NamedModels", "apply_event", "configures", "replace_document"]
+__all__ = ["NamedModels", "apply_event", "bytes_copied", "configures", "replace_document"]
 
 
 _CHANGED = ModelChangedEvent.kind
@@ -56,6 +57,18 @@ def apply_event(document: Document, event: dict[str, Any], setter: object | None
         # It brings only the columns that were changed. BokehJS keeps the others; Bokeh's own handler drops them.
         event["data"] = {**getattr(event["model"], event["attr"]), **event["data"]}
     DocumentPatchedEvent.handle_event(document, cast("Any", event), cast("Any", setter))
+
+
+def bytes_copied(event: dict[str, Any]) -> int:
+    """Bytes of columns that the event has Bokeh copy: a stream makes each array of its source anew, lists it extends.
+
+    Args:
+        event: as `apply_event` takes it.
+    """
+    if event["kind"] != "ColumnsStreamed":
+        return 0
+    columns = getattr(event["model"], event["attr"]).values()
+    return sum(column.nbytes for column in columns if isinstance(column, np.ndarray))
 
 
 def replace_document(document: Document, pushed: dict[str, Any]) -> None:

@@ -1,4 +1,8 @@
-"""Which document is current, also after app code has failed.
+"""Which document is current: in each context its own, and also after app code has failed.
+
+Bokeh 3.9 and 3.10 have one list of current documents for the whole process. With app code in several threads, one
+session's `curdoc()` would be another one's document. Here each context has its own, as Bokeh's main branch has it: a
+callback, a task that it starts, and a thread of the worker that runs it.
 
 Bokeh's own `patch_curdoc` puts back what was current only where the code inside of it succeeds. Each callback that
 raises leaves its document current, for as long as the process lives: `curdoc()` then means a stranger's document, or
@@ -7,10 +11,8 @@ fails once that one is gone, and the list of them grows with every failure.
 
 from __future__ import annotations
 
-import os
-import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableSequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
@@ -20,40 +22,56 @@ import bokeh.document.callbacks
 import bokeh.io.doc
 from bokeh.document.locking import UnlockedDocumentProxy
 
+from aperture.bokeh_versions import current_documents
+from aperture.inheritance import end_if_forked
+
 __all__ = ["install", "invoke_with_curdoc", "patch_curdoc"]
 
 T = TypeVar("T")
 
-_changing = threading.Lock()
-"""Held for each change of the process's list."""
-
-
-def _begin_anew() -> None:
-    """A thread that is not there any more may have held the lock when this child was forked."""
-    global _changing
-    _changing = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
-    os.register_at_fork(after_in_child=_begin_anew)
-
 _Entry: TypeAlias = "weakref.ReferenceType[Any]"
+_Entries: TypeAlias = tuple[_Entry, ...]
+
+
+class _PatchedCurdocs(MutableSequence[_Entry]):
+    """Stands in for the list of Bokeh. Each context reads and changes its own alone."""
+
+    def __init__(self) -> None:
+        self.variable: ContextVar[_Entries] = ContextVar("aperture_patched_curdocs", default=())
+
+    def __len__(self) -> int:
+        return len(self.variable.get())
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.variable.get()[place]
+
+    def __setitem__(self, place: Any, entry: Any) -> None:
+        entries = list(self.variable.get())
+        entries[place] = entry
+        self.variable.set(tuple(entries))
+
+    def __delitem__(self, place: Any) -> None:
+        entries = list(self.variable.get())
+        del entries[place]
+        self.variable.set(tuple(entries))
+
+    def insert(self, index: int, value: _Entry) -> None:
+        entries = list(self.variable.get())
+        entries.insert(index, value)
+        self.variable.set(tuple(entries))
+
+
+_patched = _PatchedCurdocs()
 
 
 def install() -> None:
-    """Make Bokeh put back what was current whatever happens; harmless twice."""
+    """Make Bokeh restore the current document also after an error, and keep it for each context. Idempotent."""
+    doc: Any = bokeh.io.doc
+    if isinstance(doc._PATCHED_CURDOCS, list):
+        doc._PATCHED_CURDOCS = _patched
     for module in (bokeh.io.doc, bokeh.application.handlers.code):
         module.patch_curdoc = patch_curdoc  # type: ignore[attr-defined]
     bokeh.document.callbacks.invoke_with_curdoc = invoke_with_curdoc
-
-
-class _Here(threading.local):
-    """What this thread has made current."""
-
-    entry: _Entry | None = None
-
-
-_here = _Here()
 
 
 def invoke_with_curdoc(doc: Any, f: Callable[[], T]) -> T:
@@ -61,66 +79,46 @@ def invoke_with_curdoc(doc: Any, f: Callable[[], T]) -> T:
 
     One change of one model asks for the same document four times, one within the other.
     """
-    patched: list[_Entry] | ContextVar[tuple[_Entry, ...]] = bokeh.io.doc._PATCHED_CURDOCS
     if getattr(f, "nolock", False):
         doc = UnlockedDocumentProxy(doc)
-    elif isinstance(patched, list):
-        return _invoke(patched, weakref.ref(doc), f)
-    with patch_curdoc(doc):
+    entry, variable = weakref.ref(doc), _variable()
+    before = variable.get(())
+    if before and before[-1] is entry:
         return f()
-
-
-def _invoke(patched: list[_Entry], entry: _Entry, f: Callable[[], T]) -> T:
-    """As with `_pushed`, but nothing is to be done where this thread has made that document current already."""
-    before = _here.entry
-    if before is entry and patched and patched[-1] is entry:
-        return f()
-    with _changing:
-        patched.append(entry)
-    _here.entry = entry
+    variable.set((*before, entry))
     try:
         return f()
+    except BaseException as problem:
+        end_if_forked(problem)
+        raise
     finally:
-        _here.entry = before
-        _drop_last(patched, entry)
+        _drop_last(variable, entry)
 
 
 @contextmanager
 def patch_curdoc(doc: Any) -> Iterator[None]:
     """Stands in for `bokeh.io.doc.patch_curdoc`."""
-    patched: list[_Entry] | ContextVar[tuple[_Entry, ...]] = bokeh.io.doc._PATCHED_CURDOCS
-    entry = weakref.ref(doc)
+    variable, entry = _variable(), weakref.ref(doc)
     del doc  # what is current may go away; Bokeh then says so
-    with _pushed(patched, entry) if isinstance(patched, list) else _set(patched, entry):
-        yield
-
-
-@contextmanager
-def _pushed(patched: list[_Entry], entry: _Entry) -> Iterator[None]:
-    """A list, as of Bokeh 3.9: the process's."""
-    with _changing:
-        patched.append(entry)
+    variable.set((*variable.get(()), entry))
     try:
         yield
+    except BaseException as problem:
+        end_if_forked(problem)
+        raise
     finally:
-        _drop_last(patched, entry)
+        _drop_last(variable, entry)
 
 
-def _drop_last(patched: list[_Entry], entry: _Entry) -> None:
-    # The last of its own: another thread may have added one since. Two threads that look for theirs at once would
-    # delete what is not theirs, or run past the end, and the callback that ends would fail.
-    with _changing:
-        if patched[-1] is entry:
-            patched.pop()
-        else:
-            del patched[len(patched) - 1 - next(i for i, other in enumerate(reversed(patched)) if other is entry)]
+def _variable() -> ContextVar[_Entries]:
+    return current_documents(_patched.variable)
 
 
-@contextmanager
-def _set(patched: ContextVar[tuple[_Entry, ...]], entry: _Entry) -> Iterator[None]:
-    """A context variable, as of what comes after it: each task's and each thread's own."""
-    before = patched.set((*patched.get(()), entry))
-    try:
-        yield
-    finally:
-        patched.reset(before)
+def _drop_last(variable: ContextVar[_Entries], entry: _Entry) -> None:
+    """The last of its own: two uses of one context may overlap without being inside of each other."""
+    entries = variable.get(())
+    if entries and entries[-1] is entry:
+        variable.set(entries[:-1])
+    elif entry in entries:
+        place = len(entries) - 1 - next(i for i, other in enumerate(reversed(entries)) if other is entry)
+        variable.set((*entries[:place], *entries[place + 1 :]))

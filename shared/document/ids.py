@@ -25,7 +25,6 @@ from contextvars import ContextVar, Token
 from typing import Any
 from weakref import WeakValueDictionary
 
-import bokeh.document.document
 import bokeh.model.model
 import bokeh.util.serialization
 from bokeh.application.handlers import code_runner
@@ -105,13 +104,15 @@ _outside = IdSequence(os.urandom(16).hex())
 
 
 def install() -> None:
-    """Make Bokeh take model ids from the active session; harmless twice.
+    """Make Bokeh take model ids from the active session. Idempotent.
 
     Runs in each worker, after the fork, and in a client's process before its first session.
     """
     global _outside
     _outside = IdSequence(os.urandom(16).hex())
-    for module in (bokeh.util.serialization, bokeh.model.model, bokeh.document.document):
+    # Not in `bokeh.document.document`, where callbacks get their ids: how many there are depends on how long things
+    # take, and the models that follow must have the same ids in a session that is built again.
+    for module in (bokeh.util.serialization, bokeh.model.model):
         module.make_id = make_id  # type: ignore[attr-defined]
     Model.__new__ = _new  # type: ignore[method-assign,assignment]
     code_runner.make_globally_unique_id = make_script_id  # type: ignore[attr-defined]

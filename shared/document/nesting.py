@@ -27,6 +27,8 @@ where each model is in a list of another, and from 320 on where there are only l
 
 _PLAIN = frozenset((str, float, int, bool, type(None)))
 
+_NOTHING = object()
+
 _ROOTS = frozenset(("RootAdded", "RootRemoved"))
 
 
@@ -35,6 +37,10 @@ def restructures(event: Mapping[str, Any]) -> bool:
     if event["kind"] in _ROOTS:
         return True
     if event["kind"] != "ModelChanged":
+        return False
+    # Where the model stores a value, that is what it has. Else it is a default, or what an alias stands for.
+    stored = event["model"]._property_values.get(event["attr"], _NOTHING)
+    if type(stored) in _PLAIN and type(event["new"]) in _PLAIN:
         return False
     return _holds_models(event["new"]) or _holds_models(_value_of(event["model"], event["attr"]))
 

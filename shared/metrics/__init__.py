@@ -10,7 +10,8 @@ from aperture.metrics import families
 from aperture.metrics.exposition import MetricsCollector, NodeCollector, SourceCollector, render
 from aperture.metrics.families import FAMILIES, Family
 from aperture.metrics.storage import MetricsDirectory, ProcessFiles, forget_gauges, worker_name
-from aperture.metrics.tallies import AppTally, Distribution, Reading, RelayTally, Source, Tallies
+from aperture.metrics.tallies import AppTally, Distribution, Reading, RelayTally, Source, Tallies, ThreadTally
+from aperture.metrics.writer import MetricsWriter
 
 __all__ = [
     "FAMILIES",
@@ -19,6 +20,7 @@ __all__ = [
     "Family",
     "MetricsCollector",
     "MetricsDirectory",
+    "MetricsWriter",
     "NodeCollector",
     "ProcessFiles",
     "Reading",
@@ -26,6 +28,7 @@ __all__ = [
     "Source",
     "SourceCollector",
     "Tallies",
+    "ThreadTally",
     "families",
     "forget_gauges",
     "render",

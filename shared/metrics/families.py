@@ -100,8 +100,34 @@ CALLBACK = _histogram(
     _MIDDLE,
     "app",
 )
+SLOW_CALLBACKS = _counter(
+    "aperture_slow_callbacks_total",
+    "Times that app code has kept a session or the event loop for longer than --slow-callback-warning.",
+    "app",
+)
+THREADS_BUSY = _gauge("aperture_app_threads_busy", "Threads that run app code now (--num-threads).")
+THREAD_WAIT = _histogram("aperture_app_thread_wait_seconds", "Time that app code has waited for a thread.", _MIDDLE)
 OUTBOX_BYTES = _gauge("aperture_outbox_bytes", "Bytes that wait because viewers read slowly.")
-SLOW_CLOSES = _counter("aperture_slow_closes_total", "Viewers closed because too much was waiting for them.", "app")
+VIEWERS_BEHIND = _gauge(
+    "aperture_viewers_behind", "Viewers that get present values instead of patches, when their sockets have drained."
+)
+COALESCED = _counter(
+    "aperture_patches_coalesced_total", "Patches that slow viewers were not sent, as later values replace them.", "app"
+)
+SLOW_CLOSES = _counter(
+    "aperture_slow_closes_total", "Viewers closed because they read nothing, or less than they asked for.", "app"
+)
+VIEWER_TIMEOUTS = _counter(
+    "aperture_viewer_timeouts_total", "Those of them whose sockets took nothing for --viewer-timeout.", "app"
+)
+WARM_READY = _gauge("aperture_warm_sessions", "Sessions made ahead that no visitor has taken yet.", "app")
+WARM_TAKEN = _counter("aperture_warm_sessions_taken_total", "Pages that were given a session made ahead.", "app")
+WARM_GIVEN_UP = _counter(
+    "aperture_warm_sessions_given_up_total",
+    "Attempts to make a session ahead that failed, by what the app's code asked for, or error.",
+    "app",
+    "reason",
+)
 RELAY_MESSAGES = _counter("aperture_relay_messages_total", "Messages between workers, through Redis.", "direction")
 RELAY_LAG = _histogram(
     "aperture_relay_lag_seconds", "Time from a patch to its publication, if viewers are in other workers.", _MIDDLE
@@ -135,18 +161,21 @@ LOOP_LAG = _gauge(
     merge="max",
 )
 BUS_UP = _gauge("aperture_bus_up", "1 if all workers are connected to Redis; absent without one.", merge="min")
+BUS_FULL = _gauge(
+    "aperture_bus_full", "1 if Redis has no memory for new sessions (maxmemory); absent without one.", merge="max"
+)
 BUILD_INFO = _gauge("aperture_build_info", "Versions; the value is 1.", "version", "bokeh", "python", merge="max")
-NOT_KEPT = _counter(
+NOT_STORED = _counter(
     "aperture_sessions_not_kept_total", "Sessions that will not outlive their worker: too large, or refused.", "app"
 )
-BROKEN_KEPT = _counter("aperture_kept_state_damaged_total", "Kept sessions that were found not to be whole.")
+DAMAGED_STATE = _counter("aperture_kept_state_damaged_total", "Kept sessions that were found not to be whole.")
 HOSTILE = _counter("aperture_relay_foreign_messages_total", "Messages on our channels that are none of ours.")
 HTTP_REQUESTS = _counter(
     "aperture_http_requests_total", "Requests answered by workers, by class of status.", "app", "code"
 )
 HTTP_SECONDS = _histogram("aperture_http_request_seconds", "Time to answer a request.", _LONG, "app")
 WORKERS_UP = _gauge("aperture_workers_up", "Workers that serve, as the gateway sees it.")
-WORKERS_WANTED = _gauge("aperture_workers_wanted", "Workers that the node was told to have.")
+WORKERS_WANTED = _gauge("aperture_workers_wanted", "Workers that the node should have.")
 GATEWAY_CONNECTIONS = _counter(
     "aperture_gateway_connections_total", "Connections handed to a worker, or refused by the gateway.", "outcome"
 )

@@ -42,7 +42,7 @@ class OtherProcess:
     def __init__(self, process: str, pid: int) -> None:
         self._process = process
         self._pid = str(pid)
-        self._cpu_before = _cpu_seconds(self._pid) or 0.0  # told by who read it before, if this process follows another
+        self._cpu_before = _cpu_seconds(self._pid) or 0.0  # its predecessor has counted those
 
     def read(self) -> Iterator[Reading]:
         """A `Source`."""

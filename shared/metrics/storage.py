@@ -1,10 +1,10 @@
 """Where the processes of a node leave their numbers, so that any of them can be asked for all.
 
 The files are those of prometheus_client's multiprocess mode, and its `MultiProcessCollector` reads them. They are
-written here for three reasons. Names are places in the node (`worker-0`), not process ids: whoever takes a dead
-worker's place goes on from its counters, so that none goes back, nothing piles up over restarts, and process ids may
-come again. Nothing is mapped into memory: a full disk is an `OSError`, not a SIGBUS. And the library's own switch, an
-environment variable, is left to the apps.
+written here for three reasons. Names are places in the node (`worker-0`), not process ids: a worker that
+replaces a dead one goes on from its counters, so that none goes back, nothing piles up over restarts, and process ids
+may come again. Nothing is mapped into memory: a full disk is an `OSError`, not a SIGBUS. And the library's own switch,
+an environment variable, is left to the apps.
 
 What is written is in the kernel at once and survives the death of the writer. When the folder is taken away, as
 cleaners of temporary files do, each process makes it again with its next numbers; only those of the dead are lost.
@@ -49,9 +49,9 @@ def worker_name(index: int) -> str:
 class MetricsDirectory:
     """A node's own directory, under the system's for temporary files; made by the supervisor before it forks.
 
-    Whoever owns one holds a lock on a file in it, and so do the children that come of it. The directory of a node that
-    was killed is not locked any more, and goes when the next node starts. Process ids would not do: containers may
-    share a /tmp and each have their own.
+    The supervisor and its children hold a lock on a file in it. The directory of a node that was killed is not locked
+    any more, and goes when the next node starts. Process ids would not do: containers may share a /tmp and each have
+    their own.
 
     Raises:
         OSError: it cannot be made.

@@ -1,11 +1,12 @@
 """Counters, incremented where things happen: plain numbers, which another module reads once a second.
 
 A patch costs a few additions here and nothing else; no lock, no system call, no look-up of labels. Everything belongs
-to one event loop.
+to one event loop, but for what says otherwise.
 """
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,17 @@ from prometheus_client.utils import floatToGoString
 from aperture.metrics import families
 from aperture.metrics.families import NO_APP, Family
 
-__all__ = ["AppTally", "Distribution", "HttpTally", "Reading", "RelayTally", "Source", "Tallies", "bound_text"]
+__all__ = [
+    "AppTally",
+    "Distribution",
+    "HttpTally",
+    "Reading",
+    "RelayTally",
+    "Source",
+    "Tallies",
+    "ThreadTally",
+    "bound_text",
+]
 
 OUTCOMES = ("restored", "remade", "fresh")
 _CODES = ("1xx", "2xx", "3xx", "4xx", "5xx")
@@ -48,6 +59,20 @@ class Distribution:
         self.total += value
 
 
+class SharedDistribution(Distribution):
+    """One that several threads add to."""
+
+    __slots__ = ("_adding",)
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        super().__init__(bounds)
+        self._adding = threading.Lock()
+
+    def observe(self, value: float) -> None:
+        with self._adding:
+            super().observe(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The state of one time series, counted from the start of this process.
@@ -73,33 +98,45 @@ class AppTally:
     Args:
         app: the route.
         encode: of the whole worker.
+        threaded: whether its code runs in several threads.
     """
 
     __slots__ = (
         "app",
         "callback",
+        "coalesced",
         "create",
         "encode",
-        "not_kept",
+        "not_stored",
         "patch_bytes_in",
         "patch_bytes_out",
         "patch_events",
         "patches_in",
         "patches_out",
         "restores",
+        "slow_callbacks",
         "slow_closes",
+        "viewer_timeouts",
+        "warm_given_up",
+        "warm_ready",
+        "warm_taken",
     )
 
-    def __init__(self, app: str, encode: Distribution) -> None:
+    def __init__(self, app: str, encode: Distribution, *, threaded: bool = False) -> None:
         self.app = app
         self.encode = encode
-        self.callback = Distribution(families.CALLBACK.buckets)
+        self.callback = (SharedDistribution if threaded else Distribution)(families.CALLBACK.buckets)
         self.create = Distribution(families.SESSION_CREATE.buckets)
         self.patches_in = self.patches_out = 0
         self.patch_bytes_in = self.patch_bytes_out = 0
         self.patch_events = 0
-        self.slow_closes = 0
-        self.not_kept = 0
+        self.coalesced = 0
+        self.slow_callbacks = 0
+        """Counted by the thread that watches."""
+        self.slow_closes = self.viewer_timeouts = 0
+        self.warm_ready = self.warm_taken = 0
+        self.warm_given_up: Counter[str] = Counter()
+        self.not_stored = 0
         self.restores: Counter[str] = Counter()
 
     @classmethod
@@ -117,8 +154,15 @@ class AppTally:
         yield Reading(families.PATCH_EVENTS, (app,), self.patch_events)
         yield Reading(families.SESSION_CREATE, (app,), self.create)
         yield Reading(families.CALLBACK, (app,), self.callback)
+        yield Reading(families.SLOW_CALLBACKS, (app,), self.slow_callbacks)
+        yield Reading(families.COALESCED, (app,), self.coalesced)
         yield Reading(families.SLOW_CLOSES, (app,), self.slow_closes)
-        yield Reading(families.NOT_KEPT, (app,), self.not_kept)
+        yield Reading(families.VIEWER_TIMEOUTS, (app,), self.viewer_timeouts)
+        yield Reading(families.WARM_READY, (app,), self.warm_ready)
+        yield Reading(families.WARM_TAKEN, (app,), self.warm_taken)
+        for reason, count in self.warm_given_up.items():
+            yield Reading(families.WARM_GIVEN_UP, (app, reason), count)
+        yield Reading(families.NOT_STORED, (app,), self.not_stored)
         for outcome in OUTCOMES:
             yield Reading(families.RESTORES, (app, outcome), self.restores[outcome])
 
@@ -140,6 +184,22 @@ class RelayTally:
         yield Reading(families.RELAY_LAG, (), self.lag)
         yield Reading(families.RELAY_GAPS, ("repaired",), self.repaired)
         yield Reading(families.RELAY_GAPS, ("lost",), self.lost)
+
+
+class ThreadTally:
+    """What the threads for app code do in one worker; the event loop adds to it."""
+
+    __slots__ = ("busy", "waited")
+
+    def __init__(self) -> None:
+        self.busy: Callable[[], int] = int
+        """How many run app code now: none, where there are none."""
+        self.waited = Distribution(families.THREAD_WAIT.buckets)
+
+    def read(self) -> Iterator[Reading]:
+        """All of it; a `Source`."""
+        yield Reading(families.THREADS_BUSY, (), self.busy())
+        yield Reading(families.THREAD_WAIT, (), self.waited)
 
 
 class HttpTally:
@@ -170,12 +230,14 @@ class Tallies:
 
     Args:
         routes: of the apps that it serves.
+        threaded: whether their code runs in several threads.
     """
 
-    def __init__(self, routes: Iterable[str]) -> None:
+    def __init__(self, routes: Iterable[str], *, threaded: bool = False) -> None:
         routes = list(routes)
         self.encode = Distribution(families.PATCH_ENCODE.buckets)
-        self.apps = {route: AppTally(route, self.encode) for route in routes}
+        self.apps = {route: AppTally(route, self.encode, threaded=threaded) for route in routes}
+        self.threads = ThreadTally()
         self.http = {route: HttpTally(route) for route in (*routes, NO_APP)}
         self.relay = RelayTally()
 
@@ -191,3 +253,4 @@ class Tallies:
         for http in self.http.values():
             yield from http.read()
         yield from self.relay.read()
+        yield from self.threads.read()

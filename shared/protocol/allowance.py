@@ -1,10 +1,12 @@
 """What a peer's messages may cost: memory that is allocated for them, work on models, and how deeply they nest.
 
-A message is bounded by its size, and a small one can still ask for a lot: zeros in gzip inflate a thousandfold, each
-of many arrays copies the one buffer that they name, forty bytes make a `Plot` of 50 KB and 3 ms. So what decoding
-allocates is counted, over all of a message and over all messages of a connection in a time. What is in proportion to
-the bytes that were sent is free: there the peer's line and the size of a message are the bound. A text of JSON is such:
-20 MB of `{}` or of `{"a":0}` are parsed within a second, to 600 MB at most.
+A message is bounded by its size, and a small one can still ask for a lot: zeros in gzip inflate a thousandfold, many
+values can name one buffer, which is copied for each array and written out for each value, forty bytes make a `Plot` of
+50 KB and 3 ms. So what decoding allocates is counted, over all of a message and over all messages of a connection in a
+time. What is in proportion to the bytes that were sent is free: there the peer's line and the size of a message are the
+bound. A text of JSON is such: 20 MB of `{}` or of `{"a":0}` are parsed within a second, to 600 MB at most. Where
+websockets are compressed, 20 KB are enough for such a text; so what was inflated beyond an honest ratio is counted as
+what reading it may take.
 
 Work on models is never free. It is counted in their properties (`aperture.protocol.weights`) and not by a clock, so
 that a busy machine refuses nothing that an idle one takes.
@@ -44,6 +46,12 @@ FREE_FACTOR = 10
 """Bytes that may be allocated for each byte received: lists of pairs of short numbers, the most wasteful of what honest
 peers send, take 9."""
 
+INFLATED_BINARY_FACTOR = 1 + FREE_FACTOR
+"""What a byte counts that was hardly sent: itself, and what decoding takes it to entitle to."""
+
+INFLATED_TEXT_FACTOR = 30 + INFLATED_BINARY_FACTOR
+"""The same of JSON, with the objects that it is parsed to."""
+
 REFILL_SECONDS = 60.0
 """In which an empty budget fills up."""
 
@@ -68,6 +76,10 @@ MAX_VISITS = 100_000
 """Models that one message may have Bokeh look at. Each change that adds or takes a model has it walk through all of the
 document's, at 20 us to 100 us for each."""
 
+MAX_COPIED = 2 * 1024**3
+"""Bytes of columns that one message may have copied. A stream into an array makes a new one of it, which takes a second
+for each GB; a message that streams ten times into 100 MB is still taken."""
+
 
 class Allowance:
     """The budget of one connection. Not thread-safe.
@@ -77,12 +89,13 @@ class Allowance:
         depth: to which values may nest.
         properties: of the models that one message may make.
         visits: models that one message may have Bokeh look at.
+        copied: bytes of columns that one message may have copied.
         clock: seconds.
     """
 
     __slots__ = (
-        "_budget", "_clock", "_free", "_left", "_max_properties", "_max_visits", "_properties", "_refilled", "_visits",
-        "depth",
+        "_budget", "_clock", "_copied", "_free", "_left", "_max_copied", "_max_properties", "_max_visits",
+        "_properties", "_refilled", "_visits", "depth",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +105,7 @@ class Allowance:
         depth: int = MAX_DEPTH,
         properties: int = MAX_PROPERTIES,
         visits: int = MAX_VISITS,
+        copied: int = MAX_COPIED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.depth = depth
@@ -99,6 +113,8 @@ class Allowance:
         self._properties = float(properties)
         self._max_visits = visits
         self._visits = 0
+        self._max_copied = copied
+        self._copied = 0
         self._budget = budget
         self._clock = clock
         self._free = 0
@@ -115,16 +131,39 @@ class Allowance:
         """Bytes that may still be allocated for this message."""
         return self._free + int(self._left)
 
+    def inflate(self, received: int, inflated: int, *, text: bool) -> None:
+        """Count a compressed message of a websocket that has been inflated and is about to be read.
+
+        Up to `FREE_FACTOR` times what was sent counts as received: so far JSON and arrays of honest peers compress.
+
+        Args:
+            received: bytes on the wire.
+            inflated: bytes.
+            text: whether it will be parsed as JSON.
+
+        Raises:
+            ProtocolError: reading it would take more than is left; the connection is to be closed.
+        """
+        self._refill()
+        self._free = 0
+        excess = inflated - FREE_FACTOR * received
+        if excess > 0:
+            self.take(excess * (INFLATED_TEXT_FACTOR if text else INFLATED_BINARY_FACTOR))
+
     def begin(self, received: int) -> None:
         """A message of so many bytes is about to be decoded."""
+        self._refill()
+        self._free = FREE_FACTOR * received
+        self._visits = 0
+        self._copied = 0
+
+    def _refill(self) -> None:
         now = self._clock()
         elapsed = now - self._refilled
         self._left = min(self._budget, self._left + elapsed * self._budget / REFILL_SECONDS)
         refill = elapsed * self._max_properties / PROPERTIES_REFILL_SECONDS
         self._properties = min(self._max_properties, self._properties + refill)
         self._refilled = now
-        self._free = FREE_FACTOR * received
-        self._visits = 0
 
     def take(self, size: int) -> None:
         """Count what is about to be allocated.
@@ -163,6 +202,18 @@ class Allowance:
         if self._visits > self._max_visits:
             raise ProtocolError("too many changes of a large document in one message", MESSAGE_TOO_BIG)
 
+    def copy(self, size: int) -> None:
+        """Count the bytes of columns that are about to be copied because of one change.
 
-UNLIMITED = Allowance(sys.maxsize, depth=sys.maxsize, properties=sys.maxsize, visits=sys.maxsize)
+        Not over a time, as with `visit`: honest peers stream often into large columns.
+
+        Raises:
+            ProtocolError: it is more than a message may cause; the connection is to be closed.
+        """
+        self._copied += size
+        if self._copied > self._max_copied:
+            raise ProtocolError("too many changes of large columns in one message", MESSAGE_TOO_BIG)
+
+
+UNLIMITED = Allowance(sys.maxsize, depth=sys.maxsize, properties=sys.maxsize, visits=sys.maxsize, copied=sys.maxsize)
 """For what this project has written itself."""

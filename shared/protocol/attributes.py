@@ -70,7 +70,7 @@ def _named(plan: _Plan, stored: Mapping[str, Any], unstable: Mapping[str, Any], 
     order = plan.order
     names = {name for name in stored if name in order}
     for name, value in unstable.items():
-        # An empty list that nobody touched is stored as soon as somebody looks at it.
+        # Reading an untouched list or dict stores it, so its being stored does not say that it was changed.
         if name in order and not (isinstance(value, PropertyValueContainer) and name in plan.plain):
             names.add(name)
     names.update(name for name in themed if name in order)

@@ -12,7 +12,7 @@ import base64
 import sys
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from bokeh.core.serialization import DeserializationError, Deserializer, UnknownReferenceError
 from bokeh.core.types import ID
@@ -73,7 +73,7 @@ def decode_patch(
         find: the document's model of that id, if it has one.
         seen: whether the document once had a model of that id.
         setter: who is changing the document, so that the change is not sent back to it.
-        created: told each model that the patch made, when all of it was decoded.
+        created: called with each model that the patch made, when all of it was decoded.
         allowance: of the connection that the message came over.
 
     Returns:
@@ -85,9 +85,14 @@ def decode_patch(
         ValueError: a value or an event that cannot be decoded.
     """
     allowance.begin(message.size)
+    reps = _events(message.content)
+    events = [_plain_change(rep, find) for rep in reps]
+    # Nearly always: what a decoder takes to be made is a fifth of what applying such a change takes.
+    if None not in events:
+        return cast("list[dict[str, Any]]", events)
     decoder = ValueDecoder(find, message.buffers, setter, allowance)
     try:
-        events = [_plain_change(rep, find) or decoder.event(rep) for rep in _events(message.content)]
+        decoded = [event or decoder.event(rep) for event, rep in zip(events, reps, strict=True)]
     except UnknownReferenceError as problem:
         if seen(problem.id):
             return None
@@ -95,7 +100,7 @@ def decode_patch(
     if created is not None:
         for model in decoder.created:
             created(model)
-    return events
+    return decoded
 
 
 def decode_document(message: Message, *, setter: object = None, allowance: Allowance = UNLIMITED) -> dict[str, Any]:
@@ -244,6 +249,7 @@ class ValueDecoder(Deserializer):
         found = self._received.get(data["id"])
         if found is None:
             self.error(f"can't resolve buffer '{data['id']}'")
+        self._take(len(found))  # shared here, but written out at each place that names it
         return found
 
     def _inflate(self, packed: str) -> bytes:

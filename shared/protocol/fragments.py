@@ -64,7 +64,8 @@ class Assembler:
         for name in ("msgid", "msgtype"):
             if not isinstance(header.get(name), str):
                 self._fail(f"header has no {name}")
-        if not isinstance(header.get("reqid"), str | None):
+        reqid = header.get("reqid")
+        if reqid is not None and not isinstance(reqid, str):
             self._fail("reqid is not a string")
         awaited = header.get("num_buffers", 0)
         if type(awaited) is not int or awaited < 0:

@@ -11,14 +11,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Buffer", "FrameRun"]
+__all__ = ["MAX_7_BIT", "Buffer", "FrameRun", "parts_of"]
 
 _FINAL_TEXT = 0x81
 _FINAL_BINARY = 0x82
 _RSV1 = 0x40
 """RFC 7692, section 6: marks the first frame of a message that is compressed."""
 
-_MAX_7_BIT = 125
+MAX_7_BIT = 125
 _MAX_16_BIT = 0xFFFF
 
 MIN_DEFLATED = 128
@@ -30,7 +30,7 @@ _DEFAULT_MEM_LEVEL = 8
 _SYNC_TAIL = b"\x00\x00\xff\xff"
 """What a sync flush ends with and RFC 7692, section 7.2.1 cuts off."""
 
-_SHORT_TEXT = tuple(bytes((_FINAL_TEXT, size)) for size in range(_MAX_7_BIT + 1))
+_SHORT_TEXT = tuple(bytes((_FINAL_TEXT, size)) for size in range(MAX_7_BIT + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,23 @@ class Buffer:
 
 
 def _head(first: int, size: int) -> bytes:
-    if size <= _MAX_7_BIT:
+    if size <= MAX_7_BIT:
         return bytes((first, size))
     if size <= _MAX_16_BIT:
         return bytes((first, 126, size >> 8, size & 0xFF))
     return bytes((first, 127)) + size.to_bytes(8, "big")
+
+
+def parts_of(texts: Iterable[bytes], buffers: Iterable[Buffer] = ()) -> list[bytes | memoryview]:
+    """The frames of a `FrameRun`, to be joined: heads and payloads in turn, nothing of which is copied yet."""
+    parts: list[bytes | memoryview] = []
+    for text in texts:
+        size = len(text)
+        parts += (_SHORT_TEXT[size] if size <= MAX_7_BIT else _head(_FINAL_TEXT, size), text)
+    for buffer in buffers:
+        name = b'{"id":"%b"}' % buffer.id.encode()
+        parts += (_head(_FINAL_TEXT, len(name)), name, _head(_FINAL_BINARY, len(buffer.data)), buffer.data)
+    return parts
 
 
 class FrameRun:
@@ -72,20 +84,13 @@ class FrameRun:
     @classmethod
     def build(cls, texts: Iterable[bytes], buffers: Iterable[Buffer] = ()) -> FrameRun:
         """Frames for the text fragments, then a text and a binary one for each buffer; each payload is copied once."""
-        parts: list[bytes | memoryview] = []
-        for text in texts:
-            size = len(text)
-            parts += (_SHORT_TEXT[size] if size <= _MAX_7_BIT else _head(_FINAL_TEXT, size), text)
-        for buffer in buffers:
-            name = b'{"id":"%b"}' % buffer.id.encode()
-            parts += (_head(_FINAL_TEXT, len(name)), name, _head(_FINAL_BINARY, len(buffer.data)), buffer.data)
-        return cls(b"".join(parts))
+        return cls(b"".join(parts_of(texts, buffers)))
 
     @classmethod
     def of_texts(cls, header: bytes, metadata: bytes, content: bytes) -> FrameRun:
         """As `build` without buffers, at half its cost; header and metadata are 125 bytes at most each."""
         size = len(content)
-        head = _SHORT_TEXT[size] if size <= _MAX_7_BIT else _head(_FINAL_TEXT, size)
+        head = _SHORT_TEXT[size] if size <= MAX_7_BIT else _head(_FINAL_TEXT, size)
         return cls(b"".join((_SHORT_TEXT[len(header)], header, _SHORT_TEXT[len(metadata)], metadata, head, content)))
 
     @classmethod
@@ -95,6 +100,10 @@ class FrameRun:
         if len(listed) == 1:
             return listed[0]
         return cls(b"".join([run.plain for run in listed]))
+
+    def frames(self) -> Iterator[tuple[memoryview, memoryview]]:
+        """Each frame of the run, and its payload."""
+        return ((frame, payload) for _, frame, payload in _split(memoryview(self.plain)))
 
     def deflated(self, level: int, mem_level: int | None) -> bytes:
         """The same messages for connections that negotiated permessage-deflate; computed once per pair of levels.

@@ -20,6 +20,9 @@ class MessageType(StrEnum):
     SERVER_INFO_REQ = "SERVER-INFO-REQ"
     SERVER_INFO_REPLY = "SERVER-INFO-REPLY"
 
+    REFRESH_REQ = "REFRESH-REQ"
+    """Ours, and only between workers: an edge asks its owner on behalf of a viewer that has missed patches."""
+
     @classmethod
     def of(cls, text: str) -> MessageType | str:
         """The type of this text, or the text itself where the protocol knows no such type.

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Any
 
 import orjson
 
-from aperture.protocol.frames import Buffer, FrameRun
+from aperture.protocol.frames import MAX_7_BIT, Buffer, FrameRun, parts_of
 from aperture.protocol.json_text import presentable
 from aperture.protocol.message_type import MessageType
 
@@ -26,11 +26,14 @@ __all__ = [
     "ok",
     "patch",
     "patch_request",
+    "patch_size",
     "pull_reply",
     "pull_request",
     "push",
+    "refresh_request",
     "server_info_reply",
     "server_info_request",
+    "without_patches",
 ]
 
 _EMPTY = b"{}"
@@ -49,7 +52,8 @@ class Message:
         reqid: the id of the message that it answers.
         content: the parsed content fragment.
         buffers: binary data by the id that the content uses.
-        metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there, and `part` where it is not 0.
+        metadata: the parsed metadata fragment; our server puts `epoch` and `seq` there, `part` where it is
+            not 0, and `after` where one patch stands for several.
         size: bytes, over all its fragments.
     """
 
@@ -72,18 +76,27 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class FramedDocument:
-    """The part of a pull reply that does not depend on who has asked: content and buffers, as websocket frames."""
+    """The part of a pull reply that does not depend on who has asked: content and buffers, as websocket frames.
 
-    frames: bytes
+    Args:
+        parts: the frames, to be joined. They share memory with the document, unless it is `copied`.
+        buffers: their number.
+    """
+
+    parts: Sequence[bytes | memoryview]
     buffers: int
 
     @classmethod
     def of(cls, content: bytes, buffers: Sequence[Buffer]) -> FramedDocument:
-        """Frames of their own: what they were made of may change afterwards."""
-        return cls(FrameRun.build((content,), buffers).plain, len(buffers))
+        """To be replied with before the document can change."""
+        return cls(parts_of((content,), buffers), len(buffers))
+
+    def copied(self) -> FramedDocument:
+        """The same, for as long as one likes: what it was made of may change afterwards."""
+        return FramedDocument((b"".join(self.parts),), self.buffers)
 
     def __len__(self) -> int:
-        return len(self.frames)
+        return sum(map(len, self.parts))
 
 
 def ack() -> FrameRun:
@@ -93,7 +106,9 @@ def ack() -> FrameRun:
 
 def ok(reqid: str) -> FrameRun:
     """The request was carried out."""
-    return _run(b'"OK"', reqid)
+    header = _header(b'"OK"', reqid, 0)
+    # Nearly every answer; an id is the client's to choose, and may be of any length.
+    return FrameRun.of_texts(header, _EMPTY, _EMPTY) if len(header) <= MAX_7_BIT else _run(b'"OK"', reqid)
 
 
 def error(reqid: str, text: str, traceback: str | None = None) -> FrameRun:
@@ -104,11 +119,26 @@ def error(reqid: str, text: str, traceback: str | None = None) -> FrameRun:
 def pull_reply(reqid: str, document: FramedDocument, *, epoch: int, sequence: int) -> FrameRun:
     """The whole document, framed already, as of a place in the session's sequence."""
     header = _header(b'"PULL-DOC-REPLY"', reqid, document.buffers)
-    return FrameRun(FrameRun.build((header, _place(epoch, sequence))).plain + document.frames)
+    # Joined once: a plot may have megabytes.
+    return FrameRun(b"".join((*parts_of((header, _place(epoch, sequence))), *document.parts)))
 
 
-def patch(content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int, part: int = 0) -> FrameRun:
-    """Document events, at a place in the session's sequence; a further `part` of what has one number says so."""
+def patch(
+    content: bytes, buffers: Sequence[Buffer], *, epoch: int, sequence: int, part: int = 0, after: int | None = None
+) -> FrameRun:
+    """Document events, at a place in the session's sequence.
+
+    Args:
+        content: `{"events": […]}`.
+        buffers: that the content refers to.
+        epoch: of the session's claim.
+        sequence: its place.
+        part: counts the patches of one place.
+        after: the place that it follows, if it stands for more than one patch.
+    """
+    if after is not None:
+        metadata = b'{"epoch":%d,"seq":%d,"part":%d,"after":%d}' % (epoch, sequence, part, after)
+        return _run(b'"PATCH-DOC"', content=content, buffers=buffers, metadata=metadata)
     if part:
         metadata = b'{"epoch":%d,"seq":%d,"part":%d}' % (epoch, sequence, part)
         return _run(b'"PATCH-DOC"', content=content, buffers=buffers, metadata=metadata)
@@ -140,9 +170,43 @@ def patch_request(content: bytes, buffers: Sequence[Buffer]) -> Request:
     return _request(MessageType.PATCH_DOC, content, buffers)
 
 
+def refresh_request(after: int) -> Request:
+    """An edge asks, for one of its viewers, for the present values of what patches behind this one have changed."""
+    return _request(MessageType.REFRESH_REQ, _dumps({"after": after}))
+
+
 def server_info_request() -> Request:
     """A client asks for versions, and so learns that the server still answers."""
     return _request(MessageType.SERVER_INFO_REQ)
+
+
+def without_patches(run: FrameRun) -> FrameRun | None:
+    """What remains of messages in frames when the patches among them are left out."""
+    kept: list[memoryview] = []
+    skipped = False
+    frames = run.frames()
+    for frame, payload in frames:
+        header = orjson.loads(payload)
+        message = [frame, *(part for part, _ in islice(frames, 2 + 2 * header.get("num_buffers", 0)))]
+        if header["msgtype"] == MessageType.PATCH_DOC:
+            skipped = True
+        else:
+            kept += message
+    if not skipped:
+        return run
+    return FrameRun(b"".join(kept)) if kept else None
+
+
+def patch_size(run: FrameRun) -> int:
+    """Bytes of the patches among messages in frames; 0 if there is none."""
+    size = 0
+    frames = run.frames()
+    for frame, payload in frames:
+        header = orjson.loads(payload)
+        message = [frame, *(part for part, _ in islice(frames, 2 + 2 * header.get("num_buffers", 0)))]
+        if header["msgtype"] == MessageType.PATCH_DOC:
+            size += sum(map(len, message))
+    return size
 
 
 def _run(

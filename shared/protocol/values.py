@@ -70,7 +70,7 @@ class ValueEncoder(Serializer):
         next_buffer_id: gives each buffer its name.
         knows: whether the receivers have this model already, so that a reference suffices.
         inline: write arrays as base64 of gzip into the content instead of beside it.
-        snapshot: copy array data that somebody else might change; without it the caller frames the buffers at once.
+        snapshot: copy array data that the app may change; without it the caller frames the buffers at once.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ def _flat(obj: bytes | memoryview) -> bytes | memoryview:
 
 def _inline(obj: bytes | memoryview) -> str:
     data = _flat(obj)
-    level = settings.compression_level(default=_worthwhile_level(data))  # somebody's own setting goes first
+    level = settings.compression_level(default=_worthwhile_level(data))  # a value that the user has set goes first
     # A fixed time, so that the same data gives the same text.
     return base64.b64encode(gzip.compress(data, compresslevel=level, mtime=1)).decode()
 

@@ -14,6 +14,8 @@ from bokeh.core.has_props import HasProps
 from bokeh.core.types import ID
 from bokeh.model import Model
 
+from aperture.bokeh_versions import new_model
+
 __all__ = ["weight_of"]
 
 _MODEL = 10
@@ -28,7 +30,7 @@ def weight_of(cls: type[Model]) -> int:
     weight = _weights.get(cls)
     if weight is None:
         # As a decoder makes it, so that no constructor of an app's class runs.
-        sample = cls.__new__(cls, id=ID("sample"))
+        sample = new_model(cls, ID("sample"))
         HasProps.__init__(sample)
         weight = _weights[cls] = _weigh(sample)
     return weight

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable
 from aperture.bus.bus import Bus
 from aperture.errors import BusError
 from aperture.inheritance import withhold
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseThread"]
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ _STOP_TIME = 2.0
 """Seconds to wait for the thread to end; it is a daemon and keeps nothing else alive."""
 
 
-class LeaseKeeper:
+class LeaseThread:
     """Renews one worker's lease. Started after the fork, in the worker.
 
     Args:
@@ -56,6 +57,7 @@ class LeaseKeeper:
         """End the thread. Idempotent; a no-op before `start`."""
         if self._loop is not None and self._stopping is not None and not self._loop.is_closed():
             try:
+                # From the worker's thread: an asyncio.Event belongs to its loop's.
                 self._loop.call_soon_threadsafe(self._stopping.set)
             except RuntimeError:
                 return  # it has just ended by itself
@@ -80,8 +82,10 @@ class LeaseKeeper:
     async def _keep(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
+        # Its own connection, opened in the thread: the worker's is read by the loop that is blocked.
         bus = self._make_bus()
         await bus.start(wait=True)
+        # Its own registry, without claims: those are the event loop's to renew, which knows what it has lost.
         mine = Registry(bus, self._me, lease=self._lease)
         try:
             while not self._stopping.is_set():
@@ -94,6 +98,8 @@ class LeaseKeeper:
             await bus.close()
 
     async def _renew(self, mine: Registry) -> None:
+        # If this thread did not run for a lease either, it was not app code that blocked the loop: the whole process
+        # was stopped, and others may have its sessions. Until the registry has answered, no hold may begin.
         now = time.monotonic()
         if now - self._renewed_at > self._lease:
             self._registry.suspect()

@@ -11,23 +11,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from redis.exceptions import ResponseError
 
-from aperture.bus.bus import Bus
+from aperture.bus.bus import Bus, Script
 from aperture.errors import BusFull, Fenced, OwnerUnknown
 from aperture.log import short_id
 from aperture.registry import scripts
 from aperture.registry import stream as bounds
+from aperture.registry.members import WorkerName
 from aperture.registry.stream import StreamLedger
 from aperture.wire.session_key import session_key_parts
 
-__all__ = ["LEAST_GRACE", "Appended", "Claim", "Registry", "WorkerName"]
+__all__ = ["LEAST_GRACE", "Appended", "Claim", "Registry"]
 
-KEPT_LEASES = 10
+RETENTION_LEASES = 10
 """After so many leases without a heartbeat, what a worker left in Redis goes away by itself; its claims, in a day."""
 
 LEAST_GRACE = 10.0
@@ -47,34 +49,6 @@ READ_ENTRIES = 8
 
 WAIT_STEP = 0.1
 """Seconds between two looks whether an old owner has put its claim back."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerName:
-    """One life of one worker; it is never used again.
-
-    Args:
-        node: of the worker, unique among the nodes.
-        index: of the worker in its node.
-        nonce: different each time the worker is started.
-    """
-
-    node: str
-    index: int
-    nonce: str
-
-    def __str__(self) -> str:
-        return f"{self.node}/{self.index}/{self.nonce}"
-
-    @classmethod
-    def parse(cls, text: str) -> WorkerName:
-        """The name that has this text.
-
-        Raises:
-            ValueError: none has.
-        """
-        node, index, nonce = text.rsplit("/", 2)
-        return cls(node, int(index), nonce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,14 +91,16 @@ class Registry:
         self.me = str(me)
         self._lease = lease
         self._lease_ms = round(lease * 1000)
-        self._kept_ms = self._lease_ms * KEPT_LEASES
+        self._retention_ms = self._lease_ms * RETENTION_LEASES
         self._grace_ms = round(1000 * (max(lease, LEAST_GRACE) if grace is None else grace))
         self._claims: dict[str, int] = {}
         self._streams: dict[str, StreamLedger] = {}
         """Of the sessions here that have been published, until they are given up."""
         self._claiming: Counter[str] = Counter()
         self._doubtful: set[str] = set()
+        # The millisecond in which this worker first saw Redis born: another one means that Redis was emptied since.
         self._first_born = ""
+        # Attempted, not achieved: a Redis that is down says nothing about this process having been stopped.
         self._attempted_at = time.monotonic()
         self._suspected = False
         self._withdrawn = False
@@ -165,14 +141,19 @@ class Registry:
 
         Raises:
             Fenced: this worker has withdrawn.
+            OwnerUnknown: another program has written there.
         """
+        # It would bring back what `withdraw` gives up, and no heartbeat would renew it.
         if self._withdrawn:
             raise Fenced("this worker has left the cluster")
+        # Counted: `_settle_doubts` must not release what is being claimed at this moment.
         self._claiming[session_key] += 1
         asked = self._bus.up  # otherwise nothing was sent, however many requests come in during an outage
         try:
             return await self._claim(session_key, fresh)
         except BaseException as problem:
+            # The claim may have succeeded and its answer be lost, a cancelled request included: the next heartbeat
+            # finds out.
             if asked:
                 self._doubt(session_key)
             self.full = self.full or isinstance(problem, BusFull)
@@ -184,7 +165,7 @@ class Registry:
 
     async def _claim(self, session_key: str, fresh: bool) -> Claim:
         while True:
-            reply = await self._bus.run(
+            reply = await self._run(
                 scripts.CLAIM,
                 [
                     self._names.session(session_key),
@@ -194,14 +175,20 @@ class Registry:
                     self._names.born,
                     self._names.seasoned,
                 ],
-                [self.me, self._lease_ms, self._kept_ms, int(fresh), self._grace_ms, self._first_born],
+                [self.me, self._lease_ms, self._retention_ms, int(fresh), self._grace_ms, self._first_born],
             )
             if reply[0] == b"owned":
                 return self._noted(session_key, reply[1].decode(), int(reply[2]))
+            # Asked again and not waited for once: as a rule the owner comes back long before the time is over.
             await asyncio.sleep(min(WAIT_STEP, reply[1] / 1000))
+
+    async def _run(self, script: Script, keys: Sequence[str], args: Sequence[str | int]) -> Any:
+        with _written_by_others():
+            return await self._bus.run(script, keys, args)
 
     async def release(self, session_key: str, epoch: int) -> None:
         """Give the session up, if it is still mine at that epoch. If that fails, the next heartbeat does it."""
+        # Before Redis is asked: a heartbeat in between would put the claim back.
         self._claims.pop(session_key, None)
         self._streams.pop(session_key, None)
         try:
@@ -224,11 +211,13 @@ class Registry:
         if self._withdrawn:
             return set()
         self._claims.update(sessions)
+        # The lease first, and by itself: claims come in batches, and none of them may keep it waiting.
         born = await self._bus.run(
             scripts.RENEW_LEASE,
             [self._names.workers, self._names.born, self._names.seasoned, self._names.epoch],
-            [self.me, self._lease_ms, self._kept_ms, self._first_born, self._grace_ms],
+            [self.me, self._lease_ms, self._retention_ms, self._first_born, self._grace_ms],
         )
+        # Of the first answer: the scripts compare it with the present one, to see whether Redis was emptied since.
         self._first_born = self._first_born or born.decode()
         await self._settle_doubts()
         lost: set[str] = set()
@@ -243,7 +232,8 @@ class Registry:
         Only this ends it, and not a claim that has succeeded: near the limit some do and some do not.
         """
         try:
-            await self._bus.command("SET", self._names.room, "", "PX", self._kept_ms)
+            # An empty value will do: Redis refuses every write by what it holds already.
+            await self._bus.command("SET", self._names.room, "", "PX", self._retention_ms)
         except BusFull:
             self.full = True
         else:
@@ -257,6 +247,7 @@ class Registry:
         place = self.me.rpartition("/")[0] + "/"
         for member in await self._bus.command("ZRANGE", self._names.workers, 0, -1):
             name = member.decode()
+            # Names end in a nonce, so predecessors differ from this worker in that alone.
             if name.startswith(place) and name != self.me:
                 await self._bus.command("ZREM", self._names.workers, name)
 
@@ -264,11 +255,12 @@ class Registry:
         """Who owns the session; None if it has no owner, or one that is dead.
 
         Raises:
-            OwnerUnknown: Redis was emptied or paused a moment ago, and the owner may not have come back to it yet.
+            OwnerUnknown: Redis was emptied or paused a moment ago, and the owner may not have come back to it yet;
+                or another program has written there.
         """
         names = self._names
         keys = [names.session(session_key), names.workers, names.born, names.seasoned]
-        reply = await self._bus.run(scripts.OWNER, keys, [self.me, self._lease_ms, self._grace_ms, self._first_born])
+        reply = await self._run(scripts.OWNER, keys, [self.me, self._lease_ms, self._grace_ms, self._first_born])
         if not reply:
             return None
         if reply[0] == b"unknown":
@@ -285,10 +277,14 @@ class Registry:
 
     async def withdraw(self) -> None:
         """End the lease and all claims, for the end of the worker."""
+        # Before anything is awaited: no claim and no heartbeat may begin that would bring the lease back.
         self._withdrawn = True
         claims, self._claims = self._claims, {}
         self._streams.clear()
-        await self._bus.command("ZREM", self._names.workers, self.me)  # without it, any worker may claim the sessions
+        with _written_by_others():
+            # Without it, any worker may claim the sessions.
+            await self._bus.command("ZREM", self._names.workers, self.me)
+        # Others need not wait for these: an owner without a lease is as one that is dead.
         for batch in _batches(claims):
             await self._release({key: claims[key] for key in batch})
 
@@ -317,11 +313,13 @@ class Registry:
             Fenced: the session is not mine at that epoch; nothing was published.
         """
         stream = self._stream_of(session_key, epoch)
+        # Before it is sent: where the outcome is unknown, the bytes count as stored.
         stream.note(last, len(payload))
         size = bounds.ENTRY_BYTES
         parts = [payload[start : start + size] for start in range(0, len(payload), size)] or [b""]
         published = payload if len(parts) == 1 else notice
         reached = 0
+        # One call each: Redis serves no other client while it copies a part.
         for part, content in enumerate(parts):
             reached = await self._bus.run(
                 scripts.APPEND,
@@ -340,6 +338,8 @@ class Registry:
                     round(STREAM_SECONDS * 1000),
                 ],
             )
+            # By the script, in one step with the write: a look and a write apart could have another worker's claim in
+            # between.
             if reached < 0:
                 self._streams.pop(session_key, None)
                 raise Fenced(f"session {short_id(session_key_parts(session_key)[1])} is not this worker's any more")
@@ -356,6 +356,7 @@ class Registry:
         """
         try:
             return await self._read(session_key, after)
+        # Of another type than a stream, or ids that are none of ours.
         except ResponseError as problem:
             raise ValueError(str(problem)) from None
 
@@ -363,6 +364,7 @@ class Registry:
         payloads: list[bytes] = []
         parts: list[bytes] = []
         async for entry in self._entries(session_key, after):
+            # A hole, or parts of which the first were trimmed: filled completely or not at all.
             if entry.first > after + 1 or entry.part != len(parts):
                 return None
             parts.append(entry.payload)
@@ -382,8 +384,10 @@ class Registry:
             )
             for name, fields in found:
                 yield _Entry.of(name, fields)
+            # Fewer than were asked for: the end, as of now. What is appended later is announced by itself.
             if len(found) < READ_ENTRIES:
                 return
+            # "(": behind that id (Redis 6.2).
             start = f"({found[-1][0].decode()}"
 
     async def _ends_at(self, session_key: str, sequence: int) -> bool:
@@ -392,6 +396,7 @@ class Registry:
         return False
 
     def _stream_of(self, session_key: str, epoch: int) -> StreamLedger:
+        # Of another epoch: the claim's script has deleted the stream.
         stream = self._streams.get(session_key)
         if stream is None or stream.epoch != epoch:
             stream = self._streams[session_key] = StreamLedger(epoch)
@@ -399,6 +404,7 @@ class Registry:
 
     def _noted(self, session_key: str, owner: str, epoch: int) -> Claim:
         self._doubtful.discard(session_key)
+        # Also where it was mine before: the answer to the first attempt may have been lost.
         mine = owner == self.me
         if mine:
             self._claims[session_key] = epoch
@@ -415,9 +421,11 @@ class Registry:
                 claim = await self.owner_of(session_key)
             except OwnerUnknown:
                 continue  # the next heartbeat asks again
+            # Asked again: the answer of a moment ago may be from before that claim.
             if session_key in self._claiming:
                 continue
             self._doubtful.discard(session_key)
+            # Mine in Redis, and unknown here: no session lives behind it, and no other worker could ever claim it.
             if claim is not None and claim.mine and session_key not in self._claims:
                 await self._release({session_key: claim.epoch})
 
@@ -428,10 +436,11 @@ class Registry:
         positions = await self._bus.run(
             scripts.RENEW_CLAIMS,
             [self._names.epoch, *map(self._names.session, asked)],
-            [self.me, self._kept_ms, *sessions.values()],
+            [self.me, self._retention_ms, *sessions.values()],
         )
         lost = {asked[position] for position in positions}
         for session_key in lost:
+            # Claimed anew while Redis answered: then what is lost is the old claim.
             if self._claims.get(session_key) == sessions[session_key]:
                 del self._claims[session_key]
                 self._streams.pop(session_key, None)
@@ -439,7 +448,16 @@ class Registry:
 
     async def _release(self, sessions: Mapping[str, int]) -> None:
         keys = [key for id_ in sessions for key in (self._names.session(id_), self._names.stream(id_))]
-        await self._bus.run(scripts.RELEASE, keys, [self.me, self._kept_ms, *sessions.values()])
+        await self._bus.run(scripts.RELEASE, keys, [self.me, self._retention_ms, *sessions.values()])
+
+
+@contextmanager
+def _written_by_others() -> Iterator[None]:
+    """Another program has put something else under a key of ours. Its owner's heartbeat may put that right."""
+    try:
+        yield
+    except ResponseError as problem:
+        raise OwnerUnknown(f"a key of ours in Redis holds something else: {problem}") from problem
 
 
 def _batches(sessions: Mapping[str, Any]) -> list[Sequence[str]]:

@@ -1,11 +1,6 @@
 """What the registry does inside Redis, where nothing comes between a look and a write.
 
-Times are Redis' own, so that no two workers' clocks are compared. Epochs are whole milliseconds of that clock or one
-more than the highest given out, so that they grow even when Redis was restarted empty; `%.0f` keeps Lua from writing
-them as 1.7e+12.
-
-A session's hash outlives its release for a while, with an empty owner: a worker that was frozen meanwhile and believes
-that it still owns the session gets a refusal.
+Times are Redis' own, so that no two workers' clocks are compared.
 """
 
 from __future__ import annotations
@@ -15,23 +10,24 @@ from aperture.bus.bus import Script
 __all__ = [
     "APPEND",
     "CLAIM",
-    "KEEP_ADD",
-    "KEEP_BEGIN",
-    "KEEP_FORGET",
-    "KEEP_LOAD",
-    "KEEP_SIZE",
-    "KEEP_SNAPSHOT",
-    "KEEP_TOUCH",
+    "JOURNAL_ADD",
     "LIVING",
     "OWNER",
     "RELEASE",
     "RENEW_CLAIMS",
     "RENEW_LEASE",
+    "STATE_BEGIN",
+    "STATE_FORGET",
+    "STATE_LOAD",
+    "STATE_SIZE",
+    "STATE_SNAPSHOT",
+    "STATE_TOUCH",
 ]
 
 _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Else Lua writes milliseconds as 1.7e+12, which no command of Redis takes for a whole number.
 local function whole(number) return string.format('%.0f', number) end
 """
 
@@ -42,11 +38,11 @@ _OWNED = """
 local owned_ms = 24 * 3600 * 1000
 """
 
-_KEEPING = """
+_STORED = """
 local function whole(number) return string.format('%.0f', number) end
 
 -- What is there may be of any type, or of any content: nothing here fails for it. A list of fields, all false if none.
-local function kept(key, ...)
+local function stored(key, ...)
     local found = redis.pcall('HMGET', key, ...)
     return found.err and {} or found
 end
@@ -56,7 +52,7 @@ end
 local function stranger()
     local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
     if held[1] then return held[1] ~= ARGV[1] or held[2] ~= ARGV[2] end
-    local epoch = tonumber(kept(KEYS[2], 'epoch')[1] or '')
+    local epoch = tonumber(stored(KEYS[2], 'epoch')[1] or '')
     return epoch ~= nil and epoch > tonumber(ARGV[2])
 end
 
@@ -67,9 +63,9 @@ end
 """
 
 _BELIEVE = """
--- A worker that asks, and has not been heard for most of a lease: Redis was paused or cut off, and nobody may have been
--- heard. Whoever lived when this one was last heard is believed in until all have had the time to connect again; else
--- the first request that was waiting for Redis would take a session from an owner that never was away.
+-- A worker that asks, and has not been heard for most of a lease: Redis was paused or cut off, and there may have been
+-- no heartbeats at all. Those alive when this one was last heard count as alive until all have had the time to connect
+-- again; else the first request that was waiting for Redis would take a session from an owner that never stopped.
 local function believe(workers, me, lease, grace)
     local ends = tonumber(redis.call('ZSCORE', workers, me) or '')
     if not ends or ends - now > lease / 3 then return end
@@ -85,11 +81,12 @@ CLAIM = Script(
     + _BELIEVE
     + """
 -- KEYS session stream workers epoch born seasoned
--- ARGV me lease_ms kept_ms fresh grace_ms first_born
+-- ARGV me lease_ms retention_ms fresh grace_ms first_born
 -- -> {'owned', owner, epoch} or {'wait', milliseconds}
 believe(KEYS[3], ARGV[1], ARGV[2], ARGV[5])
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
 local owner, old, ends = held[1], tonumber(held[2] or '0'), nil
+-- Mine stays as it is, with its epoch: the answer to an earlier attempt may have been lost.
 if owner and owner ~= '' then
     ends = redis.call('ZSCORE', KEYS[3], owner)
     if owner == ARGV[1] or (ends and tonumber(ends) > now) then
@@ -98,6 +95,7 @@ if owner and owner ~= '' then
 end
 redis.call('SET', KEYS[5], whole(now), 'NX', 'PX', ARGV[3])
 local born = redis.call('GET', KEYS[5])
+-- A worker that knows of another birth has met this Redis before it was emptied: so there are owners to wait for.
 if ARGV[6] ~= '' and ARGV[6] ~= born then
     redis.call('SET', KEYS[6], born, 'PX', ARGV[3])
 end
@@ -109,12 +107,16 @@ if (not owner or owner ~= '' and not ends) and ARGV[4] == '0' then
         return {'wait', left}
     end
 end
+-- One more than the highest given out; and no less than the clock, so that epochs grow also when Redis was restarted
+-- empty and knows of none.
 local epoch = math.max(old, tonumber(redis.call('GET', KEYS[4]) or '0')) + 1
 epoch = math.max(epoch, now)
 redis.call('SET', KEYS[4], whole(epoch), 'PX', ARGV[3])
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', whole(epoch))
 redis.call('PEXPIRE', KEYS[1], owned_ms)
+-- The old owner's patches: a rebuilt session counts from its own beginning.
 redis.call('DEL', KEYS[2])
+-- A claim without a lease would be free to take: this worker's heartbeat may still be on its way.
 redis.call('ZADD', KEYS[3], whole(now + ARGV[2]), ARGV[1])
 return {'owned', ARGV[1], whole(epoch)}
 """
@@ -123,10 +125,12 @@ return {'owned', ARGV[1], whole(epoch)}
 RELEASE = Script(
     """
 -- KEYS (session stream)...
--- ARGV me kept_ms epoch...
+-- ARGV me retention_ms epoch...
 for i = 1, #KEYS, 2 do
     local held = redis.call('HMGET', KEYS[i], 'owner', 'epoch')
     if held[1] == ARGV[1] and held[2] == ARGV[2 + (i + 1) / 2] then
+        -- Emptied and not deleted: a worker that was frozen, and believes that the session is its own, is refused for
+        -- as long as this stands.
         redis.call('HSET', KEYS[i], 'owner', '')
         redis.call('PEXPIRE', KEYS[i], ARGV[2])
         redis.call('DEL', KEYS[i + 1])
@@ -141,7 +145,7 @@ RENEW_LEASE = Script(
     + _BELIEVE
     + """
 -- KEYS workers born seasoned epoch
--- ARGV me lease_ms kept_ms first_born grace_ms
+-- ARGV me lease_ms retention_ms first_born grace_ms
 -- -> the millisecond in which this Redis was born
 -- First, because it needs no memory and only the first write of a script is refused for want of it: a Redis that is
 -- full must not cost any worker its lease.
@@ -165,12 +169,18 @@ RENEW_CLAIMS = Script(
     _OWNED
     + """
 -- KEYS epoch session...
--- ARGV me kept_ms epoch...
+-- ARGV me retention_ms epoch...
 -- -> the positions of the sessions that are lost
 local lost, highest = {}, 0
 for i = 2, #KEYS do
     local mine = ARGV[i + 1]
-    local held = redis.call('HMGET', KEYS[i], 'owner', 'epoch')
+    local held = redis.pcall('HMGET', KEYS[i], 'owner', 'epoch')
+    -- Another program's, of another type: as if forgotten, or this one key would keep all others from being renewed.
+    if held.err then
+        redis.call('UNLINK', KEYS[i])
+        held = {}
+    end
+    -- Forgotten by a Redis that was emptied: put back, unless another has claimed it since.
     if not held[1] then
         redis.call('HSET', KEYS[i], 'owner', ARGV[1], 'epoch', mine)
         highest = math.max(highest, tonumber(mine))
@@ -181,6 +191,7 @@ for i = 2, #KEYS do
         redis.call('PEXPIRE', KEYS[i], owned_ms)
     end
 end
+-- Else the next claim could get an epoch that is lower than one of these.
 if highest > tonumber(redis.call('GET', KEYS[1]) or '0') then
     redis.call('SET', KEYS[1], string.format('%.0f', highest), 'PX', ARGV[2])
 end
@@ -200,7 +211,7 @@ if held[1] == '' then return {} end
 local ends = held[1] and tonumber(redis.call('ZSCORE', KEYS[2], held[1]) or '')
 if ends then
     if ends > now then return held end
-    -- As in believe: where nobody was heard, a claim would not take this from its owner either.
+    -- As in believe: where no heartbeat arrived, a claim would not take this from its owner either.
     local mine = tonumber(redis.call('ZSCORE', KEYS[2], ARGV[1]) or '')
     local unheard = mine and mine - now <= ARGV[2] / 3 and tonumber(ARGV[3]) > 0
     return unheard and ends >= mine - ARGV[2] and {'unknown'} or {}
@@ -258,10 +269,10 @@ return redis.call('PUBLISH', ARGV[3], ARGV[9])
 """
 )
 
-KEEP_BEGIN = Script(
-    _KEEPING
+STATE_BEGIN = Script(
+    _STORED
     + """
--- KEYS session kept journal
+-- KEYS session stored journal
 -- ARGV me epoch lifetime_ms (field value)...
 -- -> 0, or -1 for a stranger
 if stranger() then return -1 end
@@ -278,20 +289,22 @@ return 0
 """
 )
 
-KEEP_ADD = Script(
-    _KEEPING
+JOURNAL_ADD = Script(
+    _STORED
     + """
--- KEYS session kept journal
+-- KEYS session stored journal
 -- ARGV me epoch lifetime_ms first entry...
 -- -> the journal's size in bytes, or -1 for a stranger, -2 where it cannot be continued
 if stranger() then return -1 end
-local found = kept(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
+local found = stored(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
 local base, last, bytes = tonumber(found[2] or ''), tonumber(found[3] or ''), tonumber(found[4] or '')
 local first = tonumber(ARGV[4])
 if found[1] ~= ARGV[2] or not (base and last and bytes) or first > last + 1 then return -2 end
 -- Redis may have evicted one key and not the other.
 if redis.pcall('LLEN', KEYS[3]) ~= last - base then return -2 end
+-- Those that are there already, because the answer to the first attempt was lost, are passed over.
 local i = 5 + last + 1 - first
+-- In portions: Lua's unpack puts all of them on its stack, which is bounded.
 while i <= #ARGV do
     local till = math.min(i + 99, #ARGV)
     redis.call('RPUSH', KEYS[3], unpack(ARGV, i, till))
@@ -305,14 +318,14 @@ return bytes
 """
 )
 
-KEEP_SNAPSHOT = Script(
-    _KEEPING
+STATE_SNAPSHOT = Script(
+    _STORED
     + """
--- KEYS session kept journal
+-- KEYS session stored journal
 -- ARGV me epoch lifetime_ms sequence snapshot sum
 -- -> the journal's size in bytes, or -1 for a stranger, -2 where it cannot be continued
 if stranger() then return -1 end
-local found = kept(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
+local found = stored(KEYS[2], 'epoch', 'sequence', 'last', 'bytes')
 local base, last, bytes = tonumber(found[2] or ''), tonumber(found[3] or ''), tonumber(found[4] or '')
 local sequence = tonumber(ARGV[4])
 if found[1] ~= ARGV[2] or not (base and last and bytes) then return -2 end
@@ -326,6 +339,7 @@ redis.call(
     'HSET', KEYS[2], 'sequence', whole(sequence), 'last', whole(math.max(sequence, last)), 'bytes', whole(bytes),
     'snapshot', ARGV[5], 'snapshot_sum', ARGV[6]
 )
+-- After the snapshot is written: a Redis that is full refuses that, and the journal must then be whole.
 if #rest == 0 then
     redis.call('UNLINK', KEYS[3])
 else
@@ -336,10 +350,10 @@ return bytes
 """
 )
 
-KEEP_FORGET = Script(
-    _KEEPING
+STATE_FORGET = Script(
+    _STORED
     + """
--- KEYS session kept journal
+-- KEYS session stored journal
 -- ARGV me epoch
 -- -> 0, or -1 for a stranger
 if stranger() then return -1 end
@@ -348,29 +362,31 @@ return 0
 """
 )
 
-KEEP_LOAD = Script(
-    _KEEPING
+STATE_LOAD = Script(
+    _STORED
     + """
--- KEYS kept journal
+-- KEYS stored journal
 -- ARGV field...
 -- -> {values of the fields, journal}, or nothing
 if redis.call('EXISTS', KEYS[1], KEYS[2]) == 0 then return {} end
+-- Both keys in one step: between two, the owner could replace the journal by a snapshot.
 local journal = redis.pcall('LRANGE', KEYS[2], 0, -1)
-return {kept(KEYS[1], unpack(ARGV)), journal.err and {} or journal}
+return {stored(KEYS[1], unpack(ARGV)), journal.err and {} or journal}
 """
 )
 
-KEEP_TOUCH = Script(
-    _KEEPING
+STATE_TOUCH = Script(
+    _STORED
     + """
--- KEYS (session kept journal)...
+-- KEYS (session stored journal)...
 -- ARGV me lifetime_ms
--- -> the positions of those that are mine and of which nothing is kept that could be continued
+-- -> the positions of those that are mine and of which nothing is stored that could be continued
 local lacking = {}
 for i = 1, #KEYS, 3 do
-    local owner = kept(KEYS[i], 'owner')[1]
+    local owner = stored(KEYS[i], 'owner')[1]
+    -- Without an owner it is this worker's, too: its heartbeat has not put the claim back yet.
     if not owner or owner == ARGV[1] then
-        local found = kept(KEYS[i + 1], 'sequence', 'last')
+        local found = stored(KEYS[i + 1], 'sequence', 'last')
         local base, last = tonumber(found[1] or ''), tonumber(found[2] or '')
         if base and last and redis.pcall('LLEN', KEYS[i + 2]) == last - base then
             redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
@@ -384,14 +400,14 @@ return lacking
 """
 )
 
-KEEP_SIZE = Script(
-    _KEEPING
+STATE_SIZE = Script(
+    _STORED
     + """
--- KEYS kept journal
+-- KEYS stored journal
 -- -> bytes of memory; of contents alone where the server cannot tell, as the stand-in
 local used = redis.pcall('MEMORY', 'USAGE', KEYS[1], 'SAMPLES', '0') or 0
 if type(used) == 'table' then
-    local found = kept(KEYS[1], 'origin', 'snapshot', 'bytes')
+    local found = stored(KEYS[1], 'origin', 'snapshot', 'bytes')
     return #(found[1] or '') + #(found[2] or '') + (tonumber(found[3] or '') or 0)
 end
 return used + (redis.call('MEMORY', 'USAGE', KEYS[2], 'SAMPLES', '0') or 0)

@@ -1,7 +1,7 @@
-"""What a session is rebuilt from after the death of its worker, kept in Redis by the worker that owns it.
+"""What a session is rebuilt from after the death of its worker, stored in Redis by the worker that owns it.
 
 Per session there is a hash, with the origin and a snapshot, and a list, the journal of what happened since. None of it
-is understood here: it is bytes, numbered by the session's sequence. What matters here is that nobody is ever given a
+is understood here: it is bytes, numbered by the session's sequence. What matters here is that no worker ever gets a
 session that is silently wrong. So every write is one script that looks first whether the session is still the writer's,
 and whether what it adds continues what is there; and every part carries its number and a checksum, because Redis may
 have lost one key and kept the other (eviction), and because other things write to a Redis, too. What is not whole
@@ -18,16 +18,16 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 
 from aperture.bus.bus import Bus, Script
-from aperture.errors import BusDown, Fenced, KeepingBroken, TooLarge
+from aperture.errors import Fenced, StoredStateBroken, TooLarge
 from aperture.log import short_id
 from aperture.registry import scripts
-from aperture.registry.registry import WorkerName
+from aperture.registry.members import WorkerName
 from aperture.wire.session_key import session_key_parts
 
-__all__ = ["ENTRY_OVERHEAD", "Keeping", "Kept"]
+__all__ = ["ENTRY_OVERHEAD", "SnapshotStore", "StoredState"]
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ _BROKEN = -2
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StoredState:
     """All that is known of a session whose worker may be dead.
 
     Args:
         origin: what the app was created from.
-        epoch: at which the owner had the session who kept this.
+        epoch: at which the owner had the session who stored this.
         snapshot: of the document.
         sequence: as of which the snapshot is.
         entries: what happened since, one for each number that follows, without a hole.
@@ -71,8 +71,8 @@ class Kept:
         return self.sequence + len(self.entries)
 
 
-class Keeping:
-    """One worker's way to what is kept of sessions. Every call may raise `BusDown`: it may have been done or not.
+class SnapshotStore:
+    """One worker's way to the stored state of sessions. Every call may raise `BusDown`: it may have been done or not.
 
     So does a Redis that is full. Whatever is repeated after that does no harm. Calls for one session take effect in the
     order in which they are begun. A session is named as the registry knows it, and must have been claimed there.
@@ -80,9 +80,9 @@ class Keeping:
     Args:
         bus: started or not; may be down at any time.
         me: this worker.
-        lifetime: seconds for which a session is kept after the last call here that concerned it, `load`, `exists` and
+        lifetime: seconds for which a session is stored after the last call here that concerned it, `load`, `exists` and
             `size` not among them.
-        max_snapshot: bytes; a session whose document is larger is not kept.
+        max_snapshot: bytes; a session whose document is larger is not stored.
     """
 
     def __init__(self, bus: Bus, me: WorkerName | str, *, lifetime: float, max_snapshot: int) -> None:
@@ -95,7 +95,7 @@ class Keeping:
         """How many sessions have been found not to be whole."""
 
     async def begin(self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0) -> None:
-        """Keep a session anew; whatever was kept of it is replaced.
+        """Store a session anew; this replaces its stored state.
 
         Args:
             session_key: the session.
@@ -106,8 +106,8 @@ class Keeping:
 
         Raises:
             Fenced: the session is not mine at that epoch; nothing was changed.
-            TooLarge: the snapshot is; nothing is kept of the session any more.
-            KeepingBroken: Redis refuses it; nothing is kept of the session any more.
+            TooLarge: the snapshot is; nothing is stored of the session any more.
+            StoredStateBroken: Redis refuses it; nothing is stored of the session any more.
         """
         await self._check_size(session_key, epoch, snapshot)
         fields: dict[str, bytes | int] = {
@@ -122,7 +122,7 @@ class Keeping:
             "snapshot_sum": _sum(sequence, snapshot),
         }
         pairs = [part for pair in fields.items() for part in pair]
-        await self._write(scripts.KEEP_BEGIN, session_key, epoch, self._lifetime_ms, *pairs)
+        await self._write(scripts.STATE_BEGIN, session_key, epoch, self._lifetime_ms, *pairs)
 
     async def add(self, session_key: str, epoch: int, first: int, last: int, entries: Sequence[bytes]) -> int:
         """Continue the journal. Of what is there already, by its number, the first copy stays.
@@ -139,36 +139,36 @@ class Keeping:
 
         Raises:
             Fenced: the session is not mine at that epoch; nothing was changed.
-            KeepingBroken: there would be a hole, or nothing is kept at that epoch; nothing was changed.
+            StoredStateBroken: there would be a hole, or nothing is stored at that epoch; nothing was changed.
             ValueError: there are not as many entries as numbers.
         """
         if len(entries) != last + 1 - first:
             raise ValueError(f"{len(entries)} entries cannot be number {first} to {last}")
         sealed = (_seal(number, entry) for number, entry in enumerate(entries, first))
-        return await self._write(scripts.KEEP_ADD, session_key, epoch, self._lifetime_ms, first, *sealed)
+        return await self._write(scripts.JOURNAL_ADD, session_key, epoch, self._lifetime_ms, first, *sealed)
 
     async def snapshot(self, session_key: str, epoch: int, sequence: int, snapshot: bytes) -> None:
-        """Replace the snapshot, and drop the entries that are in it. One that is older than what is kept is ignored.
+        """Replace the snapshot, and drop the entries that are in it. One that is older than what is stored is ignored.
 
         The journal need not have reached that number: it goes on after it, as if all before had been added.
 
         Raises:
             Fenced: the session is not mine at that epoch; nothing was changed.
-            TooLarge: the snapshot is; nothing is kept of the session any more.
-            KeepingBroken: nothing is kept at that epoch, or not all of it; nothing was changed.
+            TooLarge: the snapshot is; nothing is stored of the session any more.
+            StoredStateBroken: nothing is stored at that epoch, or not all of it; nothing was changed.
         """
         await self._check_size(session_key, epoch, snapshot)
         await self._write(
-            scripts.KEEP_SNAPSHOT, session_key, epoch, self._lifetime_ms, sequence, snapshot, _sum(sequence, snapshot)
+            scripts.STATE_SNAPSHOT, session_key, epoch, self._lifetime_ms, sequence, snapshot, _sum(sequence, snapshot)
         )
 
-    async def load(self, session_key: str) -> Kept | None:
-        """All that is kept of a session, as it is at one moment; None if that is nothing, or not whole.
+    async def load(self, session_key: str) -> StoredState | None:
+        """All the stored state of a session, as it is at one moment; None if that is nothing, or not whole.
 
         What is not whole is counted and logged, and stays until it is replaced or expires.
         """
         reply = await self._run(
-            scripts.KEEP_LOAD, [self._names.kept(session_key), self._names.journal(session_key)], _FIELDS
+            scripts.STATE_LOAD, [self._names.stored(session_key), self._names.journal(session_key)], _FIELDS
         )
         if not reply:
             return None
@@ -179,19 +179,19 @@ class Keeping:
             # Only these reasons are written down: what Redis holds is the session's own, and secret.
             reason = problem if isinstance(problem, _NotWhole) else "a number is none"
             log.warning(
-                "session %s: what was kept of it is not whole and cannot be used (%s)", _short(session_key), reason
+                "session %s: its stored state is not whole and cannot be used (%s)", _short(session_key), reason
             )
             return None
 
     async def exists(self, session_key: str) -> bool:
-        """Whether something is kept of a session, in this version's format. Reads one field, whatever the size.
+        """Whether something is stored of a session, in this version's format. Reads one field, whatever the size.
 
         A `load` may still find that it is not whole.
         """
         try:
-            return bool(await self._bus.command("HGET", self._names.kept(session_key), "format") == FORMAT)
+            return bool(await self._bus.command("HGET", self._names.stored(session_key), "format") == FORMAT)
         except ResponseError as problem:
-            raise KeepingBroken(f"Redis refuses: {problem}") from None
+            raise StoredStateBroken(f"Redis refuses: {problem}") from None
 
     async def forget(self, session_key: str, epoch: int) -> None:
         """Keep nothing of the session any more. Comes before the claim is released.
@@ -199,19 +199,19 @@ class Keeping:
         Raises:
             Fenced: the session is not mine at that epoch; nothing was changed.
         """
-        await self._write(scripts.KEEP_FORGET, session_key, epoch)
+        await self._write(scripts.STATE_FORGET, session_key, epoch)
 
     async def touch(self, session_keys: Iterable[str]) -> set[str]:
         """Keep these sessions for another lifetime, as far as they are mine.
 
         Returns:
-            Those of mine of which nothing is kept, or nothing that could be continued: Redis was restarted, or has
+            Those of mine of which nothing is stored, or nothing that could be continued: Redis was restarted, or has
             evicted it. They need a `begin`.
         """
         lacking: set[str] = set()
         for batch in _batches(session_keys):
             keys = [key for session_key in batch for key in self._keys(session_key)]
-            positions = await self._run(scripts.KEEP_TOUCH, keys, [self._me, self._lifetime_ms])
+            positions = await self._run(scripts.STATE_TOUCH, keys, [self._me, self._lifetime_ms])
             lacking.update(batch[position] for position in positions)
         return lacking
 
@@ -221,7 +221,7 @@ class Keeping:
         Looks at each node of the journal: for figures and tests, not for every patch.
         """
         return int(
-            await self._run(scripts.KEEP_SIZE, [self._names.kept(session_key), self._names.journal(session_key)], [])
+            await self._run(scripts.STATE_SIZE, [self._names.stored(session_key), self._names.journal(session_key)], [])
         )
 
     async def _check_size(self, session_key: str, epoch: int, snapshot: bytes) -> None:
@@ -229,33 +229,31 @@ class Keeping:
             # Or the session would be rebuilt as it was before it grew.
             await self.forget(session_key, epoch)
             raise TooLarge(
-                f"session {_short(session_key)} is not kept: its document takes {len(snapshot)} bytes,"
+                f"session {_short(session_key)} is not stored: its document takes {len(snapshot)} bytes,"
                 f" of {self._max_snapshot} at most"
             )
 
     def _keys(self, session_key: str) -> list[str]:
-        return [self._names.session(session_key), self._names.kept(session_key), self._names.journal(session_key)]
+        return [self._names.session(session_key), self._names.stored(session_key), self._names.journal(session_key)]
 
     async def _write(self, script: Script, session_key: str, epoch: int, *args: bytes | str | int) -> int:
         outcome = int(await self._run(script, self._keys(session_key), [self._me, epoch, *args]))
         if outcome == _STRANGER:
             raise Fenced(f"session {_short(session_key)} is not this worker's any more")
         if outcome == _BROKEN:
-            raise KeepingBroken(f"what is kept of session {_short(session_key)} does not continue to here")
+            raise StoredStateBroken(f"the stored state of session {_short(session_key)} does not continue to here")
         return outcome
 
     async def _run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str | int]) -> Any:
         try:
             return await self._bus.run(script, keys, args)
-        except ReadOnlyError:
-            raise BusDown("this Redis has become a replica") from None
         except ResponseError as problem:
             # Of a cluster, or of a proxy before it; the text names no key, but the script's own lines.
-            raise KeepingBroken(f"Redis refuses: {problem}") from None
+            raise StoredStateBroken(f"Redis refuses: {problem}") from None
 
 
 class _NotWhole(ValueError):
-    """Why something that is kept cannot be used; the text quotes none of it."""
+    """Why something that is stored cannot be used; the text quotes none of it."""
 
 
 def _sum(number: int, content: bytes) -> int:
@@ -279,8 +277,8 @@ def _unseal(number: int, sealed: bytes) -> bytes:
     return entry
 
 
-def _whole(values: list[bytes | None], journal: list[bytes]) -> Kept:
-    """What the reply of `KEEP_LOAD` says.
+def _whole(values: list[bytes | None], journal: list[bytes]) -> StoredState:
+    """What the reply of `STATE_LOAD` says.
 
     Raises:
         ValueError: it is not whole.
@@ -297,7 +295,7 @@ def _whole(values: list[bytes | None], journal: list[bytes]) -> Kept:
     if sequence + len(journal) != int(last):
         raise _NotWhole("the journal has a hole")
     entries = tuple(_unseal(number, sealed) for number, sealed in enumerate(journal, sequence + 1))
-    return Kept(origin, epoch, snapshot, sequence, entries)
+    return StoredState(origin, epoch, snapshot, sequence, entries)
 
 
 def _short(session_key: str) -> str:

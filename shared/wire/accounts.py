@@ -1,20 +1,30 @@
-"""What one worker tells operators of itself: packed by that worker, read by the gateway of any node.
+"""What operators ask of workers, and the answers: parts of node messages and of envelopes alike.
 
-It travels over the bus, where anybody who can write to Redis can write anything; so every part is checked, value by
-value. Of session ids only what operators are shown is in it.
+Over the bus go only those characters of a session id that operators are shown; inside of a node, the whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
 
-import msgpack
+import msgspec
 
-from aperture.wire.node_messages import in_parts
+from aperture.wire.records import Figure, Name, Number, Record, Text
 
-__all__ = ["MOST_SESSIONS", "SHOWN_ID_LENGTH", "SessionRow", "WorkerAccount", "WorkerRow"]
+__all__ = [
+    "MOST_SESSIONS",
+    "SHOWN_ID_LENGTH",
+    "AccountPart",
+    "Command",
+    "Load",
+    "Outcome",
+    "SessionRow",
+    "WorkerAccount",
+    "WorkerRow",
+    "in_parts",
+]
 
 SHOWN_ID_LENGTH = 8
 """Characters of a session id that anybody may see."""
@@ -22,33 +32,82 @@ SHOWN_ID_LENGTH = 8
 MOST_SESSIONS = 5_000
 """Rows of one worker; of more, the first, and `truncated` says so."""
 
-_LONGEST_TEXT = 256
-_MOST_PART = 512 * 1024
-_BIGGEST = 2**63
+ROWS_BYTES = 128 * 1024
+"""Of rows in one message; the rest of a datagram is for what else is in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerRow:
+class Load(Record, frozen=True):
+    """How busy a worker is; `lag_seconds` is of its event loop."""
+
+    sessions: Number
+    connections: Number
+    lag_seconds: Figure
+    rss_bytes: Number
+
+
+class WorkerRow(Record, frozen=True):
     """A worker as `/workers` shows it; `name` is its name on the bus."""
 
-    name: str
-    pid: int
-    sessions: int
-    connections: int
-    lag_seconds: float
-    rss_bytes: int
+    name: Name
+    pid: Number
+    load: Load
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """A session as `/sessions` shows it, `id` being the part of its id that is shown."""
+class SessionRow(Record, frozen=True):
+    """A session as `/sessions` shows it, but for the length of its id."""
 
-    id: str
+    id: Text
+    app: Text
+    epoch: Number
+    connections: Number
+    edges: Number
+    age_seconds: Figure
+
+    @property
+    def shown(self) -> SessionRow:
+        """The row with only that part of the id that is shown."""
+        return msgspec.structs.replace(self, id=self.id[:SHOWN_ID_LENGTH])
+
+
+class Command(Record, frozen=True):
+    """An operator wants a session ended or moved.
+
+    Args:
+        action: which of both.
+        prefix: how the session's id begins.
+        app: the session's app.
+        to: the index of the worker to move it to, in its own node; None for any other than the one that has it.
+    """
+
+    action: Literal["end", "move"]
+    prefix: str
     app: str
-    epoch: int
-    connections: int
-    edges: int
-    age_seconds: float
+    to: Number | None
+
+
+class Outcome(Record, frozen=True):
+    """What became of a command: a status of HTTP, and a sentence."""
+
+    status: Number
+    text: str
+
+
+class AccountPart(Record, frozen=True):
+    """A part of what one worker says of itself.
+
+    Args:
+        worker: itself, in each part.
+        sessions: some of them.
+        truncated: whether it has more than it tells.
+    """
+
+    worker: WorkerRow
+    sessions: tuple[SessionRow, ...]
+    truncated: bool
+
+    def __post_init__(self) -> None:
+        if any(len(row.id) > SHOWN_ID_LENGTH for row in self.sessions):
+            raise ValueError("a whole session id")
 
 
 @dataclass(slots=True)
@@ -65,55 +124,30 @@ class WorkerAccount:
     sessions: list[SessionRow] = field(default_factory=list)
     truncated: bool = False
 
-    def parts(self) -> Iterator[tuple[bytes, bool]]:
-        """This account as messages, each with whether it is the last."""
+    def parts(self) -> Iterator[tuple[AccountPart, bool]]:
+        """This account in parts that fit a message each, each with whether it is the last."""
         if self.worker is None:
             raise AssertionError("a worker knows itself")
         truncated = self.truncated or len(self.sessions) > MOST_SESSIONS
-        for rows, last in in_parts(map(astuple, self.sessions[:MOST_SESSIONS])):
-            yield msgpack.packb([list(astuple(self.worker)), rows, truncated], use_bin_type=True), last
+        for rows, last in in_parts(self.sessions[:MOST_SESSIONS]):
+            yield AccountPart(self.worker, rows, truncated), last
 
-    def add(self, part: bytes) -> None:
-        """Take one part in.
-
-        Raises:
-            ValueError: it is none; nothing of it is taken then.
-        """
-        worker, sessions, truncated = _unpacked(part)
-        self.worker = worker
-        self.truncated = self.truncated or truncated or len(self.sessions) + len(sessions) > MOST_SESSIONS
-        self.sessions.extend(sessions[: MOST_SESSIONS - len(self.sessions)])
+    def add(self, part: AccountPart) -> None:
+        """Take one part in."""
+        self.worker = part.worker
+        self.truncated = self.truncated or part.truncated or len(self.sessions) + len(part.sessions) > MOST_SESSIONS
+        self.sessions.extend(part.sessions[: MOST_SESSIONS - len(self.sessions)])
 
 
-def _unpacked(part: bytes) -> tuple[WorkerRow, list[SessionRow], bool]:
-    if len(part) > _MOST_PART:
-        raise ValueError("too large a part of an account")
-    try:
-        worker, rows, truncated = msgpack.unpackb(part, use_list=True, raw=False)
-        if type(truncated) is not bool:
-            raise ValueError
-        checked = WorkerRow(*_checked(worker, (str, int, int, int, float, int)))
-        sessions = [SessionRow(*_checked(row, (str, str, int, int, int, float))) for row in rows]
-    except Exception:  # what a stranger can provoke in a decoder is more than its documentation lists
-        raise ValueError("not a part of an account") from None
-    if any(len(row.id) > SHOWN_ID_LENGTH for row in sessions):
-        raise ValueError("not a part of an account")
-    return checked, sessions, truncated
-
-
-def _checked(values: Any, kinds: Sequence[Any]) -> list[Any]:
-    if type(values) is not list or len(values) != len(kinds):
-        raise ValueError
-    for value, kind in zip(values, kinds, strict=True):
-        if type(value) is not kind or not (_is_short(value) if kind is str else _is_figure(value)):
-            raise ValueError
-    return values
-
-
-def _is_short(value: str) -> bool:
-    return len(value) <= _LONGEST_TEXT
-
-
-def _is_figure(value: float) -> bool:
-    """Not negative; and neither infinity nor NaN, which JSON has no words for."""
-    return 0 <= value < _BIGGEST
+def in_parts(rows: Iterable[SessionRow]) -> Iterator[tuple[tuple[SessionRow, ...], bool]]:
+    """Rows in as many parts as fit a message each, each with whether it is the last; without rows, one empty part."""
+    part: list[SessionRow] = []
+    size = 0
+    for row in rows:
+        row_size = len(row.pack())
+        if part and size + row_size > ROWS_BYTES:
+            yield tuple(part), False
+            part, size = [], 0
+        part.append(row)
+        size += row_size
+    yield tuple(part), True

@@ -1,29 +1,33 @@
-"""What workers say to each other over the bus: frozen dataclasses, packed with msgpack.
+"""What workers say to each other over the bus.
 
-Anybody who can write to Redis can write anything, and two versions may run side by side for the time of an upgrade; so
-every envelope is checked in full, type by type, before any of it is believed. The class's place in `_TYPES` is its code
-on the wire: new ones are added at the end.
+Its channel says which messages a worker takes, and the channel's name which wire version they are of. Tags are part of
+the wire: a new kind gets the next one, and none is used again.
 """
 
 from __future__ import annotations
 
 import logging
-import types
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
-import msgpack
+import msgspec
+
+from aperture.errors import WireError
+from aperture.wire.accounts import AccountPart, Command, Outcome
+from aperture.wire.node_figures import NodeFigures
+from aperture.wire.records import Codec, Name, Number, Record
 
 __all__ = [
     "MAX_ENVELOPE",
     "MAX_STORED",
     "Account",
+    "Answer",
     "Chunk",
     "ChunkRequest",
-    "Command",
+    "CommandReply",
+    "CommandRequest",
     "Envelope",
+    "Figures",
     "Fragments",
     "FromClient",
     "Hostile",
@@ -31,9 +35,9 @@ __all__ = [
     "Join",
     "Joined",
     "Leave",
-    "Outcome",
     "Patches",
     "Probe",
+    "Question",
     "Refused",
     "Relayed",
     "Render",
@@ -53,21 +57,13 @@ MAX_ENVELOPE = 4 * 1024 * 1024
 MAX_STORED = 256 * 1024 * 1024
 """Bytes of patches that are read from a stream in parts; as large as a document that may cross workers."""
 
-MAX_NUMBER = 2**63
-"""Exclusive bound of every number here; none is negative."""
+Fragments = tuple[Any, ...]
+"""A browser's message as it came over its websocket: text and bytes. msgspec's decoder does not tell these two apart in
+one union, so `_check_fragments` does."""
 
-Check = Callable[[Any], bool]
 
-
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Record, frozen=True):
     """Base of what is sent."""
-
-    def pack(self) -> bytes:
-        """This envelope as bytes."""
-        # A reason may quote anything; nothing else that is text can hold what UTF-8 does not have.
-        packed: bytes = msgpack.packb([_CODES[type(self)], *_values(self)], use_bin_type=True, unicode_errors="replace")
-        return packed
 
     @staticmethod
     def unpack(payload: bytes, limit: int | None = None) -> Envelope:
@@ -78,19 +74,14 @@ class Envelope:
             limit: of them; by default that of one publication.
 
         Raises:
-            ValueError: it is none of ours, and nothing else is ever raised. The text quotes nothing of it.
+            WireError: it is none of ours. The text quotes nothing of it.
         """
         if len(payload) > (MAX_ENVELOPE if limit is None else limit):
-            raise ValueError("too large")
-        try:
-            unpacked = msgpack.unpackb(payload, use_list=False, raw=False)
-        except Exception:  # what a stranger can provoke in a decoder is more than its documentation lists
-            raise ValueError("not msgpack") from None
-        return _built(unpacked)
+            raise WireError("too large")
+        return _CODEC.unpack(payload)
 
 
-@dataclass(frozen=True, slots=True)
-class Relayed:
+class Relayed(Record, frozen=True):
     """One patch as its edges write it to their browsers.
 
     Args:
@@ -101,15 +92,14 @@ class Relayed:
 
     frames: bytes
     variants: dict[str, bytes]
-    answers: dict[str, int]
+    answers: dict[str, Number]
 
 
-@dataclass(frozen=True, slots=True)
-class Patches(Envelope):
+class Patches(Envelope, frozen=True, tag=0):
     """On a session's channel: patches, of which the first has the sequence number `first`."""
 
-    epoch: int
-    first: int
+    epoch: Number
+    first: Number
     patches: tuple[Relayed, ...]
 
     @property
@@ -118,47 +108,44 @@ class Patches(Envelope):
         return self.first + len(self.patches) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Probe(Envelope):
-    """On a session's channel: this is the last sequence number so far. Whoever misses one learns of it."""
+class Probe(Envelope, frozen=True, tag=1):
+    """On a session's channel: this is the last sequence number so far. An edge that misses one learns of it."""
 
-    epoch: int
-    sequence: int
+    epoch: Number
+    sequence: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Stored(Envelope):
+class Stored(Envelope, frozen=True, tag=15):
     """On a session's channel: patches up to this number are in the stream, and too large to be published."""
 
-    epoch: int
-    last: int
+    epoch: Number
+    last: Number
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEnded(Envelope):
+class SessionEnded(Envelope, frozen=True, tag=2):
     """On a session's channel: close its connections with this code."""
 
-    epoch: int
-    code: int
+    epoch: Number
+    code: Number
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Join(Envelope):
-    """Edge to owner: a connection has opened. `token` is its own, for the owner to verify.
+class Join(Envelope, frozen=True, tag=3):
+    """Edge to owner: a connection has opened.
 
-    `inline` asks for pulls with their buffers inside of the JSON.
+    Args:
+        token: its own, by which the owner knows whether its page has had the document before.
+        from_browser: whether it may be a page that comes back.
     """
 
     session_key: str
     edge: str
     connection: str
     token: str
-    inline: bool
+    from_browser: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Leave(Envelope):
+class Leave(Envelope, frozen=True, tag=4):
     """Edge to owner: a connection has gone.
 
     Args:
@@ -171,8 +158,7 @@ class Leave(Envelope):
     lost: bool
 
 
-@dataclass(frozen=True, slots=True)
-class FromClient(Envelope):
+class FromClient(Envelope, frozen=True, tag=5):
     """Edge to owner: a message of a browser, in its fragments.
 
     Args:
@@ -181,34 +167,36 @@ class FromClient(Envelope):
         fragments: none if they are too large and have to be fetched, packed by `pack_fragments`.
         transfer: the name to fetch them by, or nothing.
         size: of what is to be fetched.
-        trace: the trace that it belongs to, where somebody traces.
+        trace: the trace that it belongs to, where traces are on.
     """
 
     session_key: str
     edge: str
     connection: str
-    number: int
-    seen: int
-    fragments: tuple[bytes | str, ...]
+    number: Number
+    seen: Number
+    fragments: Fragments
     transfer: str = ""
-    size: int = 0
+    size: Number = 0
     trace: str = ""
 
+    def __post_init__(self) -> None:
+        _check_fragments(self.fragments)
 
-@dataclass(frozen=True, slots=True)
-class Render(Envelope):
-    """Edge to owner: a call; make the page of this kind, with these arguments."""
+
+class Render(Envelope, frozen=True, tag=6):
+    """Edge to owner: a call; make the page of this kind, with these arguments, for this user, if one is named."""
 
     session_key: str
     edge: str
-    call: int
+    call: Number
     kind: str
     arguments: dict[str, str]
+    user: str | None = None
     trace: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply(Envelope):
+class Reply(Envelope, frozen=True, tag=7):
     """Owner to edge: the answer to a `FromClient`.
 
     Args:
@@ -221,18 +209,17 @@ class Reply(Envelope):
     """
 
     session_key: str
-    epoch: int
+    epoch: Number
     connection: str
-    number: int
-    after: int
+    number: Number
+    after: Number
     frames: bytes
     live: bool
     transfer: str = ""
-    size: int = 0
+    size: Number = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Joined(Envelope):
+class Joined(Envelope, frozen=True, tag=8):
     """Owner to edge: the answer to a `Join`, and said again whenever messages may have been lost.
 
     Args:
@@ -245,92 +232,100 @@ class Joined(Envelope):
     session_key: str
     owner: str
     connection: str
-    epoch: int
-    sequence: int
-    received: int
-    answered: int
+    epoch: Number
+    sequence: Number
+    received: Number
+    answered: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Rendered(Envelope):
+class Rendered(Envelope, frozen=True, tag=9):
     """Owner to edge: the answer to a `Render`. If not `ok`, the body says why.
 
     Args:
         call: that is answered.
         ok: whether it was rendered.
+        theirs: False if the session is another user's.
         body: nothing if it is too large and has to be fetched.
         transfer: the name to fetch it by, or nothing.
         size: of what is to be fetched.
     """
 
-    call: int
+    call: Number
     ok: bool
     body: bytes
     transfer: str = ""
-    size: int = 0
+    size: Number = 0
+    theirs: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Refused(Envelope):
+class Refused(Envelope, frozen=True, tag=10):
     """Owner to edge: close this connection with this code."""
 
     session_key: str
     connection: str
-    code: int
+    code: Number
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Inquire(Envelope):
+class Inquire(Envelope, frozen=True, tag=11):
     """Worker to worker: an operator wants to know what you have; of sessions, those whose id begins like this."""
 
-    asker: str
-    call: int
+    asker: Name
+    call: Number
     prefix: str
 
 
-@dataclass(frozen=True, slots=True)
-class Account(Envelope):
-    """The answer to an `Inquire`, or a part of it, as `aperture.wire.accounts` packs it."""
+class Account(Envelope, frozen=True, tag=12):
+    """The answer to an `Inquire`, or a part of it."""
 
-    call: int
-    worker: str
-    part: bytes
+    call: Number
+    part: AccountPart
     last: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Command(Envelope):
-    """Worker to worker: an operator wants this session of yours ended or moved.
+class CommandRequest(Envelope, frozen=True, tag=13):
+    """Worker to worker: an operator wants this done to a session of yours.
 
     Args:
-        asker: who passes it on, and wants to know what became of it.
+        asker: who passes it on, and wants to know the outcome.
         call: a number for the answer.
-        action: "end" or "move".
-        prefix: how the session's id begins.
-        app: the session's app.
-        to: the place in its node to move it to, as text; empty for any other.
     """
 
-    asker: str
-    call: int
-    action: str
-    prefix: str
-    app: str
-    to: str
+    asker: Name
+    call: Number
+    command: Command
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome(Envelope):
-    """The answer to a `Command`: a status of HTTP and a sentence."""
+class CommandReply(Envelope, frozen=True, tag=14):
+    """The answer to a `CommandRequest`."""
 
-    call: int
-    status: int
-    text: str
+    call: Number
+    outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
-class ChunkRequest(Envelope):
+class Figures(Envelope, frozen=True, tag=18):
+    """The answer to an `Inquire` on the channel of figures."""
+
+    call: Number
+    node: NodeFigures
+
+
+class Question(Envelope, frozen=True, tag=19):
+    """Worker to worker, on the channel of questions: what do you have to say on this topic?"""
+
+    asker: Name
+    call: Number
+    topic: Name
+
+
+class Answer(Envelope, frozen=True, tag=20):
+    """The answer to a `Question`: bytes whose form is the topic's own."""
+
+    call: Number
+    body: bytes
+
+
+class ChunkRequest(Envelope, frozen=True, tag=16):
     """Worker to worker: send a chunk of what you offer, or, from its end on, know that all of it has come.
 
     Args:
@@ -341,64 +336,42 @@ class ChunkRequest(Envelope):
 
     asker: str
     transfer: str
-    start: int
+    start: Number
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk(Envelope):
+class Chunk(Envelope, frozen=True, tag=17):
     """The answer to a `ChunkRequest`; empty if nothing of that name is offered."""
 
     transfer: str
-    start: int
+    start: Number
     data: bytes
 
 
-_TYPES: tuple[type[Envelope], ...] = (
-    Patches,
-    Probe,
-    SessionEnded,
-    Join,
-    Leave,
-    FromClient,
-    Render,
-    Reply,
-    Joined,
-    Rendered,
-    Refused,
-    Inquire,
-    Account,
-    Command,
-    Outcome,
-    Stored,
-    ChunkRequest,
-    Chunk,
-)
-_CODES = {cls: code for code, cls in enumerate(_TYPES)}
-
-
-Fragments = tuple[bytes | str, ...]
-"""A browser's message as it came over its websocket."""
+_CODEC = Codec(Envelope)
 
 
 def pack_fragments(fragments: Fragments) -> bytes:
     """A browser's message as bytes, to be fetched in chunks."""
-    packed: bytes = msgpack.packb(fragments, use_bin_type=True)
-    return packed
+    return msgspec.msgpack.encode(fragments)
 
 
 def unpack_fragments(packed: bytes) -> Fragments:
     """The message in these bytes.
 
     Raises:
-        ValueError: there is none.
+        WireError: there is none.
     """
     try:
-        fragments = msgpack.unpackb(packed, use_list=False, raw=False)
-    except Exception:  # as in `Envelope.unpack`
-        raise ValueError("not msgpack") from None
-    if type(fragments) is not tuple or not all(type(part) in (bytes, str) for part in fragments):
-        raise ValueError("not the fragments of a message")
+        fragments = msgspec.msgpack.decode(packed, type=Fragments)
+        _check_fragments(fragments)
+    except Exception:  # as in `Codec.unpack`
+        raise WireError("not the fragments of a message") from None
     return fragments
+
+
+def _check_fragments(fragments: Fragments) -> None:
+    if not all(type(fragment) in (bytes, str) for fragment in fragments):
+        raise ValueError("neither text nor bytes")
 
 
 class Hostile:
@@ -412,102 +385,8 @@ class Hostile:
 
         Args:
             kind: of the channel it came over: a word, never a channel's name, which holds a secret.
-            problem: what `unpack` said.
+            problem: what `unpack`, or who read a stream, says of it.
         """
         self.counts[kind] += 1
         if self.counts[kind] == 1:
             log.warning("dropped a message that is none of ours (%s: %s); further ones are only counted", kind, problem)
-
-
-# Packing and checking
-
-
-def _values(sent: Any) -> list[Any]:
-    values = [_plain(getattr(sent, name)) for name in _SHAPES[type(sent)].names]
-    if _SHAPES[type(sent)].optional and values[-1] == "":
-        values.pop()  # whoever does not trace sends what versions without traces understand
-    return values
-
-
-def _plain(value: Any) -> Any:
-    if type(value) is tuple:
-        return [_values(item) if type(item) is Relayed else item for item in value]
-    return value
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    names: tuple[str, ...]
-    checks: tuple[Check, ...]
-    optional: bool
-    """The last field is a text that is left out where it is empty."""
-
-
-def _built(unpacked: Any) -> Envelope:
-    if type(unpacked) is not tuple or not unpacked:
-        raise ValueError("not an envelope")
-    code, *values = unpacked
-    if type(code) is not int or not 0 <= code < len(_TYPES):
-        raise ValueError("of an unknown kind")
-    kind = _TYPES[code]
-    _verify(kind, values)
-    if kind is Patches:
-        values[2] = tuple(Relayed(*patch) for patch in values[2])
-    return kind(*values)
-
-
-def _verify(kind: type, values: Any) -> None:
-    shape = _SHAPES[kind]
-    if shape.optional and len(values) == len(shape.names) - 1:
-        values.append("")
-    elif shape.optional and values and values[-1] == "":
-        raise ValueError(f"{kind.__name__} with an empty last field")
-    if len(values) != len(shape.names):
-        raise ValueError(f"{kind.__name__} with {len(values)} fields")
-    for name, check, value in zip(shape.names, shape.checks, values, strict=True):
-        if not check(value):
-            raise ValueError(f"{kind.__name__}.{name} is not what it has to be")
-
-
-def _is_relayed(value: Any) -> bool:
-    shape = _SHAPES[Relayed]
-    return (
-        type(value) is tuple
-        and len(value) == len(shape.names)
-        and all(check(part) for check, part in zip(shape.checks, value, strict=True))
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int and 0 <= value < MAX_NUMBER
-
-
-def _check_of(hint: Any) -> Check:
-    """What says whether an unpacked value is of an annotated type; exact, as `True` is no number here."""
-    if hint is int:
-        return _is_number
-    if hint is Relayed:
-        return _is_relayed
-    if hint in (str, bytes, bool):
-        return lambda value: type(value) is hint
-    origin, inner = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        allowed = frozenset(inner)
-        return lambda value: type(value) in allowed
-    if origin is tuple:
-        item = _check_of(inner[0])
-        return lambda value: type(value) is tuple and all(map(item, value))
-    if origin is dict:
-        key, entry = map(_check_of, inner)
-        return lambda value: type(value) is dict and all(map(key, value)) and all(map(entry, value.values()))
-    raise AssertionError(f"no check for {hint}")
-
-
-def _shape_of(cls: type) -> _Shape:
-    hints = get_type_hints(cls)
-    names = tuple(f.name for f in fields(cls))
-    return _Shape(names, tuple(_check_of(hints[name]) for name in names), names[-1] == "trace")
-
-
-_CHECKED: tuple[type, ...] = (Relayed, *_TYPES)
-_SHAPES: dict[type, _Shape] = {cls: _shape_of(cls) for cls in _CHECKED}

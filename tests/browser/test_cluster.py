@@ -63,7 +63,7 @@ def test_tabs_of_one_session_on_several_workers_follow_each_other(cluster: Clust
         mover.drag_slider("offset", fraction)
         for tab in everybody:
             tab.wait_for_value("offset", "value", value)
-    # Looked at together: whoever moved the slider may be the last to hear what the wave has become.
+    # Looked at together: the page that moved the slider may be the last to get the new wave.
     wait_until(lambda: len({tuple(tab.column("wave", "y")) for tab in everybody}) == 1, 20, "the waves differ")
 
 

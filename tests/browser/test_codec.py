@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import bokeh
 import numpy as np
@@ -27,7 +27,8 @@ from bokeh.document.events import (
     RootAddedEvent,
     TitleChangedEvent,
 )
-from bokeh.models import Column, ColumnDataSource, LinearAxis, Range1d, Title
+from bokeh.models import Column, ColumnDataSource, LinearAxis, Range1d
+from bokeh.models.annotations import Title
 from bokeh.models.widgets import Div
 from bokeh.plotting import figure
 from bokeh.protocol import Protocol
@@ -162,7 +163,7 @@ def assert_same_in_browser(page: Page, pair: Pair, *events: DocumentPatchedEvent
     try:
         stock = pair.stock(*events)
     except (SerializationError, OverflowError):
-        return []  # What nobody encodes is compared elsewhere.
+        return []  # What is never encoded is compared elsewhere.
     ours: list[Any] = page.evaluate(ATTEMPT, [pair.pull, [pair.ours(*events)], pair.source.id])
     assert ours == page.evaluate(ATTEMPT, [pair.stock_pull, [stock], pair.source.id])
     return ours
@@ -208,9 +209,12 @@ def test_a_plot_introduced_by_a_patch_arrives(page: Page) -> None:
     pair = Pair()
     plot = figure(title=Title(text="new"))
     plot.scatter("x", "y", source=pair.source)
-    plot.line(np.arange(5.0), np.arange(5) ** 2)
+    plot.line(np.arange(5.0), cast("Any", np.arange(5) ** 2))
     plot.add_layout(LinearAxis(axis_label="more"), "right")
-    events = (RootAddedEvent(pair.doc, plot), ModelChangedEvent(pair.doc, pair.source, "tags", [plot, Range1d(1, 2)]))
+    events = (
+        RootAddedEvent(pair.doc, plot),
+        ModelChangedEvent(pair.doc, pair.source, "tags", [plot, Range1d(start=1, end=2)]),
+    )
     got = assert_same_in_browser(page, pair, *events)
     assert got[1] == 2
     assert plot.id in got[2]
@@ -230,13 +234,11 @@ def test_an_inline_document_equals_one_with_buffers(page: Page) -> None:
 def test_a_model_that_is_taken_away_and_brought_back_in_one_callback_is_as_it_was_left(page: Page) -> None:
     """BokehJS sets what is written out in full before it applies anything of the same patch."""
 
-    async def told() -> tuple[Any, Any]:
+    async def observed() -> tuple[Any, Any]:
         div, source = Div(text="before", name="div"), ColumnDataSource({"x": [1, 2]}, name="source")
         column = Column(children=[div])
         session = make_session(column, Div(tags=[source]))
         peer = Peer(session)
-        runs: list[bytes] = []
-        peer.mailbox.send = lambda run: runs.append(run.plain)  # type: ignore[method-assign]
         peer.pull()
 
         def act() -> None:
@@ -250,9 +252,10 @@ def test_a_model_that_is_taken_away_and_brought_back_in_one_callback_is_as_it_wa
             session.document.add_root(Div(tags=[source]))
 
         await session.with_document_locked(act)
+        runs = peer.mailbox.runs
         assert len(runs) == 2, "however many patches it takes, a viewer gets one write"
         return _packed(fragments_of(runs[0])), _packed(fragments_of(runs[1]))
 
     with ThreadPoolExecutor() as aside:  # Playwright's own loop runs in this thread
-        pull, patches = aside.submit(run, told()).result()
+        pull, patches = aside.submit(run, observed()).result()
     assert page.evaluate(CHANGED, [pull, patches, ["div", "source"]]) == ["done", [1, 2, 3]]

@@ -9,6 +9,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from support.browser import BrowserTabs, Tab, move_and_see
@@ -23,19 +24,6 @@ NODE_DOWN = "ApertureNodeDown"
 def topology() -> Iterator[Topology]:
     with Topology(BOKEH_SECRET_KEY="of-this-test-alone", REDIS_PASSWORD="likewise") as topology:
         yield topology
-
-
-def wait_until_back(tab: Tab) -> None:
-    """Wait for the document that a page pulls when it reconnects, unless its websocket has not been cut at all."""
-    tab.wait_for(
-        """() => {
-          const [root] = Bokeh.documents[0].roots();
-          const cut = window.__sockets.length > 1 || window.__sockets[0].readyState !== WebSocket.OPEN;
-          return root != null && !(cut && root.__before);
-        }""",
-        nominal=60,
-    )
-    tab.wait_for("() => Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name('plot'))?.is_idle === true")
 
 
 def owners(topology: Topology, tabs: list[Tab]) -> list[str]:
@@ -96,7 +84,7 @@ def test_pages_work_and_prometheus_counts_them_and_a_killed_node_loses_nothing(
     instance = topology.admin_address(name)
     waves = [tab.column("wave", "y") for tab in opened]
     for tab in opened:
-        tab.page.evaluate("() => { Bokeh.documents[0].roots()[0].__before = true; }")
+        tab.mark_document()
     dead = topology.nodes.pop(name)
     for pid in dead.processes():
         os.kill(pid, signal.SIGKILL)
@@ -106,9 +94,9 @@ def test_pages_work_and_prometheus_counts_them_and_a_killed_node_loses_nothing(
     assert (NODE_DOWN, topology.admin_address(other)) not in prometheus.alerts()
 
     for tab in opened:
-        wait_until(lambda tab=tab: is_viewed(topology, tab), 60, "a page did not come back to its session")
+        wait_until(partial(is_viewed, topology, tab), 60, "a page did not come back to its session")
     for tab, value, wave in zip(opened, shown, waves, strict=True):
-        wait_until_back(tab)
+        tab.wait_back()
         assert tab.value("amplitude", "value") == value
         assert tab.column("wave", "y") == wave
         assert move_and_see(tab, 0.2) != value

@@ -181,7 +181,7 @@ def test_a_node_that_is_stuck_is_shown_as_silent(cluster: Cluster, tabs: Browser
 
 
 def test_without_redis_it_shows_its_own_node(cluster: Cluster, tabs: BrowserTabs) -> None:
-    """Nobody can be asked, so the rest is silent; with Redis back all are there again."""
+    """No other node can be asked, so the rest is silent; with Redis back all are there again."""
     tab = tabs(cluster.nodes[0].app_url("/admin"))
     tab.wait_for("() => Bokeh.documents[0].get_model_by_name('head').text.includes('2 nodes')")
     cluster.server.kill()

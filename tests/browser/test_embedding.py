@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bokeh.core.types import ID
 from bokeh.embed import server_document, server_session
 from bokeh.resources import Resources
 from playwright.sync_api import Browser
@@ -73,9 +74,9 @@ def assert_works(tab: Tab, fraction: float = 0.9) -> None:
 
 
 def seen_by_app(tab: Tab) -> dict[str, Any]:
-    """What the app was told of the request that made its session."""
-    told: dict[str, Any] = json.loads(tab.value("context", "text"))
-    return told
+    """What the app knows of the request that made its session."""
+    shown: dict[str, Any] = json.loads(tab.value("context", "text"))
+    return shown
 
 
 # -- the options
@@ -88,7 +89,7 @@ def test_a_document_works_under_a_prefix(node: Node, site: Site, tabs: BrowserTa
 
 def test_a_session_works_under_a_prefix(node: Node, site: Site, tabs: BrowserTabs) -> None:
     """Its id goes in a header, before which the browser asks; two pages with one id show one session."""
-    script = server_session(None, "of-two-pages", url=node.app_url("/apps/sliders"))
+    script = server_session(None, ID("of-two-pages"), url=node.app_url("/apps/sliders"))
     first, second = (tabs(site.publish(f"session-{number}", script)) for number in range(2))
     assert_works(first)
     second.wait_for_value("amplitude", "value", first.value("amplitude", "value"))
@@ -113,7 +114,9 @@ def test_headers_reach_the_app(node: Node, site: Site, tabs: BrowserTabs, name: 
 def test_headers_ride_with_a_session(node: Node, site: Site, tabs: BrowserTabs) -> None:
     """Beside its id, which is in one itself."""
     url = node.app_url("/apps/context")
-    tab = tabs(site.publish("both", server_session(None, "with-headers", url=url, headers={"X-Department": "mine"})))
+    tab = tabs(
+        site.publish("both", server_session(None, ID("with-headers"), url=url, headers={"X-Department": "mine"}))
+    )
     assert seen_by_app(tab)["headers"]["X-Department"] == "mine"
     assert seen_by_app(tab)["id"] == "with-headers"
 
@@ -130,12 +133,12 @@ def test_credentials_reach_the_app(
     if kind == "document":
         script = server_document(url, with_credentials=True)
     else:
-        script = server_session(None, f"credentials-{len(cookies)}", url=url, with_credentials=True)
+        script = server_session(None, ID(f"credentials-{len(cookies)}"), url=url, with_credentials=True)
     assert seen_by_app(tabs(site.publish(f"credentials-{kind}", script)))["cookies"] == cookies
 
 
 def test_without_credentials_no_cookie_is_sent(node: Node, site: Site, tabs: BrowserTabs) -> None:
-    """Unless the page asks for it the app is not told who is there."""
+    """Unless the page asks for it the app does not learn who is there."""
     tabs.add_cookie(name="flavour", value="ginger", url=node.url)
     tab = tabs(site.publish("none", server_document(node.app_url("/apps/context"))))
     assert seen_by_app(tab)["cookies"] == {}
@@ -209,7 +212,7 @@ def test_relative_urls_behind_a_proxy(node: Node, site: Site, tabs: BrowserTabs,
     if kind == "document":
         script = server_document("/apps/sliders", relative_urls=True)
     else:
-        script = server_session(None, "relative", url="/apps/sliders", relative_urls=True)
+        script = server_session(None, ID("relative"), url="/apps/sliders", relative_urls=True)
     site.publish(f"relative-{kind}", script)
     with Nginx(locations=LOCATIONS % (node.port, site.port)) as proxy:
         tab, hosts = tabs(), set[str]()
@@ -232,7 +235,7 @@ def test_a_visitor_who_is_logged_in_sees_the_app_behind_tls(
     for number, script in enumerate(
         (
             server_document(url, with_credentials=True),
-            server_session(None, "of-ada", url=url, with_credentials=True),
+            server_session(None, ID("of-ada"), url=url, with_credentials=True),
         )
     ):
         assert_works(trusting_tabs(secure_site.publish(f"tls-{number}", script)), 0.8)

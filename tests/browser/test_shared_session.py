@@ -82,7 +82,7 @@ class Onlooker:
 
 
 def test_three_connections_receive_a_new_model_in_full(node: Node, tabs: BrowserTabs) -> None:
-    """A callback adds models: two tabs and a bare connection can all use them, and nobody gets a dangling reference."""
+    """A callback adds models: two tabs and a bare connection can all use them, and none gets a dangling reference."""
     url = node.app_url("/newmodel")
     first = tabs(url)
     shared = f"{url}?bokeh-session-id={first.session_id()}"

@@ -1,12 +1,13 @@
 """A page that was open for longer than its token is good for, and whose worker dies: it goes on as if nothing had been.
 
-Nobody may see an error: the `tabs` fixture fails on any in the console.
+No page may show an error: the `tabs` fixture fails on any in the console.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from support.browser import BrowserTabs, Tab
@@ -63,12 +64,18 @@ def outlive_the_token() -> None:
     time.sleep(EXPIRATION + 1)
 
 
+def looks_like(tab: Tab, picture: object) -> bool:
+    """Whether the page's plot is this picture."""
+    return bool(tab.picture("plot") == picture)
+
+
 def test_a_page_older_than_its_token_goes_on_after_its_worker_was_killed(node: Node, tabs: BrowserTabs) -> None:
     """The slider and the plot are what they were, and moving it moves the plot. Twice."""
     followed = """() => { const [d] = Bokeh.documents, v = d.get_model_by_name('slider').value;
       return d.get_model_by_name('seen').text === String(v) && d.get_model_by_name('source').data.y[1] === v; }"""
     tab = tabs(node.app_url("/relayed"))
     outlive_the_token()
+    value = 0
     for fraction in (0.5, 0.8):
         tab.drag_slider("slider", fraction)
         value = settled_value(tab, followed)
@@ -80,7 +87,7 @@ def test_a_page_older_than_its_token_goes_on_after_its_worker_was_killed(node: N
         assert tab.value("slider", "value") == value > 0
         assert tab.value("seen", "text") == str(value)
         assert tab.column("source", "y") == [0, value]
-        wait_until(lambda picture=picture: tab.picture("plot") == picture, 20, "the plot looks different")
+        wait_until(partial(looks_like, tab, picture), 20, "the plot looks different")
     tab.drag_slider("slider", 0.2)
     assert settled_value(tab, followed) < value
 

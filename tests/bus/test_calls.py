@@ -27,7 +27,7 @@ def sends(calls: Calls[str], *answers: str, listeners: int = 1) -> Callable[[int
 
 @in_fake_time
 async def test_a_call_has_the_answer_to_its_own_number() -> None:
-    """Whatever the order in which answers come; a second one, and one to nobody, is dropped."""
+    """Whatever the order in which answers come; a second one, and one without a call, is dropped."""
     calls = Calls[str]()
     numbers: list[int] = []
 
@@ -37,7 +37,7 @@ async def test_a_call_has_the_answer_to_its_own_number() -> None:
             for asked in reversed(numbers):
                 calls.answer(asked, f"to {asked}")
                 calls.answer(asked, "again")
-            calls.answer(99, "to nobody")
+            calls.answer(99, "to no call")
         return 1
 
     answers = await asyncio.gather(calls.call(send, 1), calls.call(send, 1))

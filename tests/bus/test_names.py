@@ -13,7 +13,7 @@ def test_everything_carries_the_namespace() -> None:
     for attribute in ("workers", "epoch", "born", "seasoned"):
         assert getattr(one, attribute).startswith("aperture:one:")
         assert getattr(one, attribute) != getattr(other, attribute)
-    for method in ("channel", "inbox", "session", "stream", "kept", "journal"):
+    for method in ("channel", "inbox", "session", "stream", "stored", "journal"):
         assert getattr(one, method)("x").startswith("aperture:one:")
         assert getattr(one, method)("x") != getattr(other, method)("x")
 
@@ -21,16 +21,17 @@ def test_everything_carries_the_namespace() -> None:
 def test_the_form_of_every_name_is_pinned() -> None:
     """Another form needs another wire version: nodes of one version find each other's keys."""
     names = Names("n")
-    assert names.channel("k") == "aperture:n:v1:patches:k"
-    assert names.inbox("w") == "aperture:n:v1:inbox:w"
-    assert names.orders("w") == "aperture:n:v1:orders:w"
-    assert names.figures("w") == "aperture:n:v1:figures:w"
-    assert names.session("k") == "aperture:n:v1:session:k"
-    assert names.stream("k") == "aperture:n:v1:stream:k"
-    assert names.kept("k") == "aperture:n:v1:kept:k"
-    assert names.journal("k") == "aperture:n:v1:journal:k"
-    assert (names.workers, names.epoch) == ("aperture:n:v1:workers", "aperture:n:v1:epoch")
-    assert (names.born, names.seasoned) == ("aperture:n:v1:born", "aperture:n:v1:seasoned")
+    assert names.channel("k") == "aperture:n:v2:patches:k"
+    assert names.inbox("w") == "aperture:n:v2:inbox:w"
+    assert names.orders("w") == "aperture:n:v2:orders:w"
+    assert names.figures("w") == "aperture:n:v2:figures:w"
+    assert names.questions("w") == "aperture:n:v2:questions:w"
+    assert names.session("k") == "aperture:n:v2:session:k"
+    assert names.stream("k") == "aperture:n:v2:stream:k"
+    assert names.stored("k") == "aperture:n:v2:kept:k"
+    assert names.journal("k") == "aperture:n:v2:journal:k"
+    assert (names.workers, names.epoch) == ("aperture:n:v2:workers", "aperture:n:v2:epoch")
+    assert (names.born, names.seasoned) == ("aperture:n:v2:born", "aperture:n:v2:seasoned")
 
 
 def test_no_name_of_two_wire_versions_is_the_same() -> None:
@@ -38,7 +39,7 @@ def test_no_name_of_two_wire_versions_is_the_same() -> None:
     one, other = Names("n", version=1), Names("n", version=2)
     for attribute in ("workers", "epoch", "born", "seasoned"):
         assert getattr(one, attribute) != getattr(other, attribute)
-    for method in ("channel", "inbox", "orders", "figures", "session", "stream", "kept", "journal"):
+    for method in ("channel", "inbox", "orders", "figures", "questions", "session", "stream", "stored", "journal"):
         assert getattr(one, method)("x") != getattr(other, method)("x")
 
 
@@ -46,7 +47,7 @@ def test_no_two_purposes_share_a_name() -> None:
     """A session that is called like a worker is still a session."""
     names = Names("n")
     made = [names.channel("x"), names.inbox("x"), names.session("x"), names.stream("x")]
-    made += [names.kept("x"), names.journal("x")]
+    made += [names.stored("x"), names.journal("x")]
     assert len({*made, names.workers, names.epoch, names.born, names.seasoned}) == 10
 
 

@@ -55,7 +55,7 @@ def test_a_url_says_where(url: str, place: Place) -> None:
     ],
 )
 def test_what_is_no_url_is_refused_without_being_quoted(url: str) -> None:
-    """It may hold a password, in whichever place somebody has put it."""
+    """It may hold a password, wherever in the URL it is."""
     with pytest.raises(ConfigurationError) as refused:
         BusOptions(url)
     assert SECRET not in str(refused.value)

@@ -16,7 +16,7 @@ def options(**more: object) -> ClientOptions:
 
 
 def test_a_key_signs_tokens_and_new_ids() -> None:
-    """Whoever has the same key accepts both; another key does not."""
+    """A server with the same key accepts both; another key does not."""
     session_id = session_id_or_new(None, KEY)
     token = ClientOptions("ws://h/ws", session_id, secret_key=KEY).token()
     assert Tokens(KEY, True, 60).verify(token).session_id == session_id
@@ -46,5 +46,5 @@ def test_reconnecting_is_off_as_bokehjs_or_as_told() -> None:
 
 
 def test_an_id_that_is_given_is_left_alone() -> None:
-    """It is somebody's."""
+    """It is the caller's."""
     assert session_id_or_new("default", KEY) == "default"

@@ -1,4 +1,4 @@
-"""What has arrived and nobody has looked at yet."""
+"""What has arrived and was not looked at yet."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_things_come_out_in_the_order_in_which_they_came() -> None:
 
 
 def test_above_a_limit_patches_are_dropped_and_answers_are_not() -> None:
-    """And whoever looks is told first that something is missing."""
+    """And the next look says first that something is missing."""
     for inbox in (Inbox(max_messages=3), Inbox(max_bytes=35)):
         inbox.put(message("PATCH-DOC"), 10)
         inbox.put(message("OK", "1"), 10)

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from bokeh.document import Document
 from bokeh.io import doc
+from bokeh.model import Model
 from bokeh.models import Column, ColumnDataSource
 from bokeh.models.widgets import Div, Slider
+from support.outboxes import PlayedOutbox
 from support.peers import fragments_of, in_loop, make_session, state_of
 
 from aperture.client import backlog
@@ -37,7 +39,7 @@ def parsed(run: FrameRun) -> list[Message]:
     return [message for message in found if message is not None]
 
 
-class Client:
+class Client(PlayedOutbox):
     """One exchange, and a wire to a session: what is sent waits until the test carries it."""
 
     def __init__(self, session: Session, document: Document | None = None) -> None:
@@ -74,8 +76,9 @@ class Client:
         sent, self.sent[:] = list(self.sent), []
         for request in sent:
             assembler = Assembler(LIMIT)
-            for fragment in request.fragments:
-                message = assembler.feed(fragment if isinstance(fragment, str) else bytes(fragment))
+            fragments = [part if isinstance(part, str) else bytes(part) for part in request.fragments]
+            *none, message = map(assembler.feed, fragments)
+            assert not any(none)
             assert message is not None
             assert receive(self.session, self.viewer, message) is None
 
@@ -112,11 +115,11 @@ class Client:
 
 
 def ignore() -> None:
-    """Nobody keeps the agenda."""
+    """A document without an agenda."""
 
 
 def known_as(name: str, model: Any) -> Any:
-    """The model under an id that another one has elsewhere; Bokeh lets nobody choose both id and values."""
+    """The model under an id that another one has elsewhere; Bokeh does not let one choose both id and values."""
     model._id = name
     return model
 
@@ -158,7 +161,7 @@ async def test_patches_before_the_document_are_part_of_it() -> None:
 
 @in_loop
 async def test_a_lost_patch_is_noticed_and_the_document_pulled() -> None:
-    """Afterwards it is the server's, in the same objects, whose callbacks were told."""
+    """Afterwards it is the server's, in the same objects, whose callbacks ran."""
     model, other = slider(), Div(text="before")
     session = make_session(model, other)
     client = Client(session).pulled()
@@ -193,7 +196,7 @@ async def test_several_changes_are_one_patch() -> None:
     """In a batch, and what a hold of the document has held back."""
     session = make_session(slider())
     client = Client(session).pulled()
-    (mine,) = client.mirror.document.roots
+    mine: Any = client.mirror.document.roots[0]
     with client.exchange.batch():
         mine.update(value=2, title="two")
         mine.end = 50
@@ -239,7 +242,7 @@ async def test_too_much_that_waits_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(backlog, "MAX_SIZE", 1000)
     session = make_session(Div(text=""))
     client = Client(session).pulled()
-    (mine,) = client.mirror.document.roots
+    mine: Any = client.mirror.document.roots[0]
     client.cut()
     mine.text = "a" * 800
     with pytest.raises(Overloaded):
@@ -362,7 +365,7 @@ def test_rows_that_were_under_way_are_not_streamed_twice(arrives: bool, rows: li
 
 @in_loop
 async def test_a_change_is_made_again_only_once() -> None:
-    """If the connection is lost under it twice, it may be what ends the server; whoever asks is told."""
+    """If the connection is lost under it twice, it may be what ends the server; the caller gets the error."""
     model = slider()
     session = make_session(model)
     client = Client(session).pulled()
@@ -384,7 +387,7 @@ async def test_a_change_is_made_again_only_once() -> None:
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1009])
 def test_what_the_server_refuses_is_not_sent_again(code: int) -> None:
-    """It has closed the connection for something that was under way; whoever asks is told, and the rest goes on."""
+    """It has closed the connection because of something under way; the caller gets the error, and the rest goes on."""
 
     @in_loop
     async def scenario() -> None:
@@ -424,7 +427,7 @@ async def test_a_restarted_session_is_taken_over_in_place() -> None:
 
 @in_loop
 async def test_properties_that_the_server_does_not_have_are_reset() -> None:
-    """And those who listen are told."""
+    """And listeners are called."""
     model = Div(text="x", visible=False)
     session = make_session(model)
     client = Client(session).pulled()
@@ -491,7 +494,7 @@ async def test_a_push_that_was_cut_off_is_made_again() -> None:
 
 @in_loop
 async def test_a_pushed_document_is_pushed_into_a_session_that_does_not_have_it() -> None:
-    """The server was restarted. Whoever waits for the documents to be equal waits for that, too."""
+    """The server was restarted. Waiting for the documents to be equal waits for that, too."""
     document = Document()
     document.add_root(Div(text="pushed"))
     client = Client(make_session(slider()), document)
@@ -574,7 +577,7 @@ async def test_one_sessions_trouble_is_not_the_others(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("cause", ["a reconnect", "a gap"])
 def test_a_document_that_cannot_be_had_ends_the_connection(cause: str) -> None:
-    """Nobody has asked for it and would be told, so the next connection must try."""
+    """There is no caller to report it to, so the next connection must try."""
 
     @in_loop
     async def scenario() -> None:
@@ -598,7 +601,7 @@ def test_a_document_that_cannot_be_had_ends_the_connection(cause: str) -> None:
 
 @in_loop
 async def test_a_refused_change_is_told_and_put_right() -> None:
-    """The server's word counts, and whoever asks next is told once."""
+    """The server's word counts, and the next caller gets the error, once."""
     model = slider()
     session = make_session(model)
     client = Client(session).pulled()
@@ -621,7 +624,7 @@ async def test_a_patch_that_cannot_be_applied_is_cured_by_a_pull() -> None:
     model = slider()
     session = make_session(model)
     client = Client(session).pulled()
-    content = b'{"events":[{"kind":"ModelChanged","model":{"id":"nobody"},"attr":"value","new":3}]}'
+    content = b'{"events":[{"kind":"ModelChanged","model":{"id":"absent"},"attr":"value","new":3}]}'
     client.exchange.receive(parsed(messages.patch(content, [], epoch=1, sequence=1))[0])
     assert client.exchange.phase is Phase.FETCHING
     client.carry()
@@ -636,7 +639,12 @@ async def test_a_failing_callback_is_nobody_elses_trouble(caplog: pytest.LogCapt
     session = make_session(model, other)
     client = Client(session).pulled()
     client.find(model).on_change("value", lambda attr, old, new: 1 / 0)
-    await change(session, lambda: (model.update(value=3), other.update(text="after")))
+
+    def both() -> None:
+        model.update(value=3)
+        other.update(text="after")
+
+    await change(session, both)
     client.carry_in()
     assert client.sent == []
     assert client.is_equal()
@@ -648,7 +656,7 @@ def curdoc_is_put_back() -> Iterator[None]:
     current.install()  # as a session does
     before = list(doc._PATCHED_CURDOCS)
     yield
-    assert before == doc._PATCHED_CURDOCS
+    assert before == list(doc._PATCHED_CURDOCS)
 
 
 CONFIG = b'"config":{"type":"object","name":"DocumentConfig","id":"c"}'
@@ -685,7 +693,7 @@ def test_a_document_that_is_none_is_garbled(content: bytes) -> None:
 async def test_what_no_server_says_is_garbled() -> None:
     """A request, and an answer of the wrong kind; an answer to nothing is passed over."""
     client = Client(make_session(slider()))
-    client.exchange.receive(parsed(messages.ok("nobody asked"))[0])
+    client.exchange.receive(parsed(messages.ok("not asked"))[0])
     with pytest.raises(ServerGarbled):
         client.exchange.receive(Message("1", "PUSH-DOC", None, {}, {}))
     client.exchange.pull()
@@ -703,7 +711,7 @@ def test_callbacks_from_before_the_connection_keep_their_order() -> None:
         def add(self, entry: Any) -> None:
             added.append(entry)
 
-    Mirror(document, ignore, Noting(float, ignore)).attach()
+    Mirror(document, lambda change: None, Noting(float, ignore)).attach()
     assert added == entries
 
 
@@ -745,7 +753,8 @@ async def test_a_model_that_is_brought_back_is_the_same_on_both_sides() -> None:
             await session.with_document_locked(act, div, column)
         client.carry()
         assert client.exchange.failure is None
-        assert session.document.roots[0].children[0].text == "done"
+        theirs: Any = session.document.roots[0]
+        assert theirs.children[0].text == "done"
         assert state_of(client.mirror.document) == state_of(session.document)
 
 
@@ -755,9 +764,11 @@ async def test_a_change_of_the_configuration_is_taken_over() -> None:
     client = Client(make_session(Div(text="text"))).pulled()
     config = client.mirror.document.config
     assert config.notifications is not None
-    for sequence, (model, attr, value) in enumerate(
-        [(config, "notify_connection_status", b"false"), (config.notifications, "name", b'"mine"')], start=1
-    ):
+    changes: list[tuple[Model, str, bytes]] = [
+        (config, "notify_connection_status", b"false"),
+        (config.notifications, "name", b'"mine"'),
+    ]
+    for sequence, (model, attr, value) in enumerate(changes, start=1):
         event = b'{"kind":"ModelChanged","model":{"id":"%b"},"attr":"%b","new":%b}'
         content = b'{"events":[%b]}' % (event % (model.id.encode(), attr.encode(), value))
         client.exchange.receive(parsed(messages.patch(content, [], epoch=1, sequence=sequence))[0])

@@ -214,6 +214,7 @@ class TestRefusals:
             ({"sign_sessions": True}, "signed session ids need a key"),
             ({"durability": "ack"}, "durability needs a redis_url"),
             ({"num_procs": 2, "listen": False}, "listen=False and num_procs"),
+            ({"session_urls": True, "generate_session_ids": False}, "session_urls needs a server that makes"),
         ],
         ids=lambda part: "-".join(part) if isinstance(part, dict) else "",
     )

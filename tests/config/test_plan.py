@@ -18,7 +18,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 
 
 @pytest.fixture(autouse=True)
-def nobody_has_a_config(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def no_config_file(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What `~/.bokeh/bokeh.yaml` holds: nothing, unless a test puts something in."""
     config: dict[str, Any] = {}
     monkeypatch.setattr(sources, "_user_config", lambda: config)
@@ -48,7 +48,7 @@ def file(folder: Path, name: str) -> str:
 
 
 class TestDefaults:
-    """Nobody said anything."""
+    """No option was given."""
 
     def test_a_plan_without_anything_said_holds_the_defaults_of_settings(self) -> None:
         """`Settings()` and the options agree, except for the icon, which Bokeh has one of."""
@@ -97,11 +97,11 @@ class TestDefaults:
 class TestPrecedence:
     """Command line, then APERTURE_*, then Bokeh's settings, then the default."""
 
-    def test_each_source_yields_to_the_one_before(self, tmp_path: Path, nobody_has_a_config: dict[str, Any]) -> None:
+    def test_each_source_yields_to_the_one_before(self, tmp_path: Path, no_config_file: dict[str, Any]) -> None:
         """Taken away one by one, the next one shows."""
         config = tmp_path / "settings.yaml"
         config.write_text("default_server_port: 3\n")
-        nobody_has_a_config["default_server_port"] = 1
+        no_config_file["default_server_port"] = 1
         environment = {"APERTURE_PORT": "4", "BOKEH_DEFAULT_SERVER_PORT": "2"}
         with_config = ["--use-config", str(config)]
         assert parse(["--port", "5", *with_config], environment).settings.port == 5
@@ -110,7 +110,7 @@ class TestPrecedence:
         assert parse(with_config, environment).settings.port == 3
         assert parse([], environment).settings.port == 2
         assert parse([], {}).settings.port == 1
-        nobody_has_a_config.clear()
+        no_config_file.clear()
         assert parse([], {}).settings.port == 5006
 
     def test_the_config_file_may_be_named_in_the_environment(self, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ class TestEnvironment:
         ],
     )
     def test_a_complaint_names_its_source(self, variable: str, text: str, complaint: str) -> None:
-        """Whoever set the variable finds it in the message."""
+        """The message names the variable that was set."""
         message = refusal(**{variable: text})
         assert message.startswith(f"{variable}={text}: ")
         assert complaint in message
@@ -216,13 +216,23 @@ class TestSigning:
 class TestContradictions:
     """Options that cannot hold together, as in Bokeh."""
 
+    def test_session_urls_need_a_server_that_makes_ids(self) -> None:
+        """Another program makes them with `external-signed`."""
+        assert "contradict" in refusal("--session-urls", "--session-ids", "external-signed", BOKEH_SECRET_KEY=KEY)
+        assert settings("--session-urls", "--session-ids", "signed", BOKEH_SECRET_KEY=KEY).session_urls
+
+    def test_users_are_named_in_one_way(self, tmp_path: Path) -> None:
+        """By the header of a proxy, or by an auth module."""
+        module = file(tmp_path, "auth.py")
+        assert "contradict" in refusal("--user-header", "X-User", "--auth-module", module)
+
     @pytest.mark.parametrize("kind", ["headers", "cookies"])
     def test_include_and_exclude_of_one_kind(self, kind: str) -> None:
         """The one makes the other meaningless."""
         assert f"--include-{kind}" in refusal(f"--include-{kind}", "a", f"--exclude-{kind}", "b")
 
     def test_a_unix_socket_has_no_port(self) -> None:
-        """Whoever names a port wants one."""
+        """A port that is named must be had."""
         assert "--port" in refusal("--unix-socket", "/tmp/s", "--port", "5007")
         assert "--port" in refusal("--unix-socket", "/tmp/s", APERTURE_PORT="5007")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.base_images import compose_plugin
 from support.browser import BrowserTabs, Tab, move_and_see
+from support.compose import services, variables
 from support.compose_stack import Stack
 from support.engine import docker
 from support.fetch import fetch
@@ -23,13 +25,22 @@ def stack(clone: Path, image: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def owner(stack: Stack, tab: Tab) -> str:
-    """The node that has the session of a tab while somebody looks at it, or an empty string."""
+    """The node that has the session of a tab while a browser looks at it, or an empty string."""
     running = docker("ps", "--format", "{{.Names}}").stdout.split()
     for container in set(stack.containers("node")) & set(running):
         for row in stack.sessions(container):
             if tab.session_id().startswith(row["id"]) and row["connections"] == 1:
                 return container
     return ""
+
+
+def test_compose_takes_the_file_as_it_is(stack: Stack, clone: Path) -> None:
+    """Without the override that leaves Grafana out, and with every variable set."""
+    files = ["--file", str(clone / "docker-compose.yml")]
+    every = dict.fromkeys(variables(), "9999") | {"APPS": "./docs", "REDIS_PASSWORD": "a$$b"}
+    for given in ({}, every):
+        said = docker("compose", *files, "config", "--format", "json", env=stack.config | given).stdout
+        assert set(json.loads(said)["services"]) == services().keys()
 
 
 def test_an_example_answers_through_nginx(stack: Stack, tabs: BrowserTabs) -> None:
@@ -67,20 +78,11 @@ def test_a_killed_node_takes_no_session_with_it(stack: Stack, tabs: BrowserTabs)
     shown = move_and_see(tab, 0.9)
     wave = tab.column("wave", "y")
     first = wait_until(lambda: owner(stack, tab), 30, "no node has the session")
-    tab.page.evaluate("() => { Bokeh.documents[0].roots()[0].__before = true; }")
+    tab.mark_document()
     docker("kill", "--signal", "KILL", first)
     second = wait_until(lambda: owner(stack, tab), 60, "the page does not come back to its session")
     assert second != first
-    # The document that a page pulls when it reconnects, unless an edge has kept its websocket open.
-    tab.wait_for(
-        """() => {
-          const [root] = Bokeh.documents[0].roots();
-          const cut = window.__sockets.length > 1 || window.__sockets[0].readyState !== WebSocket.OPEN;
-          return root != null && !(cut && root.__before);
-        }""",
-        nominal=60,
-    )
-    tab.wait_for("() => Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name('plot'))?.is_idle === true")
+    tab.wait_back()
     assert tab.value("amplitude", "value") == shown
     assert tab.column("wave", "y") == wave
     assert move_and_see(tab, 0.2) != shown

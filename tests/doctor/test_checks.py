@@ -1,4 +1,4 @@
-"""`aperture.doctor.checks`: what came back, and what a person is told of it."""
+"""`aperture.doctor.checks`: what came back, and the finding that is printed."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_page_may_have_its_scripts_from_elsewhere_or_in_itself(text: str, said
 
 
 def test_scripts_from_elsewhere_must_be_as_safe_as_the_page() -> None:
-    """Browsers refuse plain HTTP in a page of https, whoever serves it."""
+    """Browsers refuse plain HTTP in a page of https, whichever server it comes from."""
     insecure = CDN.replace("https:", "http:")
     assert "which browsers refuse" in checks.judge_elsewhere(answer(200, PAGE + insecure)).what
     assert checks.judge_elsewhere(answer(200, insecure, "http://example.org/x/app")).verdict is Verdict.GOOD
@@ -160,6 +160,17 @@ def test_cookies_of_a_common_size_must_get_through() -> None:
     assert checks.judge_heads(2, 4, "400").verdict is Verdict.PROBLEM
     assert checks.judge_heads(8, 16, "400").verdict is Verdict.DOUBT
     assert checks.judge_heads(16, None, "").verdict is Verdict.GOOD
+
+
+def test_a_body_is_refused_by_whoever_has_a_page_for_that() -> None:
+    """A server says that a page takes none; a proxy says that it is too large for itself."""
+    assert checks.judge_body(2, answer(405, "405: Method Not Allowed")).verdict is Verdict.GOOD
+    assert checks.judge_body(2, answer(413, "")).verdict is Verdict.GOOD
+    refused = checks.judge_body(2, answer(413, "<html><h1>413 Request Entity Too Large</h1>\n<hr>nginx</html>"))
+    assert refused.verdict is Verdict.DOUBT
+    assert "413 Request Entity Too Large nginx" in refused.what
+    assert "client_max_body_size" in refused.mend
+    assert checks.judge_body(2, Unreachable("cut", "x")).verdict is Verdict.DOUBT
 
 
 def test_strangers_and_silence_are_judged() -> None:

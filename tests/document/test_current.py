@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from contextvars import Context, ContextVar
 from typing import Any
 
@@ -30,7 +31,7 @@ def test_a_failing_callback_leaves_nothing_behind() -> None:
     with pytest.raises(ZeroDivisionError):
         invoke_with_curdoc(document, _fail)
     assert curdoc() is before
-    assert doc._PATCHED_CURDOCS == []
+    assert len(doc._PATCHED_CURDOCS) == 0
 
 
 def test_documents_are_current_inside_of_each_other() -> None:
@@ -42,11 +43,11 @@ def test_documents_are_current_inside_of_each_other() -> None:
                 assert curdoc() is one
             assert curdoc() is other
         assert curdoc() is one
-    assert doc._PATCHED_CURDOCS == []
+    assert len(doc._PATCHED_CURDOCS) == 0
 
 
 def test_who_ends_first_takes_only_its_own_away() -> None:
-    """Two threads may overlap without being inside of each other."""
+    """Two uses of one context may overlap without being inside of each other."""
     one, other = Document(), Document()
     first, second = doc.patch_curdoc(one), doc.patch_curdoc(other)
     first.__enter__()
@@ -54,11 +55,11 @@ def test_who_ends_first_takes_only_its_own_away() -> None:
     first.__exit__(None, None, None)
     assert curdoc() is other
     second.__exit__(None, None, None)
-    assert doc._PATCHED_CURDOCS == []
+    assert len(doc._PATCHED_CURDOCS) == 0
 
 
-def test_threads_at_the_same_time_take_only_their_own_away() -> None:
-    """Next-tick callbacks are added by threads while others run: none of them may fail for it."""
+def test_each_thread_has_its_own() -> None:
+    """Callbacks of several sessions run at the same time: none of them may see, or take away, another one's."""
     failures: list[BaseException] = []
 
     def act() -> None:
@@ -66,7 +67,7 @@ def test_threads_at_the_same_time_take_only_their_own_away() -> None:
         try:
             for _ in range(3000):
                 with doc.patch_curdoc(document):
-                    pass
+                    assert curdoc() is document
         except BaseException as problem:
             failures.append(problem)
 
@@ -81,7 +82,7 @@ def test_threads_at_the_same_time_take_only_their_own_away() -> None:
     finally:
         sys.setswitchinterval(interval)
     assert failures == []
-    assert doc._PATCHED_CURDOCS == []
+    assert len(doc._PATCHED_CURDOCS) == 0
 
 
 def test_a_context_variable_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +104,7 @@ def test_a_context_variable_is_put_back_too(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_is_current_already_is_not_added_again() -> None:
-    """Nor taken away by who came second; one that is current in another thread only is added."""
+    """Nor taken away by who came second; what is current in another thread only does not count."""
     one, other = Document(), Document()
     depths: list[int] = []
 
@@ -120,8 +121,24 @@ def test_what_is_current_already_is_not_added_again() -> None:
         assert curdoc() is one
 
     invoke_with_curdoc(one, outer)
-    assert depths == [1, 3, 1, 2]
-    assert doc._PATCHED_CURDOCS == []
+    assert depths == [1, 3, 1, 1]
+    assert len(doc._PATCHED_CURDOCS) == 0
+
+
+def test_the_list_is_one_of_each_context() -> None:
+    """Panel and tests read and change Bokeh's list themselves."""
+    document = Document()
+    doc._PATCHED_CURDOCS.append(weakref.ref(document))
+    assert curdoc() is document
+    assert len(doc._PATCHED_CURDOCS) == 1
+    assert Context().run(lambda: len(doc._PATCHED_CURDOCS)) == 0
+    doc._PATCHED_CURDOCS[-1] = weakref.ref(other := Document())
+    assert curdoc() is other
+    doc._PATCHED_CURDOCS.insert(0, weakref.ref(document))
+    doc._PATCHED_CURDOCS.pop()
+    assert curdoc() is document
+    doc._PATCHED_CURDOCS.clear()
+    assert len(doc._PATCHED_CURDOCS) == 0
 
 
 def test_without_the_lock() -> None:

@@ -11,6 +11,7 @@ from bokeh.model import Model
 from bokeh.models import Column, ColumnDataSource, Plot
 from bokeh.models.widgets import Div, Slider
 
+from aperture.document import nesting
 from aperture.document.nesting import MAX_DOCUMENT_DEPTH, check_nesting, restructures
 from aperture.errors import NestedTooDeeply
 from aperture.protocol.codec import encode_document
@@ -118,3 +119,13 @@ def test_a_property_without_a_value_restructures_nothing() -> None:
     """A browser is the first to set the inner size of a plot; reading it before that raises."""
     event = {"kind": "ModelChanged", "model": Plot(), "attr": "inner_width", "new": 300}
     assert not restructures(event)
+
+
+@pytest.mark.parametrize("cls", [Slider, Div, Column, Plot, ColumnDataSource])
+def test_whether_a_change_restructures_is_seen_in_what_the_model_has(cls: type[Model]) -> None:
+    """The same whether it stores the value or has a default, for each of its properties."""
+    model = cls()
+    for name in cls.properties():
+        for new in (1, "word", None, Div(), [Div()]):
+            expected = nesting._holds_models(new) or nesting._holds_models(nesting._value_of(model, name))
+            assert restructures(changed(model, name, new)) == expected

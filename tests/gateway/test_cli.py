@@ -51,7 +51,7 @@ class TestCommand:
 
     @pytest.mark.parametrize("command", ["secret", "info", "html"])
     def test_bokehs_other_commands_are_bokehs(self, command: str, capsys: pytest.CaptureFixture[str]) -> None:
-        """Whoever replaced the word everywhere is told where they are."""
+        """For a script in which every `bokeh` was replaced: the message names the program."""
         assert cli.main([command, "--anything"]) == ExitCode.USAGE
         assert f"`bokeh {command}`" in capsys.readouterr().err
 
@@ -84,7 +84,7 @@ class TestApplications:
     """From paths to routes."""
 
     def test_no_file_is_an_empty_app_at_the_root(self) -> None:
-        """As in Bokeh: somebody may push a document to it."""
+        """As in Bokeh: a client may push a document to it."""
         assert list(cli.load_applications([], [])) == ["/"]
 
     def test_routes_are_the_names_without_suffix(self, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ class TestApplications:
     def test_a_broken_app_ends_the_start_with_its_own_code(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Starting again would end the same way, which whoever restarts servers can tell from the code."""
+        """Starting again would end the same way, as a service manager can see by the code."""
         monkeypatch.setattr(cli, "_set_up_logging", lambda plan: None)
         assert cli.main(["serve", write(tmp_path / "app.py", "def (:")]) == ExitCode.APP_BROKEN
         assert "app.py" in capsys.readouterr().err
@@ -158,9 +158,10 @@ class TestAddresses:
 
     def test_a_standard_output_that_is_none_stops_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Closed by who started this, never there, or something that is no file."""
+        plan = parse([], {})  # from Python 3.14 on a parser asks the standard output whether it has colours
         for stream in (None, io.StringIO(), _closed_file()):
             monkeypatch.setattr(sys, "stdout", stream)
-            cli._announce(parse([], {}), Settings(), ["/a"], None)
+            cli._announce(plan, Settings(), ["/a"], None)
 
     def test_a_full_pipe_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its reader has other things to do; the log has the addresses, too."""
@@ -175,7 +176,7 @@ class TestAddresses:
             cli._announce(parse([], {}), Settings(), ["/a"], None)
 
     def test_a_taken_admin_port_comes_with_the_way_out(self) -> None:
-        """Two servers may be told the same, and the option is not one of Bokeh's."""
+        """Two servers may share an environment, and the option is not one of Bokeh's."""
         taken = OSError(errno.EADDRINUSE, "Address already in use (127.0.0.1:9006)")
         assert "--admin-port" in cli._bind_complaint(Settings(), taken)
         taken = OSError(errno.EADDRINUSE, "Address already in use (*:5006)")

@@ -146,27 +146,32 @@ def test_a_stuck_node_is_missing_and_keeps_nobody_waiting(cluster: Cluster) -> N
         missing = {(row["node"], row["worker"]) for row in listed["missing_workers"]}
         assert missing == {(row["node"], row["worker"]) for row in workers}
         assert listed["missing"] == []
-        assert post(asked, "/sessions/nobodyha/end").status == 503
+        assert post(asked, "/sessions/absentha/end").status == 503
     finally:
         for worker in workers:
             stuck.kill(worker["pid"], signal.SIGCONT)
 
 
 def test_what_a_stranger_publishes_is_dropped(cluster: Cluster) -> None:
-    """Garbage and answers that nobody asked for on every worker's channel, and names of workers that are none."""
+    """Garbage and answers without a request on every worker's channel, and names of workers that are none."""
     with cluster.redis() as client:
         channels = client.pubsub_channels(Names(NAMESPACE).orders("*"))
         assert len(channels) == 4
         for channel in channels:
-            for payload in (b"", b"\xff" * 50, msgpack.packb([99]), msgpack.packb([12, 1, "x", b"junk", True])):
+            for payload in (
+                b"",
+                b"\xff" * 50,
+                msgpack.packb([99]),
+                msgpack.packb([12, 1, [["x", 1, 0, 0, 0.0, 1], [], False], True]),
+            ):
                 client.publish(channel, payload)
         client.zadd(Names(NAMESPACE).workers, {"no name": 2**50, "a/b/c": 2**50, "ghost/3/xyz": 2**50})
         try:
-            told = cluster.nodes[0].admin("/workers?cluster=1")
+            answer = cluster.nodes[0].admin("/workers?cluster=1")
         finally:
             client.zrem(Names(NAMESPACE).workers, "no name", "a/b/c", "ghost/3/xyz")
-    assert len(told["workers"]) == 4
-    assert told["missing_workers"] == [{"node": "ghost", "worker": 3}]
+    assert len(answer["workers"]) == 4
+    assert answer["missing_workers"] == [{"node": "ghost", "worker": 3}]
 
 
 def test_without_redis_a_node_still_tells_of_itself(cluster: Cluster) -> None:

@@ -21,7 +21,8 @@ from aperture import Server
 from aperture.config.settings import Settings
 from aperture.gateway.admin.endpoints import MAX_BODY, MAX_HEAD, admin_application, serve_admin
 from aperture.gateway.front.workers import NodeWorkers, Survey
-from aperture.wire.node_messages import Load, SessionInfo
+from aperture.wire.accounts import Load, SessionRow
+from aperture.wire.node_messages import LoadReport
 
 TOKEN = "a-token-of-the-test"
 TOO_MUCH = 50_000_000
@@ -100,11 +101,11 @@ class _Crowded:
     def table(self) -> _Crowded:
         return self
 
-    def load(self, worker: int) -> Load:
-        return Load(SESSIONS, 0, 0.0, 0, 0)
+    def last_report(self, worker: int) -> LoadReport:
+        return LoadReport(Load(SESSIONS, 0, 0.0, 0), 0)
 
     async def ask(self, workers: Iterable[int], deadline: float) -> Survey:
-        rows = [SessionInfo(f"{number:044}", "/app", 1, 0, 0, 1.0) for number in range(SESSIONS)]
+        rows = [SessionRow(f"{number:044}", "/app", 1, 0, 0, 1.0) for number in range(SESSIONS)]
         return Survey(0, set(), sessions={0: rows})
 
 

@@ -85,12 +85,12 @@ def test_a_beginning_that_fits_several_sessions_moves_none(node: Node) -> None:
 @pytest.mark.parametrize(
     ("path", "status"),
     [
-        ("/sessions/nobodyha/end", 404),
+        ("/sessions/absentha/end", 404),
         ("/sessions/abc/end", 400),
-        ("/sessions/nobodyha/move?to=x", 400),
-        ("/sessions/nobodyha/move?to=-1", 400),
-        ("/sessions/nobodyha/end?to=1", 400),
-        ("/sessions/nobodyha/explode", 404),
+        ("/sessions/absentha/move?to=x", 400),
+        ("/sessions/absentha/move?to=-1", 400),
+        ("/sessions/absentha/end?to=1", 400),
+        ("/sessions/absentha/explode", 404),
         ("/sessions/" + "x" * 2000 + "/end", 404),
         ("/sessions/%ff%fe%fd%fc%fb/end", 404),
     ],
@@ -178,14 +178,15 @@ def test_drain_brings_the_token(guarded: Node) -> None:
 
 
 def test_readiness_turns_off_before_anything_is_closed(guarded: Node) -> None:
-    """SIGTERM: unready at once; new and old connections are served through the delay; 503 is told to the end."""
+    """SIGTERM: unready at once; new and old connections are served through the delay; `/readyz` says 503 to the end."""
 
     async def scenario() -> None:
         token = page_token(guarded.app_url("/relayed"))
         async with Viewer.open(guarded.ws_url("/relayed"), token) as viewer:
             await viewer.pull()
             guarded.process.send_signal(signal.SIGTERM)
-            answer = wait_until(lambda: (seen := fetch(guarded.admin_url + "/readyz?verbose")).status == 503 and seen)
+            wait_until(lambda: fetch(guarded.admin_url + "/readyz").status == 503)
+            answer = fetch(guarded.admin_url + "/readyz?verbose")
             assert "[-] not-draining" in answer.text
             assert (await viewer.set("slider", "value", 7)).msgtype == "OK"
             page_token(guarded.app_url("/relayed"))  # a load balancer that has not heard yet
@@ -198,7 +199,7 @@ def test_readiness_turns_off_before_anything_is_closed(guarded: Node) -> None:
 
 
 def test_the_admin_port_answers_while_sessions_are_handed_over() -> None:
-    """Without a delay, too: whoever was closed can ask, and is told that the node is not ready."""
+    """Without a delay, too: a client that was closed can ask, and the node is not ready."""
 
     async def scenario(node: Node) -> None:
         token = page_token(node.app_url("/relayed"))
@@ -223,6 +224,6 @@ def test_the_admin_port_answers_while_sessions_are_handed_over() -> None:
 
 
 def test_an_open_admin_port_without_a_token_is_warned_of() -> None:
-    """One line, for whoever published it without thinking."""
+    """One line, for an operator who published it by mistake."""
     with Node("relayed.py", options=["--admin-address", "0.0.0.0"]) as node:
         assert node.log().count("without a token") == 1

@@ -1,4 +1,4 @@
-"""Connections that somebody else accepted: served from the bytes that were read already, or handed back whole."""
+"""Connections that another process accepted: served from the bytes that were read already, or handed back whole."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_hold_collect_ends_at_the_last_value(node: StockNode) -> None:
     async def scenario(viewer: Viewer) -> None:
         assert (await viewer.set("slider", "value", 6)).msgtype == "OK"
         sent = changes(viewer.received, viewer, "first")
-        assert sent == sorted(sent)
+        assert sent == sorted(map(str, sent))
         assert sent[-1] == "6"
         assert viewer.value("second", "text") == "60"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +42,7 @@ def diary(tmp_path: Path) -> Diary:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> Iterator[Path]:
+def runs(tmp_path: Path) -> Path:
     path = tmp_path / "runs"
     path.touch()
     return path
@@ -54,7 +53,7 @@ def visit(node: StockNode, query: str) -> None:
 
     async def scenario() -> None:
         async with Viewer.open(node.ws_url("/hooks"), page_token(node.app_url("/hooks") + query)) as viewer:
-            assert await viewer.pull()
+            assert await viewer.pull() is not None
 
     run(scenario())
 
@@ -121,7 +120,7 @@ def test_process_request_reaches_the_app(kind: type[StockNode], diary: Diary) ->
 
 @KIND
 def test_a_watched_session_outlives_its_lifetime(kind: type[StockNode], runs: Path) -> None:
-    """A session expires only when nobody is connected any more; then `on_session_destroyed` of its document runs."""
+    """A session expires only when no viewer is connected any more; then `on_session_destroyed` of its document runs."""
 
     def ended(session: str) -> bool:
         return f"destroyed {session}" in runs.read_text()

@@ -14,12 +14,16 @@ from support.redis import RedisServer
 from support.wire import Viewer, page_token
 
 
-@pytest.fixture(scope="module", params=[1, 3], ids=["1 worker", "3 workers"])
+@pytest.fixture(
+    scope="module",
+    params=[["--num-procs", "1"], ["--num-procs", "3"], ["--num-procs", "2", "--num-threads", "2"]],
+    ids=["1 worker", "3 workers", "threads"],
+)
 def node(request: pytest.FixtureRequest) -> Iterator[Node]:
     """With a Redis, whose connections are a worker's own like its sockets."""
     with (
         RedisServer() as redis,
-        Node("forking.py", options=["--num-procs", str(request.param), "--redis-url", redis.url]) as node,
+        Node("forking.py", options=[*request.param, "--redis-url", redis.url]) as node,
     ):
         yield node
 
@@ -41,6 +45,9 @@ async def _told(viewer: Viewer, number: int, what: str) -> str:
         ("pooled", "[1, 2, 3]"),
         ("inherited", "([], True)"),
         ("in_thread", "([], True)"),
+        ("left", "3"),
+        ("failed", "1"),
+        ("returned", "0"),
     ],
 )
 def test_children_of_an_app_start_as_those_of_any_program(node: Node, what: str, outcome: str) -> None:

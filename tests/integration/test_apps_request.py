@@ -38,7 +38,8 @@ def shown(node: StockNode, token: str, query: str = "") -> dict[str, Any]:
     async def scenario() -> dict[str, Any]:
         async with Viewer.open(node.ws_url("/context") + query, token) as viewer:
             document = await viewer.pull()
-            found: dict[str, Any] = json.loads(document.roots[0].text)
+            root: Any = document.roots[0]
+            found: dict[str, Any] = json.loads(root.text)
             return found
 
     return run(scenario())
@@ -66,7 +67,7 @@ def test_an_app_reads_arguments_headers_and_cookies(node: StockNode) -> None:
 
 
 def test_the_session_id_is_not_among_the_arguments(node: StockNode) -> None:
-    """An id chosen by the client names the session and is nobody else's business."""
+    """An id chosen by the client names the session and concerns no other."""
     context = seen(node, "?bokeh-session-id=chosen-by-the-test&a=1")
     assert context["id"] == "chosen-by-the-test"
     assert context["arguments"] == {"a": ["1"]}
@@ -136,7 +137,7 @@ def test_xheaders_tell_who_is_behind_the_proxy(kind: type[StockNode]) -> None:
 
 
 def test_without_xheaders_nobody_can_claim_an_address(node: StockNode) -> None:
-    """The same headers from anybody mean nothing unless the server was told that a proxy sets them."""
+    """The same headers from anybody mean nothing unless an option says that a proxy sets them."""
     context = seen(node, headers={"X-Real-Ip": "203.0.113.7", "X-Scheme": "https"})
     assert context["remote_ip"] in ("127.0.0.1", "::1")
     assert context["protocol"] == "http"
@@ -144,7 +145,7 @@ def test_without_xheaders_nobody_can_claim_an_address(node: StockNode) -> None:
 
 @KIND
 def test_signed_sessions_refuse_ids_that_this_server_did_not_sign(kind: type[StockNode]) -> None:
-    """With `--session-ids signed` pages still get sessions of their own, but nobody can name one."""
+    """With `--session-ids signed` pages still get sessions of their own, but no client can name one."""
     with kind("context.py", options=["--session-ids", "signed"], env=SECRET) as node:
         token = page_token(node.app_url("/context"))
         assert "." in shown(node, token)["id"]

@@ -187,7 +187,7 @@ def test_autoload_answers_a_preflight(node: StockNode) -> None:
 
 
 def test_cookies_open_autoload_to_allowed_origins_only(ours: Node) -> None:
-    """Another site that could read it would have the session of whoever visits it; the log says what to do."""
+    """Another site that could read it would have the session of its visitor; the log says what to do."""
     for headers in (STRANGER, STRANGER | {"Cookie": "a=b"}):
         answer = fetch(ours.url + AUTOLOAD, headers=headers)
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")

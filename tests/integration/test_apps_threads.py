@@ -11,7 +11,7 @@ from support.wire import Viewer, page_token
 
 THREAD = "import threading\nthread = threading.Thread(target=threading.Event().wait, daemon=True)\nthread.start()\n"
 HOOKS = THREAD + "def process_request(request):\n    return {'alive': thread.is_alive()}\n"
-AUTH = THREAD + "login_url = '/login'\ndef get_user(handler):\n    return 'somebody' if thread.is_alive() else None\n"
+AUTH = THREAD + "login_url = '/login'\ndef get_user(handler):\n    return 'visitor' if thread.is_alive() else None\n"
 SHOW = "from bokeh.io import curdoc\nfrom bokeh.models import Div\ncurdoc().add_root(Div(name='alive', text=str({})))\n"
 
 

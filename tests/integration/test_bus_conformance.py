@@ -86,7 +86,7 @@ def test_commands_and_scripts_keep_their_order(url: str) -> None:
 
 
 def test_a_script_that_redis_has_forgotten_is_sent_again(real_url: str) -> None:
-    """Somebody has called SCRIPT FLUSH."""
+    """Another client has called SCRIPT FLUSH."""
 
     async def scenario() -> None:
         script = Script("return ARGV[1]")
@@ -196,7 +196,7 @@ def test_commands_are_counted_and_pings_are_not(url: str) -> None:
 
 
 def test_closing_ends_everything(url: str) -> None:
-    """Twice is as good as once, and calls afterwards are refused."""
+    """Idempotent; calls afterwards are refused."""
 
     async def scenario() -> None:
         async with bus_on(url, fresh_namespace()) as bus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def sockets_of(pid: int) -> set[str]:
 
 
 def test_a_node_of_several_workers_has_a_private_redis() -> None:
-    """No port, a folder for nobody else, and nothing left of it afterwards."""
+    """No port, a folder that no other user can read, and nothing left of it afterwards."""
     with Node(APP, options=TWO) as node:
         (pid,) = redis_pids(node)
         where = folder(pid)
@@ -64,9 +65,19 @@ def test_a_node_of_several_workers_has_a_private_redis() -> None:
 
 
 def test_a_node_of_one_worker_needs_none() -> None:
-    """Nobody is there to talk to."""
+    """There is no server to talk to."""
     with Node(APP) as node:
         assert redis_pids(node) == []
+
+
+def is_replaced(node: Node, pid: int) -> bool:
+    """Whether the node has another Redis by now."""
+    return redis_pids(node) not in ([], [pid])
+
+
+def is_in(pid: int, where: Path) -> bool:
+    """Whether the Redis of this process has its socket in that folder."""
+    return folder(pid) == where
 
 
 def test_a_redis_that_dies_is_started_again() -> None:
@@ -77,9 +88,9 @@ def test_a_redis_that_dies_is_started_again() -> None:
             (pid,) = redis_pids(node)
             where = folder(pid)
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda pid=pid: redis_pids(node) not in ([], [pid]), why="there is a new one")
+            wait_until(partial(is_replaced, node, pid), why="there is a new one")
             (after,) = redis_pids(node)
-            wait_until(lambda after=after, where=where: folder(after) == where, why="it is where the first one was")
+            wait_until(partial(is_in, after, where), why="it is where the first one was")
             node.wait_for_log(r"connected to Redis at .* again", 4 * times)
             wait_until(lambda: fetch(node.app_urls[0]).status == 200, why="it serves as before")
         assert sorted(node.worker_pids()) == workers
@@ -97,7 +108,7 @@ def test_a_signal_to_the_whole_group_ends_the_node_in_good_order(number: signal.
 
 
 def test_it_ends_with_a_supervisor_that_was_killed() -> None:
-    """It is in a process group of its own, so nobody else would end it; and its folder goes, too."""
+    """It is in a process group of its own, so nothing else would end it; and its folder goes, too."""
     with Node(APP, options=TWO) as node:
         (pid,) = redis_pids(node)
         where = folder(pid)

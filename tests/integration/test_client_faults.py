@@ -181,7 +181,7 @@ def test_a_rogue_is_named(converse: Conversation, kind: type[ClientError]) -> No
 
     async def scenario() -> None:
         async with rogue_server(converse) as url:
-            patience = {"connect_timeout": SHORT, "timeout": SHORT}
+            patience: dict[str, Any] = {"connect_timeout": SHORT, "timeout": SHORT}
             with pytest.raises(ClientError) as found:
                 async with asyncio.timeout(STEPS * SHORT + seconds(MARGIN)):
                     await opened(url, **patience)

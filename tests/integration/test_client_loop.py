@@ -1,4 +1,4 @@
-"""A blocking client and a server on one loop that nobody runs, as with `bokeh.client`: the client's calls run it."""
+"""A blocking client and a server on one loop that does not run, as with `bokeh.client`: the client's calls run it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def url_of(server: Any) -> str:
 def test_calls_run_the_loop_while_they_wait(kind: type) -> None:
     """Connecting, pulling, changing in both directions, and the end."""
     with resting(kind) as server:
-        patience = {"timeout": seconds(30), "connect_timeout": seconds(30)}
+        patience: dict[str, Any] = {"timeout": seconds(30), "connect_timeout": seconds(30)}
         with pull_session(url=url_of(server), io_loop=server.io_loop, **patience) as session:
             theirs = server.get_session("/app", session.id)
             named(session, "slider").value = 7
@@ -99,7 +99,8 @@ def test_a_callbacks_coroutine_may_close_the_session(kind: type) -> None:
             session.close()
             steps.append(session.connected)
 
-        session.document.add_next_tick_callback(leave)
+        document: Any = session.document  # Bokeh takes coroutine functions, its types do not
+        document.add_next_tick_callback(leave)
         session._loop_until_closed()
         assert steps == [True, False]
         while theirs.connection_count:
@@ -111,7 +112,9 @@ def test_a_callbacks_coroutine_may_close_the_session(kind: type) -> None:
 def test_callbacks_wait_until_the_document_has_been_pushed(kind: type) -> None:
     """They may use the session, which the program does not have before `push_session` returns."""
     with resting(kind) as server:
-        document, seen, sessions = Document(), [], []
+        document = Document()
+        seen: list[int] = []
+        sessions: list[object] = []
         document.add_next_tick_callback(lambda: seen.append(len(sessions)))
         document.add_timeout_callback(lambda: seen.append(len(sessions)), 1)
         document.add_periodic_callback(lambda: seen.append(len(sessions)), 1)

@@ -1,4 +1,4 @@
-"""What becomes of a client's session, and of what was changed in it, when connections are lost or nobody wants them."""
+"""What becomes of a client's session, and of what was changed in it, when connections are lost or refused."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -156,12 +156,12 @@ def test_a_clean_end_is_no_lost_connection(served: ServerAside, caplog: pytest.L
 
 def failing(doc: Document) -> None:
     slider = Slider(name="slider", start=0, end=1000, value=0)
-    slider.on_change("value", lambda attr, old, new: 1 / 0)
+    slider.on_change("value", cast("Any", lambda attr, old, new: 1 / 0))
     doc.add_root(slider)
 
 
 def test_a_failed_change_is_told_at_the_end_of_the_block(caplog: pytest.LogCaptureFixture) -> None:
-    """If nobody has asked before; and it is in the log in any case."""
+    """If it was not asked for before; and it is in the log in any case."""
 
     async def scenario(url: str) -> None:
         with pytest.raises(RequestFailed):
@@ -198,7 +198,7 @@ def test_a_change_above_the_servers_limit_is_named_and_not_repeated() -> None:
 
 
 def test_a_change_that_ends_its_worker_ends_two_at_most() -> None:
-    """It is repeated once; then the session goes on, and whoever asks is told."""
+    """It is repeated once; then the session goes on, and the next caller gets the error."""
 
     async def scenario(node: Node) -> None:
         async with connect(node.app_url("/deadly"), timeout=seconds(30)) as session:
@@ -272,7 +272,7 @@ async def scripted(*acts: Act) -> AsyncIterator[tuple[str, list[int]]]:
 
 
 def test_a_document_that_cannot_be_had_again_is_the_end() -> None:
-    """The server answers with errors: each attempt has its turn, and then whoever waits is told."""
+    """The server answers with errors: each attempt has its turn, and then those who wait get the error."""
 
     async def scenario() -> None:
         async with scripted(drops_after_the_document, refuses) as (url, count):
@@ -346,7 +346,7 @@ def test_the_end_of_an_earlier_connection_is_not_that_of_this_one() -> None:
 
     def blocking(url: str) -> None:
         with pull_session(url=url) as session:
-            session._inbox.put(Ended(object(), ServerGone("late")))
+            session._pump.inbox.put(Ended(object(), ServerGone("late")))
             session.force_roundtrip()
             assert session.connected
 
@@ -375,7 +375,7 @@ def test_a_server_that_stays_away_is_gone() -> None:
 
 
 def test_an_error_of_this_side_ends_the_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a reader that is no more."""
+    """No call waits for a reader that has ended."""
 
     async def scenario() -> None:
         async with scripted(says_all) as (url, _):
@@ -422,7 +422,7 @@ def test_a_push_that_is_lost_on_its_way_is_made_again() -> None:
     run(scenario())
 
 
-# Connections that nobody wants
+# Connections that are refused
 
 
 def test_a_cancelled_connect_leaves_no_connection() -> None:
@@ -456,7 +456,8 @@ def test_a_forgotten_session_hangs_up() -> None:
     """With a warning, as files do; what still has its document has not forgotten it."""
 
     def connections(server: ServerAside) -> int:
-        return server.call(lambda: sum(session.connection_count for session in server.server.get_sessions("/app")))
+        found: int = server.call(lambda: sum(one.connection_count for one in server.server.get_sessions("/app")))
+        return found
 
     with ServerAside(Server, {"/app": fill}) as server:
         documents = [pull_session(url=f"{server.url}/app").document]

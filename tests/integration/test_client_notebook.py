@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import nbformat
 import pytest
@@ -52,11 +53,15 @@ print("stopped")
 """
 
 
+V4: Any = nbformat.v4
+"""The present format of notebooks, whose functions have no types."""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's client
 def test_a_session_lives_from_cell_to_cell() -> None:
     """Pulled, changed and read back; a blocking call there cannot be answered, and says what to use."""
-    cells = [nbformat.v4.new_code_cell(source) for source in (STARTED, PULLED, READ_BACK, BLOCKING, STOPPED)]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    cells = [V4.new_code_cell(source) for source in (STARTED, PULLED, READ_BACK, BLOCKING, STOPPED)]
+    notebook = V4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     done = NotebookClient(notebook, timeout=int(seconds(60)), kernel_name="python3").execute(env=dict(os.environ))
     written = ["".join(out["text"] for out in cell.outputs if out.output_type == "stream") for cell in done.cells]

@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import bokeh
 import pytest
@@ -60,7 +60,7 @@ def test_a_hundred_sessions_on_one_loop_beside_a_blocking_one(served: StockNode)
                 assert rows_of(again) == rows
 
     async def opened(session_id: str | None = None) -> AsyncSession:
-        patience = {"timeout": seconds(60), "connect_timeout": seconds(60)}
+        patience: dict[str, Any] = {"timeout": seconds(60), "connect_timeout": seconds(60)}
         return await connect(url, session_id=session_id, reconnect=False, **patience)
 
     async def one(gate: asyncio.Semaphore, all_open: asyncio.Barrier) -> None:
@@ -127,7 +127,7 @@ def test_both_faces_have_the_members_of_bokehs_class(served: StockNode) -> None:
 
 
 def test_a_pushed_document_is_the_sessions(served: StockNode) -> None:
-    """Ids of models that are made here are nobody else's, so the server's later ones do not meet them."""
+    """Ids of models that are made here are no other's, so the server's later ones do not meet them."""
     document = Document()
     document.add_root(Div(name="pushed", text="one"))
     with push_session(document, url=served.app_url("/sliders")) as session:
@@ -152,7 +152,9 @@ def test_timed_callbacks_run_on_the_loop_and_in_blocking_calls(served: StockNode
                 named(session, "title").value = "ticked"
                 ticked.set()
 
-            session.document.add_timeout_callback(tick, 10)
+            cast("Any", session.document).add_timeout_callback(
+                tick, 10
+            )  # Bokeh takes coroutine functions, its types do not
             await asyncio.wait_for(ticked.wait(), seconds(10))
             await session.force_roundtrip()
             assert named(session, "plot").title.text == "ticked"

@@ -64,7 +64,7 @@ def test_a_large_document_loads_through_another_worker(cluster: Cluster, megabyt
     async def scenario() -> None:
         token = page_token(f"{cluster.app_url(APP)}?megabytes={megabytes}")
         neighbour = page_token(cluster.app_url(NEIGHBOUR))
-        # A worker that writes 200 MB down for the first time answers nobody in that second.
+        # A worker that writes 200 MB down for the first time answers no request in that second.
         wait_until(lambda: cluster.owners(session_of(token)), 30)
         owner = cluster.owner(session_of(token)).node
         other = cluster.other(owner)
@@ -79,7 +79,7 @@ def test_a_large_document_loads_through_another_worker(cluster: Cluster, megabyt
 
 
 def test_large_patches_in_quick_succession_reach_viewers_elsewhere(cluster: Cluster) -> None:
-    """Of 12 MB each, with small ones among them: nobody is closed, and each comes once and in order."""
+    """Of 12 MB each, with small ones among them: none is closed, and each comes once and in order."""
 
     async def scenario() -> None:
         token = page_token(cluster.app_url(APP))

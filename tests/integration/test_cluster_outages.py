@@ -1,4 +1,4 @@
-"""Redis killed and started empty, and Redis paused, under load: nobody exits, and in the end everybody is right."""
+"""Redis killed and started empty, and Redis paused, under load: no process exits, and all viewers end up right."""
 
 from __future__ import annotations
 

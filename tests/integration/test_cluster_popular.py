@@ -1,4 +1,4 @@
-"""One session with viewers everywhere: each gets each patch once and in order, and nobody pays for edges not there."""
+"""One session with viewers everywhere: each gets each patch once and in order, edges not there cost nothing."""
 
 from __future__ import annotations
 

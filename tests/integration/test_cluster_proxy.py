@@ -17,7 +17,7 @@ import pytest
 from support.cluster import Cluster, places_of, session_of, steady_viewer
 from support.fetch import fetch
 from support.patience import run
-from support.proxy import CONFIGURATION
+from support.proxy import Nginx
 from support.wire import Viewer, page_token, token_of
 
 SESSIONS = 200
@@ -86,14 +86,14 @@ def test_two_hundred_sessions_are_served_wherever_their_requests_land(counted: C
 
 
 def test_a_new_id_asked_for_on_both_nodes_at_once_runs_the_app_once(counted: Counted) -> None:
-    """50 simultaneous page requests for a session that nobody has: one run, and everybody gets that session."""
+    """50 simultaneous page requests for a session that no worker has: one run, and all get that session."""
     nodes = counted.cluster.nodes
-    urls = [f"{nodes[number % 2].app_url(APP)}?bokeh-session-id=nobody-has-this-yet" for number in range(50)]
+    urls = [f"{nodes[number % 2].app_url(APP)}?bokeh-session-id=no-owner-yet" for number in range(50)]
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(fetch, urls))
     assert {answer.status for answer in answers} == {200}
-    assert {session_of(token_of(answer.text)) for answer in answers} == {"nobody-has-this-yet"}
-    assert counted.sessions_run()["nobody-has-this-yet"] == 1
+    assert {session_of(token_of(answer.text)) for answer in answers} == {"no-owner-yet"}
+    assert counted.sessions_run()["no-owner-yet"] == 1
 
 
 def test_a_page_asked_for_on_the_other_node_is_that_of_the_session(counted: Counted) -> None:
@@ -121,6 +121,6 @@ def test_a_page_asked_for_on_the_other_node_is_that_of_the_session(counted: Coun
 
 def test_the_shipped_configuration_is_not_sticky() -> None:
     """Nothing in it looks at a client to choose a node."""
-    text = CONFIGURATION.read_text()
+    text = Nginx.shipped.read_text()
     directives = [line.split("#")[0] for line in text.splitlines()]
     assert not any(word in line for line in directives for word in ("ip_hash", "sticky", "hash ", "least_conn"))

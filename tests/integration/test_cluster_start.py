@@ -1,4 +1,4 @@
-"""A node whose Redis is not to be had when it starts: it says why and ends, or waits, as it is told."""
+"""A node whose Redis is not to be had when it starts: it says why and ends, or waits, as its options say."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+import redis
 from support.cluster import session_of, steady_viewer
 from support.fetch import fetch
 from support.node import Node
@@ -16,6 +17,7 @@ from support.wire import page_token
 from aperture.errors import ExitCode
 
 PASSWORD = "correct-horse"
+ALL_SLOTS = 16_384
 
 
 def outcome(options: Sequence[str]) -> tuple[int, str]:
@@ -48,6 +50,21 @@ def test_a_wrong_password_ends_the_start_and_is_not_logged() -> None:
             assert any(word in log for word in ("WRONGPASS", "invalid username-password", "Authentication required"))
             assert "battery-staple" not in log
             assert "Traceback" not in log
+
+
+@pytest.mark.parametrize("slots", [[], range(ALL_SLOTS), range(ALL_SLOTS // 2)], ids=["none", "all", "some"])
+def test_a_node_of_a_redis_cluster_ends_the_start(slots: Sequence[int]) -> None:
+    """Whichever slots it has, and so whatever it answers: keys of several slots cannot be in one script."""
+    with RedisServer({"cluster-enabled": "yes"}, free_port()) as server:
+        with redis.Redis.from_url(server.url) as client:
+            if slots:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", slots[0], slots[-1])
+            if len(slots) == ALL_SLOTS:
+                wait_until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"))
+        code, log = outcome(["--redis-url", server.url])
+    assert code == ExitCode.NO_BUS
+    assert "a node of a Redis Cluster (" in log
+    assert "Traceback" not in log
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:6379", "redis://127.0.0.1:port/0", "redis+sentinel://127.0.0.1"])

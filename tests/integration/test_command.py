@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import indent
 
 from support.fetch import fetch
 from support.node import Node
-from support.patience import wait_until
+from support.patience import seconds, wait_until
 
 from aperture.errors import ExitCode
 
@@ -104,6 +108,20 @@ def test_exit_handlers_run_once_and_where_they_were_registered(tmp_path: Path) -
     assert not any(Path(name).exists() for name in folders.read_text().split())
 
 
+def test_ctrl_c_while_the_command_is_imported_writes_nothing(tmp_path: Path) -> None:
+    """Bokeh is most of that time, so it is Bokeh that is interrupted here: the process ends by the signal."""
+    (tmp_path / "bokeh.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from aperture.__main__ import "
+    ended = subprocess.run(
+        [sys.executable, "-c", f"{command}main; main()", "serve"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=seconds(60),
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, "", "")
+
+
 def test_options_may_come_from_the_environment(tmp_path: Path) -> None:
     """The command line still wins: the node's port is the one that was free."""
     app = write(tmp_path / "app.py", TITLE.format("one"))
@@ -142,7 +160,7 @@ def test_show_opens_each_app_once_however_many_workers_there_are(tmp_path: Path)
 
 
 def test_dev_serves_the_app_as_it_is_after_a_change(tmp_path: Path) -> None:
-    """By the same process, which whoever watches over it still finds."""
+    """By the same process, so a service manager still finds it."""
     app = write(tmp_path / "app.py", TITLE.format("one"))
     with Node(app, options=["--dev"]) as node:
         assert title(node) == "one"

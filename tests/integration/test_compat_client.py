@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import bokeh
 import pytest
@@ -87,7 +88,7 @@ def pulled(ws_url: str, token: str) -> Document:
 
 
 def title_of(document: Document) -> str:
-    plot = document.select_one({"type": Plot})
+    plot: Any = document.select_one({"type": Plot})
     assert plot is not None
     title: str = plot.title.text
     return title
@@ -136,7 +137,7 @@ def test_a_pulled_and_changed_session_is_what_the_browser_gets(served: Served) -
 
     def once(number: int) -> None:
         with pull_session(url=served.url) as session:
-            plot = session.document.select_one({"type": Plot})
+            plot: Any = session.document.select_one({"type": Plot})
             plot.title.text = f"changed {number}"
             session.force_roundtrip()
             script = server_session(None, session.id, url=served.url)
@@ -156,7 +157,8 @@ def test_a_pushed_document_is_what_the_page_shows(served: Served) -> None:
             token = page_token(f"{served.url}?bokeh-session-id={session.id}")
             # The client drives a loop of its own in this thread, which `asyncio.run` would take away from it.
             seen = run_aside(lambda: pulled(served.ws_url, token))
-        assert [root.text for root in seen.roots] == [f"number {number}"]
+        roots: list[Any] = seen.roots
+        assert [root.text for root in roots] == [f"number {number}"]
 
     assert served.repeat(once) == served.times
 
@@ -175,7 +177,7 @@ def test_a_client_sees_what_a_browser_changes(served: Served) -> None:
     """What a connected client changes reaches a browser, and what the browser changes reaches the client."""
     with pull_session(url=served.url) as session:
         token = page_token(f"{served.url}?bokeh-session-id={session.id}")
-        slider = session.document.select_one({"type": Slider})
+        slider: Any = session.document.select_one({"type": Slider})
 
         async def move(value: int) -> int:
             async with Viewer.open(served.ws_url, token) as viewer:
@@ -188,14 +190,15 @@ def test_a_client_sees_what_a_browser_changes(served: Served) -> None:
         session.force_roundtrip()
         assert run_aside(lambda: run(move(7))) == 3
         session.pull()  # bokeh.client throws away a patch that comes while it waits for a reply
-        assert session.document.select_one({"type": Slider}).value == 7
+        pulled_slider: Any = session.document.select_one({"type": Slider})
+        assert pulled_slider.value == 7
         assert session.request_server_info()["version_info"] == VERSIONS
 
 
 def test_a_client_gives_its_arguments_to_the_app(served: Served) -> None:
     """The arguments of `pull_session` reach the app, and an app that is not there is named as the cause."""
     with pull_session(url=served.node.app_url("/context"), arguments={"colour": "blue"}) as session:
-        (shown,) = session.document.roots
+        shown: Any = session.document.roots[0]
         assert json.loads(shown.text)["arguments"] == {"colour": ["blue"]}
     with pytest.raises(OSError, match="Check your application path"):
         pull_session(url=served.node.app_url("/nothing-here"))

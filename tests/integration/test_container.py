@@ -67,10 +67,10 @@ class Image:
 
     def environment(self, **said: str) -> dict[str, str]:
         """The image's variables, with the paths and ports of this machine."""
-        told = stages()[-1].environment()
+        answer = stages()[-1].environment()
         programs = f"{self.site / 'bin'}:{Path(sys.executable).parent}:/usr/bin:/bin"
         here = {"PATH": programs, "PYTHONPATH": str(self.site), "HOME": str(self.scratch), "TMPDIR": str(self.scratch)}
-        return told | here | {"APPS_FOLDER": str(self.site / "apps")} | said
+        return answer | here | {"APPS_FOLDER": str(self.site / "apps")} | said
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +176,7 @@ class Container:
 
 def test_the_installed_wheel_is_what_runs(image: Image) -> None:
     """Not the tree that the tests run in."""
-    told = subprocess.run(
+    answer = subprocess.run(
         [sys.executable, "-c", "import aperture.gateway.cli; print(aperture.gateway.cli.__file__)"],
         env=image.environment(),
         cwd="/",
@@ -184,7 +184,7 @@ def test_the_installed_wheel_is_what_runs(image: Image) -> None:
         text=True,
         check=True,
     )
-    assert Path(told.stdout.strip()).is_relative_to(image.site)
+    assert Path(answer.stdout.strip()).is_relative_to(image.site)
 
 
 def test_it_serves_the_folder_of_apps_and_ends_in_good_order(image: Image) -> None:
@@ -208,7 +208,7 @@ def test_it_needs_no_root_and_writes_to_one_folder_only(image: Image) -> None:
     """A read-only root file system does, with workers, a Redis of its own, and sessions that are kept."""
     isolated = read_only(image.scratch)
     if not works(*isolated, "test", "-w", str(image.scratch)):
-        pytest.skip("this system lets nobody make a read-only view of the file system")
+        pytest.skip("this system does not allow a read-only view of the file system")
     for folder in ("/", "/tmp", str(image.site)):
         assert not works(*isolated, "test", "-w", folder), f"{folder} can be written to"
     with Container(image, "--num-procs", "2", "--durability", "async", before=isolated) as container:
@@ -219,20 +219,20 @@ def test_it_needs_no_root_and_writes_to_one_folder_only(image: Image) -> None:
 
 
 def test_the_probe_says_what_is_wrong(image: Image) -> None:
-    """Redis is away: alive, and not ready, with the reason in the health check's output."""
+    """Redis is down: alive, and not ready, with the reason in the health check's output."""
     options = ["--redis-url", f"redis://127.0.0.1:{free_port()}/0", "--redis-start", "wait"]
     with Container(image, *options) as container:
         container.wait_until(lambda: container.probe("/livez").returncode == 0, "it does not come alive")
-        told = container.probe("/readyz")
-        assert told.returncode == 1
-        assert told.stderr.startswith("503: not ready")
+        answer = container.probe("/readyz")
+        assert answer.returncode == 1
+        assert answer.stderr.startswith("503: not ready")
 
 
 @pytest.mark.parametrize("when", ["while it loads", "when it serves"])
 def test_process_one_heeds_sigterm(image: Image, when: str) -> None:
     """The kernel drops what process 1 does not handle; a container that is stopped must not wait to be killed."""
     if not works(*PROCESS_ONE, "true"):
-        pytest.skip("this system lets nobody make a namespace of processes")
+        pytest.skip("this system does not allow a namespace of processes")
     with Container(image, before=PROCESS_ONE) as container:
         first = Path(f"/proc/{container.process.pid}/task/{container.process.pid}/children")
         container.wait_until(lambda: b"serve" in command_of(first), "it did not start")

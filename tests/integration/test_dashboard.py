@@ -63,7 +63,7 @@ def guarded() -> Iterator[Node]:
 
 @pytest.mark.parametrize("path", HTTP_PATHS)
 def test_this_machine_gets_it(node: Node, path: str) -> None:
-    """Without a token whoever sits there may look."""
+    """Without a token any local user may look."""
     assert fetch(node.app_url("/admin") + path).status == 200
 
 
@@ -127,7 +127,7 @@ USER = "user=ada"
 
 
 def test_the_token_opens_it(guarded: Node) -> None:
-    """From anywhere: a form, a cookie that only the server reads, and then every route, whoever makes session ids."""
+    """From anywhere: a form, a cookie that only the server reads, and every route, also with signed ids."""
     answer = fetch(guarded.app_url("/pre/admin"), headers={"Cookie": USER})
     assert (answer.status, answer.headers["location"]) == (303, "/pre/admin/login")
     answer = log_in(guarded, TOKEN, USER)

@@ -1,14 +1,14 @@
-"""`aperture doctor` as a user runs it: servers that are well, and proxies that are wrong in one way each."""
+"""`aperture doctor` as a user runs it: servers that are well, that are wrong, and that are none."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+from support.doctor import examine
 from support.node import EXAMPLES, Node, StockNode
 from support.patience import run, seconds
 from support.proxy import Nginx
@@ -17,8 +17,6 @@ from support.rogue import Conversation, rogue_server
 from support.wire import page_token
 
 SLIDERS = EXAMPLES / "apps" / "sliders.py"
-HEADERS = 'proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade";'
-HOST = "proxy_set_header Host $http_host;"
 
 
 @pytest.fixture(scope="module")
@@ -27,26 +25,20 @@ def node() -> Iterator[Node]:
         yield node
 
 
-def examine(url: str, *options: str) -> tuple[int, dict[str, dict[str, str]]]:
-    """Run the command; its exit code, and the findings by check."""
-    command = [sys.executable, "-m", "aperture", "doctor", "--json", "--patience", "0", *options, url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds(60), check=False)
-    assert not done.stderr, done.stderr
-    findings = [json.loads(line) for line in done.stdout.splitlines()]
-    return done.returncode, {finding["check"]: finding for finding in findings}
-
-
-def through(node: Node, how: str, path: str = "/") -> Nginx:
-    """A proxy in front of a node, with these directives and no others."""
-    return Nginx(locations=f"location {path} {{ proxy_pass http://127.0.0.1:{node.port}; {how} }}")
-
-
 @pytest.mark.parametrize("kind", [Node, StockNode])
 def test_a_healthy_server_passes_every_check(kind: type[StockNode]) -> None:
     """Aperture and `bokeh serve` alike."""
     with kind(SLIDERS) as server:
         code, findings = examine(server.app_url("/sliders"), "--patience", "0.3")
-    assert [finding["verdict"] for finding in findings.values()] == ["ok"] * 7, findings
+    assert [finding["verdict"] for finding in findings.values()] == ["ok"] * 8, findings
+    assert code == 0
+
+
+def test_a_server_with_session_urls_passes_every_check() -> None:
+    """Each of its pages is a redirect first."""
+    with Node(SLIDERS, options=["--num-procs", "2", "--session-urls"]) as server:
+        code, findings = examine(server.app_url("/sliders") + "?a=1", "--patience", "0.3")
+    assert [finding["verdict"] for finding in findings.values()] == ["ok"] * 8, findings
     assert code == 0
 
 
@@ -60,54 +52,11 @@ def test_a_page_without_scripts_of_its_server_passes(resources: str) -> None:
     assert code == 0
 
 
-def test_the_shipped_proxy_passes_every_check(node: Node) -> None:
-    """nginx as `deploy/nginx` has it, pages of two nodes' workers and 16 KB of cookies."""
-    with Nginx([f"127.0.0.1:{node.port}"]) as proxy:
-        code, findings = examine(f"{proxy.url}/sliders", "--patience", "0.3")
-    assert {finding["verdict"] for finding in findings.values()} == {"ok"}, findings
-    assert code == 0
-
-
 def test_an_app_that_is_not_there_is_named_with_those_that_are(node: Node) -> None:
     """The path is wrong: the index is asked for the right ones."""
     code, findings = examine(node.app_url("/slider"))
     assert code == 1
     assert "knows no app" in findings["page"]["what"]
-
-
-@pytest.mark.parametrize(
-    ("how", "check", "hint"),
-    [
-        (HOST, "websocket", "proxy_http_version 1.1"),
-        (HEADERS, "websocket", "--allow-websocket-origin"),
-        (f"{HEADERS} {HOST} proxy_read_timeout 1s;", "idle", "proxy_read_timeout"),
-    ],
-    ids=["no upgrade", "host changed", "idle timeout"],
-)
-def test_a_proxy_that_is_wrong_in_one_way_is_found_out(node: Node, how: str, check: str, hint: str) -> None:
-    """The check that it fails says which directive is missing."""
-    with through(node, how) as proxy:
-        code, findings = examine(f"{proxy.url}/sliders", "--patience", "8")
-    assert code == 1
-    assert findings[check]["verdict"] == "problem", findings
-    assert hint in findings[check]["mend"]
-
-
-def test_a_proxy_with_small_buffers_is_found_out(node: Node) -> None:
-    """nginx's own 8 KB for a line are too few for the cookies of some logins."""
-    with through(node, f"{HEADERS} {HOST}") as proxy:
-        code, findings = examine(f"{proxy.url}/sliders")
-    assert findings["headers"]["verdict"] == "warning"
-    assert "large_client_header_buffers" in findings["headers"]["mend"]
-    assert code == 0
-
-
-def test_a_path_that_the_server_does_not_know_of_is_found_out(node: Node) -> None:
-    """The proxy takes a prefix away, and the page's scripts are asked for without it."""
-    with Nginx(locations=f"location /below/ {{ proxy_pass http://127.0.0.1:{node.port}/; {HEADERS} {HOST} }}") as proxy:
-        code, findings = examine(f"{proxy.url}/below/sliders")
-    assert code == 1
-    assert "--prefix" in findings["addresses"]["mend"], findings
 
 
 def test_a_site_that_may_not_embed_is_told_so(node: Node) -> None:
@@ -148,7 +97,7 @@ async def _plain_page(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
 
 @pytest.mark.parametrize("converse", [_nothing, _garbage, _hang_up, _plain_page])
 def test_what_is_no_server_is_called_so_in_time(converse: Conversation) -> None:
-    """Silence, garbage, a closed connection and somebody's page: one finding each, and nothing hangs."""
+    """Silence, garbage, a closed connection and a page of another server: one finding each, and nothing hangs."""
 
     async def scenario() -> tuple[int, dict[str, dict[str, str]]]:
         async with rogue_server(converse) as url:

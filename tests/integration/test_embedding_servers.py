@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bokeh.models import Plot
@@ -61,7 +62,7 @@ def test_each_worker_of_gunicorn_serves_the_app(site: str) -> None:
             await viewer.pull()
             assert (await viewer.set("power", "value", 3)).msgtype == "OK"
             assert viewer.document is not None
-            plot = viewer.document.select_one({"type": Plot})
+            plot: Any = viewer.document.select_one({"type": Plot})
             return str(plot.title.text)
 
     servers = set()

@@ -7,12 +7,14 @@ import base64
 import os
 import socket
 import struct
+import zlib
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
 from support.aside import ServerAside
 from support.fetch import fetch
+from support.memory import peak
 from support.node import Node
 from support.patience import run, seconds, wait_until
 from support.redis import eventually
@@ -37,13 +39,47 @@ BREACHES = {
 }
 
 
+def compressed(opcode: int, payload: bytes) -> bytes:
+    """A final frame that says that it is."""
+    size = len(payload)
+    head = (
+        struct.pack("!BB", 0xC0 | opcode, 0x80 | size) if size < 126 else struct.pack("!BBH", 0xC0 | opcode, 0xFE, size)
+    )
+    return head + bytes(4) + payload
+
+
+def deflated(data: bytes) -> bytes:
+    """As RFC 7692 has it, without the end of a block."""
+    compressor = zlib.compressobj(9, wbits=-zlib.MAX_WBITS)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+COMPRESSED_BREACHES = {
+    "what is not compressed": (compressed(1, b"\xff" * 50), PROTOCOL_ERROR),
+    "a ping": (compressed(9, deflated(b"x" * 500)), PROTOCOL_ERROR),
+    "a message that is too large": (compressed(1, deflated(b"x" * 21 * 1024 * 1024)), MESSAGE_TOO_BIG),
+    "a message that is too large to be read": (
+        compressed(1, deflated(b"[%s]" % (b"{}," * 6_500_000))),
+        MESSAGE_TOO_BIG,
+    ),
+}
+TAKEN = 300 * 1024 * 1024
+"""Bytes that a worker may take for a frame of 20 KB, which inflates to 20 MB and would be parsed to 600 MB."""
+
+
+@pytest.fixture(scope="module", params=["1", "3"])
+def compressing(request: pytest.FixtureRequest) -> Iterator[Node]:
+    with Node("relayed.py", options=["--websocket-compression-level", "6", "--num-procs", request.param]) as node:
+        yield node
+
+
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
     with Node("relayed.py", options=["--websocket-max-message-size", str(LIMIT)]) as node:
         yield node
 
 
-def opened(ws_url: str, token: str) -> socket.socket:
+def opened(ws_url: str, token: str, extensions: str = "none") -> socket.socket:
     """A socket behind the handshake."""
     where = urlsplit(ws_url)
     connected = socket.create_connection((where.hostname or "", where.port or 0), seconds(20))
@@ -51,7 +87,7 @@ def opened(ws_url: str, token: str) -> socket.socket:
     connected.sendall(
         f"GET {where.path} HTTP/1.1\r\nHost: {where.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-        f"Sec-WebSocket-Protocol: bokeh, {token}\r\n\r\n".encode()
+        f"Sec-WebSocket-Protocol: bokeh, {token}\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n".encode()
     )
     seen = b""
     while b'"ACK"' not in seen:
@@ -78,6 +114,22 @@ def test_a_peer_that_goes_on_sending_learns_why_it_was_closed(node: Node, breach
         connected.sendall(frame + REST)
         assert close_code(connected) == code
     assert "Traceback" not in node.log()
+
+
+@pytest.mark.parametrize("breach", COMPRESSED_BREACHES)
+def test_a_compressed_frame_takes_no_more_than_it_may(compressing: Node, breach: str) -> None:
+    """And is answered with a close frame and a line of the log."""
+    frame, code = COMPRESSED_BREACHES[breach]
+    before = {pid: peak(pid) for pid in compressing.worker_pids()}
+    lines = compressing.log().count("broke the protocol")
+    with opened(compressing.ws_url(APP), page_token(compressing.app_url(APP)), "permessage-deflate") as connected:
+        connected.sendall(frame + REST)
+        assert close_code(connected) == code
+    compressing.wait_for_log("broke the protocol", lines + 1)
+    assert compressing.log().count("broke the protocol") == lines + 1
+    assert "Traceback" not in compressing.log()
+    assert compressing.worker_pids() == list(before)
+    assert max(peak(pid) - most for pid, most in before.items()) < TAKEN
 
 
 def test_what_lingers_is_gone_when_its_server_has_stopped() -> None:
@@ -128,7 +180,7 @@ def test_one_that_sends_too_much_is_closed() -> None:
 
 
 def test_many_that_send_too_much_together_are_closed() -> None:
-    """Whoever goes beyond what all may send; what is closed no longer counts."""
+    """A peer that goes beyond what all may send; what is closed no longer counts."""
 
     async def scenario() -> None:
         left = Lingering(asyncio.get_running_loop(), most_bytes=1000, most_of_all=2500)

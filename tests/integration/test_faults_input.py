@@ -24,7 +24,7 @@ from tornado.websocket import WebSocketClosedError
 from aperture.protocol.tokens import MAX_TOKEN
 
 SECRET = "a secret of the tests"
-OTHER = b"somebody else's secret"
+OTHER = b"another user's secret"
 
 PROTOCOL_ERROR = 1002
 NOT_CONSISTENT = 1007
@@ -171,7 +171,7 @@ def test_a_websocket_without_the_subprotocol_is_refused_with_400(node: Node, off
 
 
 def test_a_plain_request_to_the_websocket_is_refused_with_400(node: Node) -> None:
-    """A browser that opens the websocket's address as a page is told so."""
+    """A browser that opens the websocket's address as a page gets an answer that says so."""
     assert fetch(node.app_url("/raising/ws")).status == 400
 
 
@@ -235,7 +235,7 @@ def test_what_breaks_the_protocol_closes_that_connection_only(node: Node, frames
 @pytest.mark.parametrize(
     "event",
     [
-        {"kind": "ModelChanged", "model": {"id": "nobody"}, "attr": "value", "new": 1},
+        {"kind": "ModelChanged", "model": {"id": "absent"}, "attr": "value", "new": 1},
         {"kind": "ModelChanged", "model": {"id": "SLIDER"}, "attr": "value", "new": "a word"},
         {"kind": "ModelChanged", "model": {"id": "SLIDER"}},
         {"kind": "NoSuchKind"},
@@ -245,7 +245,7 @@ def test_what_breaks_the_protocol_closes_that_connection_only(node: Node, frames
     ids=lambda event: f"{event['kind']}-{event.get('attr', '')}",
 )
 def test_a_patch_that_cannot_be_applied_is_answered_with_an_error(node: Node, event: dict[str, Any]) -> None:
-    """The sender is told, without a traceback; its connection and its session go on."""
+    """The sender gets the error, without a traceback; its connection and its session go on."""
 
     async def scenario() -> None:
         token = page_token(node.app_url("/raising"))

@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 import pytest
@@ -47,7 +48,7 @@ def test_a_page_that_is_cut_off_keeps_its_session(nodes: tuple[Node, Node]) -> N
     async def scenario() -> None:
         async with Viewer.open(visited.ws_url(APP), lost) as viewer:
             await viewer.pull()
-            stream = viewer._connection.protocol.stream  # Tornado has no other way to its socket
+            stream: Any = cast("Any", viewer._connection.protocol).stream  # Tornado has no other way to its socket
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             stream.close()
         async with Viewer.open(visited.ws_url(APP), closed) as viewer:

@@ -1,4 +1,4 @@
-"""Processes that die or are told to go: what the viewers of the others, and of theirs, notice."""
+"""Processes that die or are stopped: what the viewers of the others, and of theirs, notice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_open_websockets_do_not_notice_the_death_of_the_gateway(node: Node) -> N
             assert (await viewer.set("slider", "value", 1)).msgtype == "OK"
             answer = await asyncio.to_thread(fetch, node.app_url("/broadcast"))
             assert answer.status == 200
-            # The new gateway has never seen this session, and must not give it to somebody else.
+            # The new gateway has never seen this session, and must not give it to another worker.
             async with Viewer.open(node.ws_url("/broadcast"), token) as second:
                 await second.pull()
                 assert second.value("slider", "value") == 1
@@ -125,7 +125,7 @@ def test_sigterm_closes_viewers_with_1012_and_runs_the_hooks(tmp_path: Path) -> 
 
 
 def test_an_app_that_cannot_be_imported_stops_the_start(tmp_path: Path) -> None:
-    """A missing module is told with the app's traceback, and the exit code says that starting again is no use."""
+    """A missing module is reported with the app's traceback, and the exit code says that starting again is no use."""
     app = tmp_path / "broken.py"
     app.write_text("import a_module_that_is_nowhere\n")
     with Node(app, options=["--num-procs", "2"], wait=False) as node:

@@ -4,6 +4,7 @@ on."""
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 import redis
@@ -14,7 +15,8 @@ from support.patience import run, wait_until
 from support.redis import RedisServer, bus_on, fresh_namespace
 from support.wire import page_token
 
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 
 APP = "/relayed"
 
@@ -24,21 +26,29 @@ def readiness(node: Node) -> tuple[int, str]:
     return answer.status, answer.text
 
 
+def full(node: Node) -> float | None:
+    """What the alert looks at."""
+    found = re.search(r"^aperture_bus_full (\S+)$", fetch(f"{node.admin_url}/metrics").text, re.MULTILINE)
+    return None if found is None else float(found[1])
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_node_whose_redis_is_full_is_not_ready(workers: int) -> None:
-    """It says why; nobody has to ask for a page first. Pages of sessions that live, and their websockets, go on."""
+    """It says why; no page has to be asked for first. Pages of sessions that live, and their websockets, go on."""
 
     async def scenario(node: Node, client: redis.Redis) -> None:
         url = node.app_url(APP)
         token = await asyncio.to_thread(page_token, url)
         async with steady_viewer(node.ws_url(APP), token) as viewer:
             assert readiness(node)[0] == 200
+            assert full(node) == 0
             client.config_set("maxmemory", 1)
             await asyncio.to_thread(wait_until, lambda: readiness(node)[0] == 503, 20, "the node counts as ready")
             wanted = ", ".join(map(str, range(workers)))
             line = f"[-] bus-memory: Redis is full (maxmemory): worker {wanted} can take no new sessions"
             await asyncio.to_thread(wait_until, lambda: line in readiness(node)[1])
             assert "[+] bus\n" in readiness(node)[1]
+            await asyncio.to_thread(wait_until, lambda: full(node) == 1, 20, "no alert would come")
             assert (await asyncio.to_thread(fetch, url)).status == 503
             for value in range(20):
                 assert (await viewer.set("slider", "value", value)).msgtype == "OK"
@@ -48,6 +58,7 @@ def test_a_node_whose_redis_is_full_is_not_ready(workers: int) -> None:
             client.config_set("maxmemory", 0)
             await asyncio.to_thread(wait_until, lambda: readiness(node)[0] == 200, 20, "the node is still not ready")
             assert (await asyncio.to_thread(fetch, url)).status == 200
+            await asyncio.to_thread(wait_until, lambda: full(node) == 0, 20, "an alert would stay")
 
     with RedisServer() as server:
         options = ["--num-procs", str(workers), "--redis-url", server.url, "--log-format", "human"]
@@ -63,7 +74,7 @@ def test_a_node_whose_redis_is_full_is_not_ready(workers: int) -> None:
 
 
 def test_a_full_redis_takes_nobodys_lease() -> None:
-    """Even where it was paused and nobody has been heard for a lease: a renewal needs no memory of its own."""
+    """Even where it was paused and no heartbeat came for a lease: a renewal needs no memory of its own."""
 
     async def scenario(url: str) -> None:
         async with bus_on(url, fresh_namespace()) as bus:

@@ -75,7 +75,7 @@ def test_a_head_sent_one_byte_a_time_is_answered_408_at_the_deadline(node: EchoN
 
 
 def test_a_connection_that_sends_nothing_is_closed_without_a_word(node: EchoNode) -> None:
-    """There is nobody to answer."""
+    """There is no client to answer."""
     connection = node.connect()
     assert connection.rest() == b""
     connection.close()
@@ -93,8 +93,8 @@ def test_a_connection_that_ends_before_its_request_is_nobodys_trouble(node: Echo
 def test_the_largest_session_id_and_head_still_fit_a_hand_over(node: EchoNode) -> None:
     """Limits are such that nothing acceptable is too large for one datagram."""
     name = "%C3%A9" * 512
-    told = node.ask(f"/?bokeh-session-id={name}", "Cookie: " + "c" * 90_000)
-    assert told["session"] == "é" * 512
+    answer = node.ask(f"/?bokeh-session-id={name}", "Cookie: " + "c" * 90_000)
+    assert answer["session"] == "é" * 512
 
 
 def silent(port: int, count: int) -> list[socket.socket]:

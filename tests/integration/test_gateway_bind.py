@@ -22,7 +22,7 @@ def close(*groups: list[socket.socket]) -> None:
 
 @pytest.fixture
 def taken() -> Iterator[int]:
-    """A port that somebody else listens on."""
+    """A port that another program listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -39,7 +39,7 @@ def test_an_admin_port_that_nobody_stated_may_be_another(taken: int, caplog: pyt
 
 
 def test_an_admin_port_that_was_stated_is_that_or_none(taken: int) -> None:
-    """Whoever stated it looks for the node there."""
+    """A port that was given is where the node is looked for."""
     with pytest.raises(OSError, match=str(taken)) as refused:
         bind_listeners(Settings(port=0, admin_port=taken, admin_port_stated=True))
     assert refused.value.errno == errno.EADDRINUSE
@@ -90,7 +90,7 @@ def test_a_taken_port_is_an_os_error_that_names_it_and_leaves_nothing_open() -> 
 
 
 def test_a_unix_socket_of_a_living_server_is_refused_and_a_dead_ones_replaced(tmp_path: Path) -> None:
-    """Nobody's place is taken while it is used."""
+    """No socket is replaced while it is used."""
     settings = Settings(unix_socket=str(tmp_path / "s"), admin_port=None)
     first, _ = bind_listeners(settings)
     with pytest.raises(OSError) as caught:
@@ -112,3 +112,9 @@ def test_a_file_that_is_no_socket_is_never_deleted(tmp_path: Path) -> None:
         bind_listeners(Settings(unix_socket=str(precious), admin_port=None))
     assert caught.value.errno == errno.EEXIST
     assert precious.read_text() == "x"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_said_to_be_that(tmp_path: Path) -> None:
+    """The system is never asked, so it has no word for it."""
+    with pytest.raises(OSError, match="path too long"):
+        bind_listeners(Settings(unix_socket=str(tmp_path / ("s" * 120)), admin_port=None))

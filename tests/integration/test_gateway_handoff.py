@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from aperture.wire.node_messages import MAX_DATAGRAM, Adopt, Claimed, Endpoint, Hello, Message, datagram_pair
+from aperture.wire.endpoint import MAX_DATAGRAM, Endpoint, datagram_pair
+from aperture.wire.node_messages import Adopt, Claimed, Hello, NodeMessage
 
 
 def adopt(head: bytes = b"head") -> Adopt:
@@ -18,7 +19,7 @@ def adopt(head: bytes = b"head") -> Adopt:
     return Adopt(0, head, ("127.0.0.1", 1), False, "s", 1)
 
 
-def received(endpoint: Endpoint) -> list[Message]:
+def received(endpoint: Endpoint) -> list[NodeMessage]:
     """All that has arrived, with the sockets closed."""
     messages = []
     while batch := endpoint.receive():
@@ -48,7 +49,7 @@ def test_messages_arrive_in_order_with_their_sockets() -> None:
 
 
 def test_what_the_kernel_does_not_take_waits_in_order() -> None:
-    """A burst queues, the owner is told, and flushing sends the rest in order."""
+    """A burst queues, the owner is called back, and flushing sends the rest in order."""
     blocked: list[bool] = []
     ends = datagram_pair()
     here, there = Endpoint(ends[0], on_blocked=blocked.append), Endpoint(ends[1])
@@ -56,7 +57,7 @@ def test_what_the_kernel_does_not_take_waits_in_order() -> None:
     for message in sent:
         assert here.send(message)
     assert here.queued > 0
-    arrived: list[Message] = []
+    arrived: list[NodeMessage] = []
     while here.queued:
         arrived += received(there)
         here.flush()
@@ -69,7 +70,7 @@ def test_what_the_kernel_does_not_take_waits_in_order() -> None:
 
 
 def test_above_its_limit_an_endpoint_refuses_and_closes_the_socket() -> None:
-    """A queue that nobody reads does not grow for ever."""
+    """A queue that is not read does not grow for ever."""
     ends = datagram_pair()
     here = Endpoint(ends[0], limit=1)
     while not here.full:
@@ -149,8 +150,10 @@ def test_without_descriptors_connections_are_answered_and_their_neighbours_arriv
     for found in passed:
         if found is not None:
             found.close()
-    for closing in (here, there, *clients):
-        closing.close()
+    for end in (here, there):
+        end.close()
+    for client in clients:
+        client.close()
 
 
 def test_the_largest_datagram_passes_and_a_larger_message_is_refused() -> None:

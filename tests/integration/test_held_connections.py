@@ -20,6 +20,7 @@ from aperture.worker.http.access_log import LoggedApplication
 from aperture.worker.http.bodies import Bodies
 from aperture.worker.waiting import Waiting
 
+LARGE = 16_000_000
 GET = b"GET /upload HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -47,6 +48,13 @@ class Stream(RequestHandler):
         self.finish(str(self.size))
 
 
+class Large(RequestHandler):
+    """One whose answer is far more than sockets hold."""
+
+    def get(self) -> None:
+        self.finish(b"x" * LARGE)
+
+
 @dataclass
 class Desk:
     """A server, and clients of it."""
@@ -59,6 +67,7 @@ class Desk:
         routes: list[Any] = [
             ("/upload", Upload),
             ("/stream", Stream),
+            ("/large", Large),
         ]
         self.application = LoggedApplication(routes, bodies=self.bodies, log_function=lambda handler: None)
         self.server = StickyServer(self.application, waiting=self.waiting)
@@ -95,6 +104,14 @@ async def read_until(client: socket.socket, end: bytes) -> bytes:
                 break
             got += more
     return got
+
+
+async def read_exactly(client: socket.socket, size: int) -> None:
+    async with asyncio.timeout(seconds(20)):
+        while size:
+            more = len(await asyncio.get_running_loop().sock_recv(client, size))
+            assert more, "the connection has ended"
+            size -= more
 
 
 async def send(client: socket.socket, *parts: bytes) -> None:
@@ -142,6 +159,26 @@ async def test_a_connection_that_was_accepted_here_has_as_long_for_its_first_hea
     client.setblocking(False)
     assert (await read_until(client, b"")).startswith(b"HTTP/1.1 408 ")
     server.stop()
+
+
+@in_loop
+async def test_a_peer_that_takes_nothing_of_an_answer_is_closed(
+    stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the answer held is free then; one that takes a little now and then gets all of it."""
+    monkeypatch.setattr(waiting_module, "STALL_TIME", seconds(0.5))
+    desk, loop = Desk(stack), asyncio.get_running_loop()
+    slow, stalled = (desk.connect(GET.replace(b"/upload", b"/large")) for _ in range(2))
+    taken = 0
+    async with asyncio.timeout(seconds(20)):
+        while len(desk.server._connections) > 1:
+            taken += len(await loop.sock_recv(slow, 2048))
+            await asyncio.sleep(0.01)
+    rest = await read_until(stalled, b"")
+    assert rest.startswith(b"HTTP/1.1 200 ")
+    assert len(rest) < LARGE / 2
+    assert taken < LARGE / 2
+    await read_exactly(slow, LARGE + rest.index(b"\r\n\r\n") + 4 - taken)
 
 
 @in_loop

@@ -1,26 +1,53 @@
-"""Messages that ask for far more work than they are long: refused wherever the session is, and others are served."""
+"""Messages that ask for far more work or memory than they are long, or nest deeper than encoders can follow: refused
+wherever the session is, and others are served."""
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import gzip
+import signal
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import pytest
-from support.cluster import PLACEMENTS, placed
+from support.cluster import PLACEMENTS, Follower, Owner, placed, session_of
+from support.memory import peak
 from support.node import Node
 from support.patience import run
-from support.wire import Viewer, page_token
+from support.wire import ConnectionEnded, Viewer, page_token
 
 APP = "/relayed"
 
 TOO_BIG = 1009
 
+INFLATED = 128 * 1024 * 1024
+TEXTS = 6
+TAKEN = 1024 * 1024 * 1024
+"""Bytes that a worker may take for such a message at most: its budget, beside what Python takes in passing."""
+
+DEPTHS = (90, 316, 400, 480)
+"""The first is taken; the others can be decoded, and what holds them can be encoded by nothing."""
+
 
 @pytest.fixture(scope="module", params=PLACEMENTS)
 def nodes(request: pytest.FixtureRequest) -> Iterator[tuple[Node, Node]]:
     """Where pages are made, and where their viewers connect."""
-    with placed(request.param, "relayed.py") as nodes:
+    with placed(request.param, "relayed.py", "--durability", "ack") as nodes:
         yield nodes
+
+
+def owner_of(nodes: tuple[Node, Node], token: str) -> Owner:
+    """Who has the session of a token."""
+    found = {
+        row["pid"]: Owner(node, row)
+        for node in nodes
+        for row in node.sessions()
+        if session_of(token).startswith(str(row["id"]))
+    }
+    assert len(found) == 1, f"{len(found)} workers have the session"
+    return next(iter(found.values()))
 
 
 def change(viewer: Viewer, new: list[Any]) -> list[dict[str, Any]]:
@@ -70,3 +97,65 @@ def test_a_chain_of_models_over_messages_is_refused_while_others_can_still_pull(
                 assert other.value("slider", "value") == 0
 
     run(scenario())
+
+
+def test_six_texts_of_gzipped_zeros_take_no_gigabytes(nodes: tuple[Node, Node]) -> None:
+    """In 1 MB; their sender is closed with one line, and the other viewer and the neighbours go on."""
+    made, visited = nodes
+    text = base64.b64encode(gzip.compress(bytes(INFLATED))).decode()
+
+    async def scenario(token: str, url: str) -> None:
+        neighbour = await asyncio.to_thread(page_token, made.app_url(APP))
+        async with (
+            Viewer.open(url, token) as bad,
+            Viewer.open(url, token) as good,
+            Viewer.open(url, neighbour) as beside,
+        ):
+            for viewer in (bad, good, beside):
+                await viewer.pull()
+            await bad.send_patch(change(bad, [{"type": "bytes", "data": text}] * TEXTS))
+            assert await bad.wait_closed() == TOO_BIG
+            assert (await good.set("slider", "value", 3)).msgtype == "OK"
+            assert (await beside.set("slider", "value", 4)).msgtype == "OK"
+
+    token = page_token(made.app_url(APP))
+    pids = {pid: node for node in nodes for pid in node.worker_pids()}
+    before = {pid: peak(pid) for pid in pids}
+    run(scenario(token, visited.ws_url(APP)))
+    assert {pid for node in nodes for pid in node.worker_pids()} == set(pids), "a worker has ended"
+    assert max(peak(pid) - before[pid] for pid in pids) < TAKEN
+    session = session_of(token)[:8]
+    lines = [line for node in set(nodes) for line in node.log().splitlines() if "broke the protocol" in line]
+    assert len([line for line in lines if session in line]) == 1, lines
+
+
+def test_a_list_nested_too_deeply_costs_nobody_the_session(nodes: tuple[Node, Node]) -> None:
+    """In one message; others can still pull, and what was stored is still there when the worker is killed."""
+    made, visited = nodes
+
+    async def nest(url: str, token: str, depth: int) -> str:
+        nested: list[Any] = reduce(lambda inside, _: [inside], range(depth), [])
+        async with Viewer.open(url, token) as bad:
+            await bad.pull()
+            try:
+                return (await bad.patch(change(bad, nested))).msgtype
+            except ConnectionEnded as ended:
+                return str(ended.code)
+
+    async def scenario(token: str, url: str) -> None:
+        async with Viewer.open(url, token) as viewer:
+            await viewer.pull()
+            for number, depth in enumerate(DEPTHS, 1):
+                assert (await viewer.set("slider", "value", number)).msgtype == "OK"
+                assert await nest(url, token, depth) == ("OK" if depth == DEPTHS[0] else "ERROR")
+                async with Viewer.open(url, token) as other:
+                    await other.pull()
+                    assert other.value("slider", "value") == number
+        owner = await asyncio.to_thread(owner_of, nodes, token)
+        owner.node.kill(owner.pid, signal.SIGKILL)
+        await Follower(url, token).follow(lambda found: bool(found.value("slider", "value") == len(DEPTHS)))
+
+    run(scenario(page_token(made.app_url(APP)), visited.ws_url(APP)))
+    for node in set(nodes):
+        assert "starts afresh" not in node.log()
+        assert "Traceback" not in node.log()

@@ -5,32 +5,32 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 from support.patience import seconds
 from support.peers import in_loop
 from tornado.httputil import HTTPHeaders, RequestStartLine
 
+from aperture.wire.accounts import Load, SessionRow
+from aperture.wire.endpoint import Endpoint, datagram_pair
 from aperture.wire.node_messages import (
     Adopt,
     Claimed,
     Crowded,
     Describe,
-    Endpoint,
     Extensions,
     ExtensionsAre,
     HandBack,
     Hello,
-    Load,
-    Message,
+    LoadReport,
+    NodeMessage,
     Released,
-    SessionInfo,
     SessionsAre,
-    WorkerSeat,
-    datagram_pair,
 )
+from aperture.wire.seats import WorkerSeat
 from aperture.worker.adopt import AdoptedStream, Peer
 from aperture.worker.gateway_link import GatewayLink
 
@@ -44,18 +44,18 @@ class Desk:
     gateway: Endpoint
     link: GatewayLink
     adopted: list[AdoptedStream] = field(default_factory=list)
-    sessions: list[SessionInfo] = field(default_factory=list)
+    sessions: list[SessionRow] = field(default_factory=list)
 
-    async def receive(self, count: int = 1) -> list[tuple[Message, socket.socket | None]]:
+    async def receive(self, count: int = 1) -> list[tuple[NodeMessage, socket.socket | None]]:
         """The next messages from the worker."""
-        got: list[tuple[Message, socket.socket | None]] = []
+        got: list[tuple[NodeMessage, socket.socket | None]] = []
         async with asyncio.timeout(seconds(10)):
             while len(got) < count:
                 got += self.gateway.receive(count - len(got))
                 await asyncio.sleep(0)
         return got
 
-    async def messages(self, count: int = 1) -> list[Message]:
+    async def messages(self, count: int = 1) -> list[NodeMessage]:
         return [message for message, _ in await self.receive(count)]
 
     async def until(self, condition: Any) -> None:
@@ -108,8 +108,8 @@ async def test_it_says_hello_and_takes_connections(pair: tuple[socket.socket, so
         async with asyncio.timeout(seconds(10)):
             assert await stream.read_until(b"\r\n\r\n") == b"GET /app HTTP/1.1\r\n\r\n"
         stream.close()
-    desk.link.report(sessions=1, connections=2, lag_seconds=0.5, rss_bytes=4)
-    assert await desk.messages() == [Load(1, 2, 0.5, 4, adopted=1)]
+    desk.link.report(Load(1, 2, 0.5, 4))
+    assert await desk.messages() == [LoadReport(Load(1, 2, 0.5, 4), 1)]
     desk.link.stop_adopting()
 
 
@@ -122,14 +122,14 @@ async def test_a_connection_that_came_without_its_socket_is_reported_once(
     desk.link.open()
     await desk.messages()
     pair[0].send(adopt(number=17).pack())
-    load = Load(0, 0, 0.0, 0, 17)
+    load = LoadReport(Load(0, 0, 0.0, 0), 17)
     while True:
-        desk.link.report(sessions=0, connections=0, lag_seconds=0.0, rss_bytes=0)
+        desk.link.report(Load(0, 0, 0.0, 0))
         [reported] = await desk.messages()
-        if reported != Load(0, 0, 0.0, 0, 0):
+        if reported != LoadReport(Load(0, 0, 0.0, 0), 0):
             break
     assert reported == replace(load, exhausted=True)
-    desk.link.report(sessions=0, connections=0, lag_seconds=0.0, rss_bytes=0)
+    desk.link.report(Load(0, 0, 0.0, 0))
     assert await desk.messages() == [load]
     desk.link.stop_adopting()
 
@@ -157,23 +157,23 @@ async def test_what_was_meant_for_its_predecessor_goes_back(pair: tuple[socket.s
 async def test_it_tells_a_new_gateway_everything(pair: tuple[socket.socket, socket.socket]) -> None:
     """In parts that fit a datagram, though the ids be as long as they may; the last part says so."""
     desk = desk_of(pair)
-    desk.sessions = [SessionInfo(f"{number:0512}", "/app", 1, 2, 0, 1.5) for number in range(450)]
-    desk.sessions += [SessionInfo("\N{TURTLE}" * 256, "/\N{TURTLE}" * 128, 1, 2, 0, 1.5) for _ in range(450)]
+    desk.sessions = [SessionRow(f"{number:0512}", "/app", 1, 2, 0, 1.5) for number in range(450)]
+    desk.sessions += [SessionRow("\N{TURTLE}" * 256, "/\N{TURTLE}" * 128, 1, 2, 0, 1.5) for _ in range(450)]
     desk.link.open()
     await desk.messages()
     desk.gateway.send(Describe(7))
     assert isinstance((await desk.messages())[0], Hello)
-    told: list[SessionInfo] = []
+    listed: list[SessionRow] = []
     parts = 0
     is_last = False
     while not is_last:
         [part] = await desk.messages()
         assert isinstance(part, SessionsAre)
         assert part.request == 7
-        told += part.sessions
+        listed += part.sessions
         parts += 1
         is_last = part.last
-    assert told == desk.sessions
+    assert listed == desk.sessions
     assert parts > 1
     desk.sessions = []
     desk.gateway.send(Describe(8))
@@ -187,7 +187,7 @@ async def test_a_message_that_fails_does_not_cost_its_neighbours(
 ) -> None:
     """Connections behind it in the same batch are adopted, and the failure is in the log."""
     desk = desk_of(pair)
-    desk.sessions = [SessionInfo("\ud800", "/app", 1, 2, 0, 1.5)]
+    desk.sessions = [cast("SessionRow", None)]
     client, passed = socket.socketpair()
     with client:
         desk.gateway.send(Describe(7))
@@ -225,13 +225,13 @@ async def test_claims_come_before_what_follows_them(pair: tuple[socket.socket, s
     while desk.link._endpoint.queued == 0:
         desk.link.retract("x" * 1000)
         sent += 1
-    desk.link.report(sessions=1, connections=1, lag_seconds=0.0, rss_bytes=0)
+    desk.link.report(Load(1, 1, 0.0, 0))
     claiming = asyncio.create_task(desk.link.announce("b"))
     await asyncio.sleep(0)
     assert not claiming.done()
     messages = await desk.messages(sent + 1)
     assert messages[-1] == Claimed(("b",))
-    assert not any(isinstance(message, Load) for message in messages)
+    assert not any(isinstance(message, LoadReport) for message in messages)
     async with asyncio.timeout(seconds(10)):
         await claiming
     desk.link.stop_adopting()
@@ -250,7 +250,7 @@ async def test_extensions_are_exchanged(pair: tuple[socket.socket, socket.socket
     given_up.cancel()
     for question in reversed(questions):
         assert isinstance(question, Extensions)
-        desk.gateway.send(ExtensionsAre(question.request, {**question.dirs, "all": "/all"}))
+        desk.gateway.send(ExtensionsAre(question.request, {**question.dirs, "all": b"/all"}))
     async with asyncio.timeout(seconds(10)):
         assert await first == {"a": "/a", "all": "/all"}
         assert await second == {"b": "/b", "all": "/all"}

@@ -1,4 +1,4 @@
-"""The log of a running node: what its lines say, what they must never say, and what happens when nobody takes them."""
+"""The log of a running node: what its lines say, what they must never say, and what happens when they are not read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SECRETS = [
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    """Two workers that log everything as JSON, because nobody asked for anything else."""
+    """Two workers that log everything as JSON, which is the default."""
     options = ["--num-procs", "2", "--log-level", "debug", "--auth-module", app_path("auth.py")]
     with Node("talking.py", options=options, env={"APERTURE_LOG_FORMAT": None}) as running:
         yield running
@@ -68,7 +68,7 @@ def named(request: str, message: str) -> Callable[[Line], bool]:
     return lambda line: line.get("request") == request and line["message"].startswith(message)
 
 
-USER = {"Cookie": "user=somebody"}
+USER = {"Cookie": "user=visitor"}
 
 
 def test_every_process_says_who_it_is(node: Node) -> None:
@@ -135,7 +135,7 @@ def hostile_requests() -> list[str]:
     """Secrets in every place where a request has them, in requests that go wrong in all sorts of ways."""
     session, token, cookie, bearer, query = SECRETS
     headers = (
-        f"Host: x\r\nCookie: user=somebody; sid={cookie}\r\nAuthorization: Bearer {bearer}\r\n"
+        f"Host: x\r\nCookie: user=visitor; sid={cookie}\r\nAuthorization: Bearer {bearer}\r\n"
         f"Sec-WebSocket-Protocol: bokeh, {token}\r\nConnection: close\r\n"
     )
     upgrade = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"

@@ -11,6 +11,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 from urllib.parse import quote
 
 import pytest
@@ -72,7 +73,10 @@ def test_promtool_and_a_strict_parser_accept_it(node: Node) -> None:
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
     answer = fetch(f"{node.admin_url}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
     assert answer.text.endswith("# EOF\n")
-    assert {family.name for family in parse_openmetrics(answer.text)} >= {"aperture_sessions", "aperture_patches"}
+    assert {family.name for family in cast("Any", parse_openmetrics)(answer.text)} >= {
+        "aperture_sessions",
+        "aperture_patches",
+    }
 
 
 STUCK = """
@@ -80,7 +84,7 @@ from bokeh.models.widgets import Slider
 from bokeh.plotting import curdoc
 
 def wait_for_somebody(attr, old, new):
-    with open({gate!r}) as gate:  # a FIFO: this returns when somebody opens its other end
+    with open({gate!r}) as gate:  # a FIFO: this returns when its other end is opened
         gate.read()
 
 slider = Slider(name="slider", start=0, end=10, value=0)

@@ -44,7 +44,7 @@ async def close_code(node: Node, token: str) -> int | None:
 
 def test_without_redis_an_old_page_is_put_off(cluster: Cluster) -> None:
     """Where its session is it comes in; elsewhere the page is a 503 and the websocket closed with 1012, until Redis,
-    which comes back empty, has been told of the session again. Not one 403 before that."""
+    which comes back empty, knows of the session again. Not one 403 before that."""
 
     async def scenario() -> None:
         fresh = await asyncio.to_thread(page_token, cluster.app_url(APP))

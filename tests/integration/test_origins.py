@@ -24,7 +24,7 @@ def node(request: pytest.FixtureRequest) -> Iterator[StockNode]:
 
 
 @pytest.fixture(scope="module", params=BOTH, ids=kind_name)
-def told(request: pytest.FixtureRequest) -> Iterator[StockNode]:
+def restricted(request: pytest.FixtureRequest) -> Iterator[StockNode]:
     """The setting instead, with a comma too many."""
     with request.param("context.py", options=["--allow-websocket-origin", "a.b"], env={SETTING: "dash.corp,"}) as node:
         yield node
@@ -63,7 +63,7 @@ def status(node: StockNode, headers: Mapping[str, str]) -> int:
 def test_a_browsers_word_is_taken_for_its_own_pages(
     node: StockNode, site: str | None, origin: str | None, expected: int
 ) -> None:
-    """`Sec-Fetch-Site` holds even where a proxy changes the Host header, and nobody but a browser can be misled."""
+    """`Sec-Fetch-Site` holds even where a proxy changes the Host header, and only a browser can be misled."""
     headers = {"Sec-Fetch-Site": site, "Origin": node.url if origin == "own" else origin}
     assert status(node, {name: value for name, value in headers.items() if value is not None}) == expected
 
@@ -72,10 +72,10 @@ def test_a_browsers_word_is_taken_for_its_own_pages(
     ("origin", "expected"),
     [("https://dash.corp", 101), ("https://dash.corp:8443", 101), ("http://a.b", 403), ("http://other.corp", 403)],
 )
-def test_the_setting_takes_the_options_place(told: StockNode, origin: str, expected: int) -> None:
+def test_the_setting_takes_the_options_place(restricted: StockNode, origin: str, expected: int) -> None:
     """There a host without a port stands for any port."""
-    assert status(told, {"Origin": origin}) == expected
-    script = fetch(told.app_url("/context/autoload.js?bokeh-autoload-element=e"), headers={"Origin": origin})
+    assert status(restricted, {"Origin": origin}) == expected
+    script = fetch(restricted.app_url("/context/autoload.js?bokeh-autoload-element=e"), headers={"Origin": origin})
     assert script.status == 200
 
 

@@ -9,13 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from signal import SIGHUP
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 from support.node import Node
 from support.patience import run, wait_until
-from support.wire import Viewer, page_token
+from support.wire import Viewer, objects_named, page_token
 
 APPS = ("/paneling", "/paneled")
 
@@ -24,7 +23,7 @@ APPS = ("/paneling", "/paneled")
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """A script, a folder whose hooks import Panel, and an auth module that does."""
     auth = tmp_path_factory.mktemp("auth") / "auth.py"
-    auth.write_text("import panel\nlogin_url = '/login'\ndef get_user(handler): return 'somebody'\n")
+    auth.write_text("import panel\nlogin_url = '/login'\ndef get_user(handler): return 'visitor'\n")
     options = ["--num-procs", str(request.param), "--auth-module", str(auth)]
     with Node("paneling.py", "paneled", options=options) as node:
         yield node
@@ -68,17 +67,7 @@ def _all_new(node: Node, before: set[int]) -> bool:
 async def _slide(node: Node, app: str) -> None:
     async with Viewer.open(node.ws_url(app), page_token(node.app_url(app))) as viewer:
         reply = await viewer.request("PULL-DOC-REQ", {})
-        (slider,) = _objects(reply.content["doc"], "Slider")
+        (slider,) = objects_named(reply.content["doc"], "Slider")
         await viewer.send_patch([{"kind": "ModelChanged", "model": {"id": slider["id"]}, "attr": "value", "new": 7}])
         while "it is 7 now" not in str((await viewer.wait_for("PATCH-DOC")).content):
             pass
-
-
-def _objects(found: Any, name: str) -> list[dict[str, Any]]:
-    """Every model of a type in a document as JSON."""
-    if isinstance(found, list):
-        return [one for part in found for one in _objects(part, name)]
-    if not isinstance(found, dict):
-        return []
-    mine = [found] if found.get("type") == "object" and found.get("name", "").endswith(name) else []
-    return mine + _objects(list(found.values()), name)

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from support.fetch import fetch
 from support.patience import seconds
-from support.proxy import CONFIGURATION, Nginx
+from support.proxy import Nginx
 
 REQUESTS = 6
 
@@ -55,7 +55,7 @@ class Machine:
 
 @contextmanager
 def black_hole() -> Iterator[str]:
-    """An address where nobody says anything, not even no: the queue of connections is full, so the kernel is silent."""
+    """An address that does not answer, not even with a refusal: its queue is full, so the kernel is silent."""
     with ExitStack() as stack:
         listener = stack.enter_context(closing(socket.create_server(("127.0.0.1", 0), backlog=0)))
         for _ in range(4):
@@ -71,12 +71,15 @@ def test_a_machine_that_vanished_costs_nobody_a_page() -> None:
         machine.may_answer.set()
         answers = [fetch(nginx.url) for _ in range(REQUESTS)]
         assert [(answer.status, answer.text) for answer in answers] == [(200, "here")] * REQUESTS
-        assert "upstream timed out" in nginx.errors(), "nobody was sent to the machine that is gone"
+        assert "upstream timed out" in nginx.errors(), "no request was sent to the machine that is gone"
 
 
 def test_a_slow_page_is_asked_for_once() -> None:
     """A node that has the request may be running the app's code: another one would run it again."""
-    shorter = {"proxy_read_timeout": "2s", "proxy_next_upstream_timeout": "1s"}
+    shorter = {
+        "proxy_read_timeout 120s": "proxy_read_timeout 2s",
+        "proxy_next_upstream_timeout 5s": "proxy_next_upstream_timeout 1s",
+    }
     with Machine("a") as one, Machine("b") as two, Nginx([one.address, two.address], instead=shorter) as nginx:
         assert fetch(nginx.url).status == 504
         assert one.asked + two.asked == 1
@@ -84,7 +87,7 @@ def test_a_slow_page_is_asked_for_once() -> None:
 
 def test_only_connections_time_out_in_time_for_another_node() -> None:
     """What the test above has shortened is shipped in the same order."""
-    text = CONFIGURATION.read_text()
+    text = Nginx.shipped.read_text()
     shipped = {name: int(value) for name, value in re.findall(r"(?m)^ *proxy_(\w+_timeout) (\d+)s;$", text)}
     assert shipped["connect_timeout"] < shipped["next_upstream_timeout"] < shipped["read_timeout"]
     assert shipped["next_upstream_timeout"] < shipped["send_timeout"]

@@ -13,7 +13,8 @@ from support.redis import KINDS, RedisServer, bus_on, eventually, fresh_namespac
 from aperture.bus.redis import RedisBus
 from aperture.errors import BusDown, Fenced, OwnerUnknown
 from aperture.registry import registry as module
-from aperture.registry.registry import Claim, Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Claim, Registry
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -53,7 +54,7 @@ async def expire(registry: Registry) -> None:
 
 
 def test_a_session_has_one_owner(url: str) -> None:
-    """The first to claim it; the others are told whose it is, and claiming again changes nothing."""
+    """The first to claim it; the others learn whose it is, and claiming again changes nothing."""
 
     async def scenario() -> None:
         async with workers(url, 2) as (one, two):
@@ -114,7 +115,7 @@ def test_only_the_owner_releases_and_only_at_its_epoch(url: str) -> None:
 
 
 def test_the_sessions_of_a_dead_worker_are_claimed_by_others(url: str) -> None:
-    """Its lease has ended; it learns that when it wakes up, and nobody listens to it."""
+    """Its lease has ended; it learns that when it wakes up, and is refused."""
 
     async def scenario() -> None:
         async with workers(url, 2) as (one, two):
@@ -137,7 +138,7 @@ def test_the_sessions_of_a_dead_worker_are_claimed_by_others(url: str) -> None:
 
 
 def test_a_session_that_was_rebuilt_and_ended_elsewhere_is_lost_all_the_same(url: str) -> None:
-    """A sleeper finds nobody in its place, and must still not go on."""
+    """A sleeper finds no other in its place, and must still not go on."""
 
     async def scenario() -> None:
         async with workers(url, 2) as (one, two):
@@ -153,7 +154,7 @@ def test_a_session_that_was_rebuilt_and_ended_elsewhere_is_lost_all_the_same(url
 
 
 def test_an_owner_that_slept_and_was_not_missed_goes_on(url: str) -> None:
-    """Its lease ended, but nobody asked for its session."""
+    """Its lease ended, but no worker asked for its session."""
 
     async def scenario() -> None:
         async with workers(url, 2) as (one, two):
@@ -360,7 +361,7 @@ def test_an_emptied_redis_does_not_say_that_a_session_has_no_owner(server: Redis
 
 
 def test_a_newcomer_waits_with_those_who_know_better(server: RedisServer) -> None:
-    """It has never seen another Redis, but somebody who lives has."""
+    """It has never seen another Redis, but a living worker has."""
 
     async def scenario() -> None:
         async with workers(server.url, 1) as made:
@@ -376,7 +377,7 @@ def test_a_newcomer_waits_with_those_who_know_better(server: RedisServer) -> Non
 
 
 def test_a_redis_that_was_paused_does_not_say_that_an_owner_is_dead(url: str) -> None:
-    """When nobody has been heard for a lease, the first who asks is told that it is unknown."""
+    """When no heartbeat came for a lease, the first who asks learns that it is unknown."""
 
     async def scenario() -> None:
         async with workers(url, 2) as (one, two):
@@ -435,5 +436,42 @@ def test_without_redis_everything_says_so(server: RedisServer) -> None:
             ):
                 with pytest.raises(BusDown):
                     await asked
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("command", [("SET", "x"), ("RPUSH", "x"), ("ZADD", "1", "x")], ids=["text", "list", "set"])
+def test_what_others_write_over_a_claim_costs_no_session(server: RedisServer, command: tuple[str, ...]) -> None:
+    """Its owner's heartbeat puts the claim back, at its epoch; until then no other worker takes the session."""
+
+    async def scenario() -> None:
+        async with workers(server.url, 2) as (one, two):
+            claims = {key: (await one.claim(key, fresh=True)).epoch for key in ("s", "t")}
+            name, *content = command
+            bus = bus_of(one)
+            await bus.command("DEL", bus.names.session("s"))
+            await bus.command(name, bus.names.session("s"), *content)
+            with pytest.raises(OwnerUnknown):
+                await two.claim("s", fresh=False)
+            with pytest.raises(OwnerUnknown):
+                await two.owner_of("s")
+            assert await one.renew(claims) == set()
+            for key, epoch in claims.items():
+                assert await two.claim(key, fresh=False) == Claim(one.me, epoch, False)
+
+    run(scenario())
+
+
+def test_what_others_write_over_the_leases_lets_a_worker_leave(url: str) -> None:
+    """As with a Redis that is down, which its end is ready for."""
+
+    async def scenario() -> None:
+        async with workers(url, 1) as (one,):
+            bus = bus_of(one)
+            await bus.command("SET", bus.names.workers, "x")
+            with pytest.raises(BusDown):
+                await one.claim("s", fresh=True)
+            with pytest.raises(BusDown):
+                await one.withdraw()
 
     run(scenario())

@@ -16,7 +16,8 @@ from support.redis import fresh_namespace, node_server
 from aperture.bus.redis import RedisBus
 from aperture.bus.redis_options import BusOptions
 from aperture.errors import Fenced
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 
 WORKERS = 3
 workers = st.integers(0, WORKERS - 1)
@@ -107,7 +108,7 @@ class Machine(RuleBasedStateMachine):
         self.alive = set()
         for session, (worker, _) in list(self.owners.items()):
             if worker in sleeping:
-                del self.owners[session]  # nobody remembers; it may put its claim back when it wakes up
+                del self.owners[session]  # forgotten; it may put its claim back when it wakes up
         for worker in range(WORKERS):
             if worker not in sleeping:
                 self.heartbeat(worker)

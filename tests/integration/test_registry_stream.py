@@ -12,7 +12,8 @@ from support.redis import KINDS, bus_on, eventually, fresh_namespace, node_serve
 from aperture.bus.redis import RedisBus
 from aperture.errors import Fenced
 from aperture.registry import stream as module
-from aperture.registry.registry import Appended, Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Appended, Registry
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -75,7 +75,7 @@ def test_the_forms_in_which_apps_may_be_given(kind: type, form: str) -> None:
 
 
 def test_members(aside: ServerAside) -> None:
-    """What the constructor was told, and the port that the kernel chose."""
+    """What the constructor was given, and the port that the kernel chose."""
     server = aside.server
     assert isinstance(server.port, int)
     assert server.port > 0
@@ -123,11 +123,11 @@ def test_a_session_that_is_not_there_is_an_error(aside: ServerAside) -> None:
         with pytest.raises(ValueError, match="/three"):
             aside.call(act, "/three", *(["id"] if act == aside.server.get_session else []))
     with pytest.raises(Exception, match=r"[Nn]o (such )?session"):
-        aside.call(aside.server.get_session, "/one", "nobody")
+        aside.call(aside.server.get_session, "/one", "absent")
 
 
 def test_extra_patterns_and_settings_reach_tornado(aside: ServerAside) -> None:
-    """Handlers of the program answer under the prefix and see the keywords that are nobody else's."""
+    """Handlers of the program answer under the prefix and see the keywords that are theirs alone."""
     answer = fetch(f"{aside.url}/some/where/greet", headers={"X-Real-Ip": "192.0.2.1"})
     assert answer.text == "good day 192.0.2.1"
 
@@ -147,7 +147,7 @@ def test_the_index_lists_the_apps(aside: ServerAside) -> None:
     ids=["redirected", "listed", "neither"],
 )
 def test_the_root_of_a_single_app(kind: type, kwargs: dict[str, bool], expected: int) -> None:
-    """It leads to the app, unless told otherwise."""
+    """It leads to the app, unless an option says otherwise."""
     with ServerAside(kind, {"/only": fill}, **kwargs) as aside:
         answer = fetch(f"{aside.url}/")
         assert answer.status == expected

@@ -88,7 +88,8 @@ class TestOnARunningLoop:
                     await viewer.pull()
                     assert (await viewer.set("slider", "value", 5)).msgtype == "OK"
                     (session,) = server.get_sessions()
-                    assert session.document.get_model_by_name("slider").value == 5
+                    slider: Any = session.document.get_model_by_name("slider")
+                    assert slider.value == 5
                     server.stop()
                     server.stop()
                     code = await viewer.wait_closed()
@@ -194,7 +195,7 @@ class TestOnARunningLoop:
             Server(App(DirectoryHandler(filename=str(folder))), port=0)
 
     def test_a_redis_that_is_not_there(self) -> None:
-        """A named error from `async with`; without it the server ends by itself and serves nobody."""
+        """A named error from `async with`; without it the server ends by itself and serves no request."""
         nowhere = f"redis://127.0.0.1:{free_port()}"
 
         async def scenario() -> None:
@@ -325,7 +326,7 @@ class TestInThreads:
                 pass
 
     def test_start_from_another_thread(self) -> None:
-        """The loop runs already, and is told from outside."""
+        """The loop runs already, and is stopped from outside."""
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
@@ -481,7 +482,9 @@ class TestThePrograms:
                 await text_of(f"http://localhost:{server.port}/")
                 outside.append(Div().id)
                 (session,) = server.get_sessions()
-                return str(session.document.get_model_by_name("inside").id)
+                made = session.document.get_model_by_name("inside")
+                assert made is not None
+                return str(made.id)
 
         inside = run(scenario())
         outside.append(Div().id)
@@ -489,7 +492,7 @@ class TestThePrograms:
         assert not any(name.startswith(prefix) for name in outside)
 
     def test_its_signals(self, serving: ServerAside) -> None:
-        """Are handled by nobody but `run_until_shutdown`."""
+        """Are handled by `run_until_shutdown` alone."""
         import signal
 
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

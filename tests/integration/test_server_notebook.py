@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import nbformat
 import pytest
@@ -49,13 +50,15 @@ print(server.get_sessions())
 """
 
 
+V4: Any = nbformat.v4
+"""The present format of notebooks, whose functions have no types."""
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the kernel's client
 def test_a_server_lives_from_cell_to_cell() -> None:
     """Started in one cell, visited over HTTP in the next, changed, and stopped; the kernel's loop is never blocked."""
-    cells = [
-        nbformat.v4.new_code_cell(source) for source in (STARTED, VISITED, CHANGED, AGAIN, AGAIN, VISITED, STOPPED)
-    ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    cells = [V4.new_code_cell(source) for source in (STARTED, VISITED, CHANGED, AGAIN, AGAIN, VISITED, STOPPED)]
+    notebook = V4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     done = NotebookClient(notebook, timeout=int(seconds(60)), kernel_name="python3").execute(env=dict(os.environ))
     written = ["".join(out["text"] for out in cell.outputs if out.output_type == "stream") for cell in done.cells]

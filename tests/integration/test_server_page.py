@@ -24,7 +24,7 @@ SERVED = {
     "several-processes-0": "/app",
     "a-node-of-a-cluster-0": "/app",
 }
-"""The programs that serve until they are told to end, and where."""
+"""The programs that serve until they are stopped, and where."""
 
 ENDING = {"in-a-coroutine,-and-in-a-notebook-0": "1 root\n"}
 """Those that end by themselves, and what they write."""

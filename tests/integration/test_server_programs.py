@@ -240,7 +240,7 @@ Server({"/app": app}, num_procs=2, port=0, redis_url="redis://127.0.0.1:1").run_
 
 
 def test_a_node_stopped_from_a_callback(tmp_path: Path) -> None:
-    """`stop` in the supervisor ends it like a signal, and the program goes on; the admin endpoints had told of it."""
+    """`stop` in the supervisor ends it like a signal, and the program goes on; the admin endpoints had said so."""
     source = """
 import urllib.request, json
 server = Server({"/app": app}, num_procs=2, port=0, admin_port=0, log_level="info", log_format="%(message)s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ from support.echo_node import EchoNode, Plan, echo_node, request
 from support.patience import wait_until
 
 from aperture.errors import ExitCode
+
+
+def are_replaced(node: EchoNode, before: set[int]) -> bool:
+    """Whether two workers are up, and none of those before."""
+    now = node.workers()
+    return len(now) == 2 and not set(now.values()) & before
 
 
 @pytest.mark.parametrize(("mode", "code"), [("broken", ExitCode.APP_BROKEN), ("dies", ExitCode.INTERNAL)])
@@ -62,7 +69,7 @@ def test_workers_that_ignore_the_end_are_killed_after_the_grace_period() -> None
 
 
 def test_a_worker_that_hangs_in_its_exit_handlers_is_replaced() -> None:
-    """Also if nobody has told it to end, and so nobody waits with a deadline for that."""
+    """Also if it was not asked to end, and no deadline runs for that."""
     with echo_node(1, mode="hangs at exit", shutdown_grace=1.0) as node:
         before = node.workers()
         os.kill(before[0], signal.SIGTERM)
@@ -71,7 +78,7 @@ def test_a_worker_that_hangs_in_its_exit_handlers_is_replaced() -> None:
 
 
 def test_a_second_signal_kills_at_once() -> None:
-    """Whoever presses Ctrl-C twice does not want to wait."""
+    """A user who presses Ctrl-C twice does not want to wait."""
     with echo_node(2, mode="stubborn", shutdown_grace=600.0) as node:
         node.process.terminate()
         time.sleep(1.2)  # sooner, it would be taken for an echo of the first
@@ -81,17 +88,17 @@ def test_a_second_signal_kills_at_once() -> None:
 
 
 def test_children_of_a_killed_supervisor_leave() -> None:
-    """Nobody is left to hold the port."""
+    """No process is left to hold the port."""
     with echo_node(2) as node:
         assert len(node.descendants()) == 4
         node.process.kill()
         node.wait()
-        # Whoever inherits orphans here may be slow to reap them, or never do it, in a container without an init.
+        # The process that inherits orphans here may be slow to reap them, or never, in a container without an init.
         wait_until(lambda: not node.descendants(zombies=False), why="the children are gone")
 
 
 def test_a_hang_up_replaces_the_workers_one_by_one() -> None:
-    """Every worker is new afterwards, and all the while somebody answered."""
+    """Every worker is new afterwards, and requests were answered all the while."""
     with echo_node(2) as node:
         before = node.workers()
         node.process.send_signal(signal.SIGHUP)
@@ -112,7 +119,7 @@ def replaced(node: EchoNode, before: dict[int, int]) -> bool:
 
 
 def test_a_hang_up_during_the_start_replaces_the_workers_after_it() -> None:
-    """They may have loaded the apps already, so it counts; but a worker that boots cannot be told to go."""
+    """They may have loaded the apps already, so it counts; but a worker that boots cannot be stopped."""
     node = EchoNode(Plan(2, "slow boot"))
     try:
         wait_until(lambda: len(node.descendants()) == 4, why="all are forked")
@@ -125,7 +132,7 @@ def test_a_hang_up_during_the_start_replaces_the_workers_after_it() -> None:
 
 
 def test_a_hang_up_that_meets_a_booting_worker_replaces_all() -> None:
-    """The one that boots is told once it serves; its end is no failed boot, and the others have their turn."""
+    """The one that boots is stopped once it serves; its end is no failed boot, and the others have their turn."""
     with echo_node(2, mode="slow boot") as node:
         first, all_before = node.workers(), set(node.descendants())
         os.kill(first[0], signal.SIGKILL)
@@ -141,17 +148,17 @@ def test_signals_that_an_import_has_handlers_for_end_nothing() -> None:
         before = node.workers()
         for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGRTMIN, signal.SIGHUP):
             node.process.send_signal(number)
-        wait_until(lambda: replaced(node, before), why="the last of them was heeded")
+        wait_until(lambda: replaced(node, before), why="the last of them was followed")
 
 
 def test_a_worker_that_retires_gets_nothing_more() -> None:
     """As one that is replaced: a session that it had is served by the next worker before it has ended."""
     with echo_node(2, mode="stubborn", shutdown_grace=2.0) as node:
         connection = node.connect()
-        told = connection.ask("/retire?bokeh-session-id=a")
-        wait_until(lambda: node.ask("/?bokeh-session-id=a")["pid"] != told["pid"], why="others serve the session")
-        assert Path(f"/proc/{told['pid']}").exists(), "it is still there, and was killed by nobody"
-        wait_until(lambda: node.workers().get(told["worker"], told["pid"]) != told["pid"], why="there is a new one")
+        answer = connection.ask("/retire?bokeh-session-id=a")
+        wait_until(lambda: node.ask("/?bokeh-session-id=a")["pid"] != answer["pid"], why="others serve the session")
+        assert Path(f"/proc/{answer['pid']}").exists(), "it is still there, and was not killed"
+        wait_until(lambda: node.workers().get(answer["worker"], answer["pid"]) != answer["pid"], why="a new one is up")
         assert "ended with SIGKILL; the next one starts at once" in node.logged()
 
 
@@ -164,9 +171,7 @@ def test_a_hundred_worker_restarts_leak_neither_process_nor_descriptor() -> None
         for restart in range(50):
             before = node.workers()
             node.process.send_signal(signal.SIGHUP)
-            wait_until(
-                lambda before=before: len(now := node.workers()) == 2 and not set(now.values()) & set(before.values())
-            )
+            wait_until(partial(are_replaced, node, set(before.values())))
             if restart == 0:
                 # An endpoint has a spare descriptor from the first message that it receives.
                 wait_until(lambda: len(node.descendants()) == 4)
@@ -191,7 +196,7 @@ def test_a_gateway_that_is_killed_again_and_again_comes_back() -> None:
 
 
 def test_connections_during_the_end_are_told_so_or_refused() -> None:
-    """While workers say goodbye, nobody new is let in."""
+    """While workers stop, no new connection is let in."""
     with echo_node(1, mode="stubborn", shutdown_grace=2.0) as node:
         half = node.connect()
         half.send(b"GET / HTTP/1.1\r\n")

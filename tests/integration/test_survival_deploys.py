@@ -12,19 +12,17 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.cluster import Cluster, session_of
+from support.cluster import Cluster
 from support.node import Node
 from support.patience import run, seconds, wait_until
-from support.survivor import Figures, Survivor
-from support.wire import page_token
+from support.survivor import Figures, under_load
 
 FULL = bool(os.environ.get("SURVIVAL_FULL"))
 SESSIONS = 100 if FULL else 16
-AT_ONCE = 8
 SHOWN = 8
 """Characters of a session's id that the log shows."""
 BETWEEN = 2.0
@@ -40,43 +38,14 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         yield cluster
 
 
-async def under_load(cluster: Cluster, deploy: Callable[[Figures], Awaitable[None]]) -> tuple[Figures, set[str]]:
-    """Deploy while people move sliders; what happened to them, and their sessions."""
-    figures = Figures()
-    turn = asyncio.Semaphore(AT_ONCE)
-
-    async def open_page() -> Survivor:
-        async with turn:
-            return Survivor(cluster.ws_url(APP), await asyncio.to_thread(page_token, cluster.app_url(APP)), figures)
-
-    survivors = await asyncio.gather(*(open_page() for _ in range(SESSIONS)))
-    async with asyncio.TaskGroup() as living:
-        for survivor in survivors:
-            living.create_task(survivor.live())
-        for survivor in survivors:
-            await survivor.connected.wait()
-        await deploy(figures)
-        await asyncio.sleep(seconds(1))
-        for survivor in survivors:
-            survivor.stop()
-    return figures, {session_of(survivor.token) for survivor in survivors}
-
-
 def restart(node: Node) -> str:
     """Stop a node as an orchestrator does, and start its successor at the same address.
 
     Returns:
         The log of the one that was stopped.
     """
-    port = node.port
     assert node.stop() == 0
-    ended = node.log()
-    node.log_reader.close()
-    node._options += ["--port", str(port)]
-    node.start()
-    node.await_ready()
-    wait_until(lambda: len(node.workers()) == 2, 30, "a worker is missing")
-    return ended
+    return node.start_again(workers=2)
 
 
 def runs_of(path: Path) -> Counter[str]:
@@ -85,14 +54,14 @@ def runs_of(path: Path) -> Counter[str]:
 
 
 def rebuilds_in(log: str) -> Counter[str]:
-    """How often each session went on elsewhere, by what the log shows of its id."""
-    return Counter(re.findall(r"session (\w+)\S* of \S+ goes on here", log))
+    """How often each session was rebuilt elsewhere, by what the log shows of its id."""
+    return Counter(re.findall(r"session (?:restored|remade from its values): (\w+)", log))
 
 
 def assert_nothing_lost(log: str, figures: Figures, sessions: set[str], runs: Counter[str]) -> None:
     assert figures.lost == []
     assert len(figures.back_after) >= SESSIONS / 2, "hardly a session was moved"
-    assert set(runs) == sessions, "the app's code ran for somebody else"
+    assert set(runs) == sessions, "the app's code ran for another session"
     rebuilds = rebuilds_in(log)
     assert sum(rebuilds.values()) >= SESSIONS / 2
     for session_id in sessions:
@@ -112,7 +81,7 @@ def test_a_rolling_restart_of_the_nodes_loses_nothing(cluster: Cluster, tmp_path
             ended.append(await asyncio.to_thread(restart, node))
             await asyncio.sleep(seconds(BETWEEN))
 
-    figures, sessions = run(under_load(cluster, deploy), 180)
+    figures, sessions = run(under_load(cluster.app_url(APP), SESSIONS, deploy), 180)
     print(f"\nrolling restart, {SESSIONS} sessions: {figures}")
     assert_nothing_lost("".join(ended) + cluster.log(), figures, sessions, runs_of(tmp_path / "runs"))
 
@@ -133,6 +102,6 @@ def test_replacing_the_workers_of_a_node_loses_nothing(cluster: Cluster, tmp_pat
             )
             await asyncio.sleep(seconds(BETWEEN))
 
-    figures, sessions = run(under_load(cluster, deploy), 180)
+    figures, sessions = run(under_load(cluster.app_url(APP), SESSIONS, deploy), 180)
     print(f"\nreplaced workers, {SESSIONS} sessions: {figures}")
     assert_nothing_lost(cluster.log(), figures, sessions, runs_of(tmp_path / "runs"))

@@ -1,4 +1,4 @@
-"""What goes wrong while sessions are kept: nobody is given a wrong document, and nothing fails twice for it."""
+"""What goes wrong while sessions are kept: no viewer gets a wrong document, and nothing fails twice for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import cast
 
 import redis
 from support.cluster import NAMESPACE, Cluster, session_of, steady_viewer
@@ -29,7 +30,7 @@ curdoc().add_root(Div(name="seen", text="{text}"))
 
 
 def one_node(*apps: str | Path, options: tuple[str, ...] = ()) -> Cluster:
-    """One node of two workers behind the proxy: whoever loses a worker finds the other."""
+    """One node of two workers behind the proxy: a page that loses a worker finds the other."""
     return Cluster(*apps, nodes=1, options=["--durability", "async", *options])
 
 
@@ -66,16 +67,21 @@ class Page:
 
 def kept_keys(client: redis.Redis) -> list[bytes]:
     """What is kept of sessions."""
-    return [key for part in ("kept", "journal") for key in client.keys(f"aperture:*:{part}:*")]  # type: ignore[union-attr]
+    found: list[bytes] = []
+    for part in ("kept", "journal"):
+        found += cast("list[bytes]", client.keys(f"aperture:*:{part}:*"))
+    return found
 
 
 def await_kept(client: redis.Redis, page: Page, number: int) -> None:
     """Wait until the session's present owner has written down so many changes."""
-    name = Names(NAMESPACE).kept(session_key_of(page.app, page.session_id))
+    name = Names(NAMESPACE).stored(session_key_of(page.app, page.session_id))
 
     def is_kept() -> bool:
-        epoch, last = client.hmget(name, "epoch", "last")  # type: ignore[misc]
-        return epoch is not None and int(epoch) == page.cluster.owner(page.session_id).epoch and int(last) >= number
+        epoch, last = cast("list[bytes | None]", client.hmget(name, "epoch", "last"))
+        if epoch is None or last is None:
+            return False
+        return int(epoch) == page.cluster.owner(page.session_id).epoch and int(last) >= number
 
     wait_until(is_kept, 10, "the change was not written down")
 
@@ -103,16 +109,16 @@ def test_damage_in_redis_starts_the_session_afresh_once() -> None:
     """A snapshot, a journal or an origin that is cut short or changed."""
 
     def cut_snapshot(client: redis.Redis) -> None:
-        for key in client.keys("aperture:*:kept:*"):  # type: ignore[union-attr]
-            client.hset(key, "snapshot", (client.hget(key, "snapshot") or b"")[:100])  # type: ignore[index,arg-type]
+        for key in client.keys("aperture:*:kept:*"):
+            client.hset(key, "snapshot", (client.hget(key, "snapshot") or b"")[:100])
 
     def change_origin(client: redis.Redis) -> None:
-        for key in client.keys("aperture:*:kept:*"):  # type: ignore[union-attr]
+        for key in client.keys("aperture:*:kept:*"):
             client.hset(key, "origin", b"nothing of ours")
 
     def change_journal(client: redis.Redis) -> None:
-        for key in client.keys("aperture:*:journal:*"):  # type: ignore[union-attr]
-            client.lset(key, 0, b"nothing of ours, but long enough")
+        for key in client.keys("aperture:*:journal:*"):
+            client.lset(key, 0, "nothing of ours, but long enough")
 
     with one_node("relayed.py") as cluster:
         for damage in (cut_snapshot, change_origin, change_journal):
@@ -125,7 +131,7 @@ def test_a_document_above_the_limit_is_not_kept() -> None:
         page = Page(cluster)
         for value in range(1, 5):
             page.move(value)
-        assert cluster.log().count("is too large to be kept") == 1
+        assert cluster.log().count("is too large to be stored") == 1
         with cluster.redis() as client:
             assert kept_keys(client) == []
         page.kill_owner()
@@ -133,7 +139,7 @@ def test_a_document_above_the_limit_is_not_kept() -> None:
 
 
 def test_a_session_that_ends_in_good_order_leaves_nothing_in_redis() -> None:
-    """Discarded because nobody uses it any more, it is forgotten before anybody else could build it again."""
+    """Discarded because it is no longer used, it is deleted before another worker could rebuild it."""
     options = ("--unused-session-lifetime", "500", "--check-unused-sessions", "200")
     with one_node("relayed.py", options=options) as cluster, cluster.redis() as client:
         page = Page(cluster)

@@ -89,7 +89,7 @@ def test_every_session_goes_on_however_its_workers_are_killed(
             for survivor in survivors:
                 await survivor.connected.wait()
             await kill_some(cluster, figures)
-            # While they are connected: those that nobody uses are discarded soon.
+            # While they are connected: unused ones are discarded soon.
             await asyncio.to_thread(wait_until, lambda: all_listed(cluster, survivors, epochs), 60, "one is nowhere")
             for survivor in survivors:
                 survivor.stop()

@@ -1,4 +1,4 @@
-"""With logins, a session that outlived its worker goes on for the user whose it was, and for nobody else."""
+"""With logins, a session that outlived its worker goes on for the user whose it was, and for no other."""
 
 from __future__ import annotations
 

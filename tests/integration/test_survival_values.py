@@ -59,7 +59,7 @@ def test_notes_survive_worker_after_worker(cluster: Cluster) -> None:
             async with steady_viewer(cluster.ws_url(APP), token):
                 await asyncio.to_thread(wait_until, taken_over(cluster, session_id, owner.epoch))
         logs = "".join(node.log() for node in cluster.nodes)
-        assert logs.count("made anew from its values") == 3
+        assert logs.count("session remade from its values") == 3
         assert "afresh" not in logs
 
     run(scenario())

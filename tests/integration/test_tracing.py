@@ -58,7 +58,7 @@ def test_a_page_continues_the_trace_of_its_request(node: Node, collector: Collec
 
 
 def test_garbage_for_a_trace_begins_a_new_one(node: Node, collector: Collector) -> None:
-    """Whoever sends a wrong header gets his page all the same."""
+    """A request with a wrong header gets its page all the same."""
     answer = fetch(
         node.app_url("/favicon.ico"), headers={"traceparent": "00-zz-" + "f" * 5000, "X-Request-ID": "garbled"}
     )
@@ -105,7 +105,7 @@ def test_a_message_carries_its_trace_to_the_owner(node: Node, collector: Collect
                 async with Viewer.open(node.ws_url("/talking"), token) as third:
                     await third.pull()
                     await third.set("slider", "value", 9)
-                    assert any(row["edges"] for row in node.sessions()), "nobody was sent to an edge"
+                    assert any(row["edges"] for row in node.sessions()), "no viewer was sent to an edge"
 
     asyncio.run(scenario())
     hop = collector.wait_for("relay PATCH-DOC")
@@ -115,7 +115,7 @@ def test_a_message_carries_its_trace_to_the_owner(node: Node, collector: Collect
 
 
 def test_a_dead_collector_holds_nobody_up() -> None:
-    """Nobody listens at the endpoint: apps are served, a few lines tell of it, and the node ends in time."""
+    """No collector listens at the endpoint: apps are served, a few lines say so, and the node ends in time."""
     with Node("talking.py", env=traced("http://127.0.0.1:9") | {"OTEL_BSP_SCHEDULE_DELAY": "20"}) as node:
         for _ in range(30):
             assert fetch(node.app_url("/talking")).status == 200

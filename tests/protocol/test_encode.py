@@ -188,7 +188,7 @@ def test_inline_documents_have_nothing_beside_them() -> None:
     ],
 )
 def test_inline_arrays_are_compressed_where_it_is_worth_it(array: Any, chosen: int | None, level: int) -> None:
-    """Measurements hardly shrink, at a high price; Bokeh's setting goes first where somebody has set it."""
+    """Measurements hardly shrink, at a high price; Bokeh's setting goes first where it is set."""
     doc = Document()
     doc.add_root(ColumnDataSource(data={"x": array}))
     if chosen is not None:

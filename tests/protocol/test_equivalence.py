@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ import pytest
 from bokeh.core.has_props import is_abstract
 from bokeh.core.serialization import Buffer as BokehBuffer
 from bokeh.core.serialization import Deserializer, Serialized
+from bokeh.core.types import ID
 from bokeh.document import Document
 from bokeh.document.events import (
     ColumnDataChangedEvent,
@@ -134,7 +135,7 @@ def test_any_message(content: Any, kind: str) -> None:
         DocumentReady(),
         ButtonClick(BUTTON),
         Pan(None, delta_x=float("nan")),
-        SelectionGeometry(None, {"type": "point"}, True),
+        SelectionGeometry(None, cast("Any", {"type": "point"}), True),
     ],
     ids=lambda event: type(event).__name__,
 )
@@ -180,7 +181,7 @@ def test_bokeh_decodes_it_to_the_same_values(data: dict[str, Any]) -> None:
     if isinstance(ours, str):
         return
     content, buffers = ours
-    serialized = Serialized(json.loads(content), [BokehBuffer(buffer.id, bytes(buffer.data)) for buffer in buffers])
+    serialized = Serialized(json.loads(content), [BokehBuffer(ID(buffer.id), bytes(buffer.data)) for buffer in buffers])
     [got] = Deserializer(list(DOC.models)).deserialize(serialized)["events"]
     assert got["model"] is SOURCE
     for name, column in data.items():
@@ -226,7 +227,7 @@ BINARY = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "flo
 
 def a_document() -> Document:
     doc = Document(title="a title")
-    plot = figure(x_range=(0, 1), tooltips="@x", title="t")
+    plot: Any = figure(x_range=cast("Any", (0, 1)), tooltips="@x", title="t")
     plot.line([1, 2, float("nan")], np.arange(3))
     plot.multi_line([[1, 2], [3.5, 4]], [[1, 2], [3, 4]], color=["red", "blue"])
     plot.circle(np.arange(9).reshape(3, 3)[:, 1], [1, 2, 3], radius=0.5)
@@ -234,7 +235,7 @@ def a_document() -> Document:
     button = Button(label="b")
     button.on_click(print)
     doc.add_root(Column(children=[plot, Slider(start=0, end=1, value=0.5), button]))
-    doc.add_root(Range1d(0, 5))
+    doc.add_root(Range1d(start=0, end=5))
     doc.js_on_event("document_ready", CustomJS(code="2"))
     return doc
 
@@ -262,7 +263,7 @@ def test_bokeh_builds_the_same_document() -> None:
     """Bokeh's client reads our pull reply into an equal document."""
     doc = a_document()
     content, buffers = encode_document(doc, inline=False)
-    beside = [BokehBuffer(buffer.id, bytes(buffer.data)) for buffer in buffers]
+    beside = [BokehBuffer(ID(buffer.id), bytes(buffer.data)) for buffer in buffers]
     copy = Document.from_json(Serialized(json.loads(content)["doc"], beside))
     assert {model.id for model in copy.models} == {model.id for model in doc.models}
     assert copy.title == doc.title

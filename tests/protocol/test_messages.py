@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -110,6 +111,16 @@ def test_bokeh_reads_our_messages(name: str) -> None:
     assert {buffer.id: buffer.data for buffer in got.buffers} == expected.buffers
 
 
+@pytest.mark.parametrize("length", [0, 1, 70, 80, 85, 90, 95, 200, 70_000])
+def test_an_answer_names_a_request_of_any_length(length: int) -> None:
+    """Short ones are framed in another way than long ones; the frames are the same."""
+    run = messages.ok("r" * length)
+    header, metadata, content = fragments_of(run.plain)
+    assert (metadata, content) == ("{}", "{}")
+    assert json.loads(header)["reqid"] == "r" * length
+    assert run.plain == FrameRun.build((str(header).encode(), b"{}", b"{}")).plain
+
+
 @pytest.mark.parametrize("msgtype", REQUESTS)
 def test_requests_are_read_by_both(msgtype: str) -> None:
     """What our client sends, a stock server and ours understand."""
@@ -132,3 +143,14 @@ def test_text_with_lone_surrogates_can_be_reported() -> None:
     """An error that quotes an undecodable file name still reaches the browser."""
     message = assembled(fragments_of(messages.error("r", "no \udcff", "in \udcff").plain))
     assert message.content == {"text": "no \ufffd", "traceback": "in \ufffd"}
+
+
+def test_a_kept_document_is_as_it_was() -> None:
+    """What it was made of may change, while one that is sent at once is not copied first."""
+    data = bytearray(b"before")
+    document = FramedDocument.of(b"{}", [Buffer("b1", memoryview(data))])
+    kept = document.copied()
+    assert len(kept) == len(document)
+    data[:] = b"behind"
+    assert messages.pull_reply("r1", kept, epoch=1, sequence=1).plain.endswith(b"before")
+    assert messages.pull_reply("r1", document, epoch=1, sequence=1).plain.endswith(b"behind")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import string
 import tracemalloc
 import zlib
 from typing import Any
@@ -74,10 +75,20 @@ def test_we_accept_what_bokeh_issues(tokens: Tokens) -> None:
 
 @BOTH
 def test_ids_are_long_random_and_alphanumeric(tokens: Tokens) -> None:
-    """Ids have 44 symbols nobody can guess."""
+    """Ids have 44 symbols, more than can be guessed."""
     ids = {tokens.new_session_id() for _ in range(50)}
     assert len(ids) == 50
     assert all(len(found.split(".")[0]) == 44 and found.split(".")[0].isalnum() for found in ids)
+
+
+def test_all_symbols_of_an_id_have_the_same_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the 64 numbers that six bits are, 62 stand for one symbol each and two for none."""
+    draws = [bytes(range(start, start + 64)) for start in (192, 128, 62, 0)]
+    monkeypatch.setattr("secrets.token_bytes", lambda size: draws.pop()[:size])
+    bare = UNSIGNED.new_session_id()
+    assert bare == (string.ascii_letters + string.digits)[:44]
+    monkeypatch.setattr("secrets.token_bytes", lambda size: bytes([62, 63, 126, 255] * 15 + [0, 61, 64, 189]))
+    assert UNSIGNED.new_session_id() == "a9a9" * 11
 
 
 @BOTH

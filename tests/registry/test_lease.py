@@ -12,8 +12,9 @@ from support.patience import seconds
 
 from aperture.bus.names import Names
 from aperture.errors import BusDown
-from aperture.registry.lease import LeaseKeeper
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.lease import LeaseThread
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 
 ME = WorkerName("node", 0, "life")
 
@@ -47,12 +48,12 @@ class RefusingBus:
 
 
 def test_no_failure_ends_it(caplog: pytest.LogCaptureFixture) -> None:
-    """It goes on until somebody stops it, and says once that it fails, until it has not."""
+    """It goes on until it is stopped, and says once that it fails, until it has not."""
     wrong = ResponseError("WRONGTYPE"), RuntimeError("bug")
     bus: Any = RefusingBus(BusDown("away"), *wrong, b"1", *wrong, b"1")
-    keeper = LeaseKeeper(lambda: bus, Registry(bus, ME), ME, lease=0.03)
+    recovery = LeaseThread(lambda: bus, Registry(bus, ME), ME, lease=0.03)
     with caplog.at_level(logging.INFO):
-        keeper.start()
+        recovery.start()
         bus.await_renewals(12)
-        keeper.stop()
+        recovery.stop()
     assert [record.getMessage() for record in caplog.records] == ["the lease was not renewed"] * 2

@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import ResponseError
 
 from aperture.bus.bus import Script
 from aperture.bus.names import Names
-from aperture.errors import BusDown, Fenced, KeepingBroken, TooLarge
+from aperture.errors import BusDown, Fenced, StoredStateBroken, TooLarge
 from aperture.registry import scripts
-from aperture.registry.registry import WorkerName
-from aperture.registry.snapshots import TOUCH_BATCH, Keeping, Kept
+from aperture.registry.members import WorkerName
+from aperture.registry.snapshots import TOUCH_BATCH, SnapshotStore, StoredState
 
 SESSION_KEY = "/app\tsecretsession"
 ME = WorkerName("node", 0, "n")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class Answering:
-    """A bus that answers what it is told to, and writes down what it was asked."""
+    """A bus that answers what a test says, and writes down what it was asked."""
 
     def __init__(self, *answers: Any) -> None:
         self.names = Names("test")
@@ -44,8 +44,8 @@ class Answering:
         return self.answers.pop(0)
 
 
-def keeping_on(bus: Answering) -> Keeping:
-    return Keeping(bus, ME, lifetime=2.5, max_snapshot=10)  # type: ignore[arg-type] # a bus as far as it is used
+def keeping_on(bus: Answering) -> SnapshotStore:
+    return SnapshotStore(bus, ME, lifetime=2.5, max_snapshot=10)  # type: ignore[arg-type] # a bus as far as it is used
 
 
 def done(awaitable: Awaitable[T]) -> T:
@@ -58,7 +58,7 @@ def done(awaitable: Awaitable[T]) -> T:
 
 
 def stored(origin: bytes, sequence: int, snapshot: bytes, entries: Sequence[bytes]) -> list[Any]:
-    """What Redis would hold, from what the keeping asks it to hold; as `KEEP_LOAD` returns it."""
+    """What Redis would hold, from what the keeping asks it to hold; as `STATE_LOAD` returns it."""
     bus = Answering(0, 0, [])
     keeping = keeping_on(bus)
     done(keeping.begin(SESSION_KEY, 7, origin, snapshot, sequence=sequence))
@@ -71,17 +71,18 @@ def stored(origin: bytes, sequence: int, snapshot: bytes, entries: Sequence[byte
 
 
 WHOLE = stored(b"origin", 3, b"snapshot", [b"four", b"", b"six"])
-KEPT = Kept(b"origin", 7, b"snapshot", 3, (b"four", b"", b"six"))
+KEPT = StoredState(b"origin", 7, b"snapshot", 3, (b"four", b"", b"six"))
 
 
-def loaded(reply: Any) -> Kept | None:
+def loaded(reply: Any) -> StoredState | None:
     return done(keeping_on(Answering(reply)).load(SESSION_KEY))
 
 
 @given(st.binary(max_size=50), st.integers(0, 2**53), st.binary(max_size=10), st.lists(st.binary(max_size=20)))
 def test_what_is_written_is_what_is_read(origin: bytes, sequence: int, snapshot: bytes, entries: list[bytes]) -> None:
     """Whatever the bytes are."""
-    assert loaded(stored(origin, sequence, snapshot, entries)) == Kept(origin, 7, snapshot, sequence, tuple(entries))
+    whole = StoredState(origin, 7, snapshot, sequence, tuple(entries))
+    assert loaded(stored(origin, sequence, snapshot, entries)) == whole
 
 
 @given(st.lists(st.none() | st.binary(max_size=20), min_size=8, max_size=8), st.lists(st.binary(max_size=30)))
@@ -140,7 +141,7 @@ def test_whether_something_is_kept_is_asked_by_one_small_field() -> None:
     bus = Answering(b"1", None, b"0")
     keeping = keeping_on(bus)
     assert [done(keeping.exists(SESSION_KEY)) for _ in range(3)] == [True, False, False]
-    assert bus.commands == [("HGET", bus.names.kept(SESSION_KEY), "format")] * 3
+    assert bus.commands == [("HGET", bus.names.stored(SESSION_KEY), "format")] * 3
     assert not bus.asked
 
 
@@ -153,21 +154,20 @@ def test_too_large_a_snapshot_is_never_sent() -> None:
     for attempt in (keeping.begin(SESSION_KEY, 7, b"o", b"x" * 11), keeping.snapshot(SESSION_KEY, 7, 1, b"x" * 11)):
         with pytest.raises(TooLarge):
             done(attempt)
-    assert [script for script, _, _ in bus.asked[2:]] == [scripts.KEEP_FORGET] * 2
+    assert [script for script, _, _ in bus.asked[2:]] == [scripts.STATE_FORGET] * 2
 
 
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
         (-1, Fenced),
-        (-2, KeepingBroken),
+        (-2, StoredStateBroken),
         (BusDown("gone"), BusDown),
-        (OutOfMemoryError("no room"), KeepingBroken),
-        (ReadOnlyError("a replica"), BusDown),
+        (ResponseError("unknown command"), StoredStateBroken),
     ],
 )
 def test_what_redis_answers_is_told_in_our_words(answer: object, problem: type[Exception]) -> None:
-    """A replica becomes a primary elsewhere, and the bus finds it: that is an outage like others."""
+    """What Redis refuses of everybody, such as a replica all writes, the bus has made an outage of."""
     keeping = keeping_on(Answering(answer))
     with pytest.raises(problem):
         done(keeping.add(SESSION_KEY, 7, 1, 1, [b"x"]))
@@ -175,13 +175,13 @@ def test_what_redis_answers_is_told_in_our_words(answer: object, problem: type[E
 
 @pytest.mark.parametrize(("first", "last", "count"), [(1, 1, 0), (1, 1, 2), (2, 1, 1), (1, 3, 2)])
 def test_numbers_and_entries_must_agree(first: int, last: int, count: int) -> None:
-    """Nothing is sent: whoever miscounts would tear a hole without noticing."""
+    """Nothing is sent: a caller that miscounts would tear a hole without noticing."""
     with pytest.raises(ValueError):
         done(keeping_on(Answering()).add(SESSION_KEY, 7, first, last, [b"x"] * count))
 
 
 def test_touching_is_done_in_batches() -> None:
-    """Redis serves nobody else during a script; positions are those in a batch."""
+    """Redis serves no other client during a script; positions are those in a batch."""
     bus = Answering([0], [1], [])
     session_keys = [f"/app\t{number}" for number in range(2 * TOUCH_BATCH + 1)]
     assert done(keeping_on(bus).touch(iter(session_keys))) == {session_keys[0], session_keys[TOUCH_BATCH + 1]}

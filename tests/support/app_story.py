@@ -1,9 +1,12 @@
 """Tells what apps see of their models, in a process of its own, with Bokeh as it is or with lean models.
 
-    python tests/support/app_story.py stock|lean
+    PYTHONPATH=tests python tests/support/app_story.py stock|lean
 
 One line of JSON for each way in which an app may use models, and for each app of the examples and benchmarks.
 """
+
+# As apps are written: with names and attributes that Bokeh makes at run time, and with values that must be refused.
+# mypy: disable-error-code="arg-type,assignment,attr-defined,call-arg,index,misc,return-value,type-arg,union-attr"
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from model_story import begin, shown
+from support.model_story import begin, shown
 
 ROOT = Path(__file__).parents[2]
 
@@ -158,16 +161,16 @@ def overridden_defaults(log: Log) -> None:
         one, other = cls(), cls(required=[1], numbers=[1], made=Title(), either="auto")
         for model in (one, other):
             for name in cls.properties(_with_props=True):
-                log.fails(lambda name=name, model=model: getattr(model, name))  # type: ignore[misc]
-                log.fails(lambda name=name, model=model: getattr(model, name))  # type: ignore[misc]
-            log.fails(lambda model=model: model.properties_with_values())  # type: ignore[misc]
-            log.fails(lambda model=model: model.properties_with_values(include_defaults=False))  # type: ignore[misc]
-            log.fails(lambda model=model: sorted(found.id for found in model.references()))  # type: ignore[misc]
+                log.fails(lambda name=name, model=model: getattr(model, name))
+                log.fails(lambda name=name, model=model: getattr(model, name))
+            log.fails(lambda model=model: model.properties_with_values())
+            log.fails(lambda model=model: model.properties_with_values(include_defaults=False))
+            log.fails(lambda model=model: sorted(found.id for found in model.references()))
             log.fails(model.clone)
         one.numbers.append(9)
         one.held["mine"] = Range1d()
         log.say(one.numbers, other.numbers, one.held, other.held, next(count), Range1d().id)
-        log.fails(lambda one=one: sorted(found.id for found in one.references()))  # type: ignore[misc]
+        log.fails(lambda one=one: sorted(found.id for found in one.references()))
         del one.numbers
         del one.made
         log.say(one.numbers, one.made, one.properties_with_values(include_defaults=False, include_undefined=True))
@@ -238,6 +241,29 @@ def themes(log: Log) -> None:
         log.document(document)
     document.remove_root(plot)
     log.say(plot.css_classes, plot.title.text, plot.themed_values())
+    _themes_with_models(log)
+
+
+def _themes_with_models(log: Log) -> None:
+    """What a theme gives a model may refer to models, where the default does not."""
+    from bokeh.document import Document
+    from bokeh.models import Div, InlineStyleSheet, Menu
+    from bokeh.themes import Theme
+
+    div = Div()
+    themes = [
+        Theme(json={"attrs": {"Div": {"stylesheets": [InlineStyleSheet(css=css)], "context_menu": Menu()}}})
+        for css in ("a", "b")
+    ]
+    for theme in themes:
+        theme.apply_to_model(div)
+        log.say(sorted(model.id for model in div.references()), div.stylesheets, div.context_menu)
+    document = Document(theme=themes[-1])
+    document.add_root(div)
+    log.document(document)
+    document.theme = Theme(json={})
+    log.say(sorted(model.id for model in div.references()), div.stylesheets)
+    log.document(document)
 
 
 def changes_in_place(log: Log) -> None:
@@ -305,16 +331,58 @@ def columns(log: Log) -> None:
     ]
     for one in values:
         source = ColumnDataSource()
-        log.fails(lambda source=source, one=one: setattr(source, "data", {"x": one}))  # type: ignore[misc]
-        log.fails(lambda source=source, one=one: source.data.update(y=one))  # type: ignore[misc]
+        log.fails(lambda source=source, one=one: setattr(source, "data", {"x": one}))
+        log.fails(lambda source=source, one=one: source.data.update(y=one))
         log.say(source.data, source.column_names)
         for other in values[12:]:
             prop = source.lookup("data").property
-            log.fails(lambda prop=prop, one=one, other=other: prop.matches(one, other))  # type: ignore[misc]
-            log.fails(  # type: ignore[misc]
-                lambda prop=prop, one=one, other=other: prop.matches({"a": one}, {"a": other})  # type: ignore[misc]
-            )
+            log.fails(lambda prop=prop, one=one, other=other: prop.matches(one, other))
+            log.fails(lambda prop=prop, one=one, other=other: prop.matches({"a": one}, {"a": other}))
     log.fails(lambda: ColumnDataSource(pd.DataFrame({"a": [1, 2]})).data)
+
+
+def mappings(log: Log) -> None:
+    """Of keys and values of any kind, that fit and do not, on their own and as one of several kinds."""
+    import numpy as np
+    from bokeh.core.properties import Any as Anything
+    from bokeh.core.properties import ColumnData, Dict, Either, Int, Nullable, Seq, String
+    from bokeh.model import Model
+
+    class Shout(String):
+        def validate(self, value: Any, detail: bool = True) -> None:
+            super().validate(value, detail)
+            log.say("asked for", value)
+            if not value.isupper():
+                raise ValueError("louder" if detail else "")
+
+    class Row(Seq):
+        def validate(self, value: Any, detail: bool = True) -> None:
+            super().validate(value, detail)
+            log.say("row", value)
+
+    class Name(str):
+        __slots__ = ()
+
+    class Maps(Model):
+        __view_model__ = "Maps"
+        ints = Dict(String, Int)
+        rows = Dict(String, Seq(Anything))
+        lists = Dict(Int, Seq(Int))
+        loud = Dict(Shout, Row(Anything))
+        columns = ColumnData(String, Seq(Anything))
+        perhaps = Nullable(Dict(String, Seq(Anything)))
+        either = Either(Int, Dict(String, Int), Dict(Int, String))
+
+    keys: list[Any] = ["a", "A", Name("b"), 1, True, None, ("a",)]
+    values: list[Any] = [1, True, None, "ab", [1], (1, "a"), np.arange(2), np.array(1), {1}, {"a": 1}, range(2), [[1]]]
+    maps = Maps()
+    for name in ("ints", "rows", "lists", "loud", "columns", "perhaps", "either"):
+        for key in keys:
+            for value in values:
+                log.fails(lambda name=name, key=key, value=value: setattr(maps, name, {key: value}))
+        for whole in ({}, {"a": [1], 2: [2]}, {"a": 1, "b": "c"}, [("a", 1)], None):
+            log.fails(lambda name=name, whole=whole: setattr(maps, name, whole))
+        log.fails(lambda name=name: getattr(maps, name))
 
 
 def values_as_they_are_set(log: Log) -> None:
@@ -349,13 +417,11 @@ def values_as_they_are_set(log: Log) -> None:
                 continue
             model.on_change(name, lambda attr, old, new: log.say(attr, old, new))
             for value in candidates:
-                log.fails(lambda model=model, name=name, value=value: setattr(model, name, value))  # type: ignore[misc]
-                log.fails(lambda model=model, name=name: getattr(model, name))  # type: ignore[misc]
-                log.fails(  # type: ignore[misc]
-                    lambda model=model, name=name, value=value: model.set_from_json(name, value)  # type: ignore[misc]
-                )
-        log.fails(lambda model=model: setattr(model, "id", "x"))  # type: ignore[misc]
-        log.fails(lambda model=model: model.properties_with_values(include_defaults=False))  # type: ignore[misc]
+                log.fails(lambda model=model, name=name, value=value: setattr(model, name, value))
+                log.fails(lambda model=model, name=name: getattr(model, name))
+                log.fails(lambda model=model, name=name, value=value: model.set_from_json(name, value))
+        log.fails(lambda model=model: setattr(model, "id", "x"))
+        log.fails(lambda model=model: model.properties_with_values(include_defaults=False))
 
 
 def doubles(log: Log) -> None:
@@ -389,9 +455,7 @@ def doubles(log: Log) -> None:
     log.hear(again)
     log.say(len(list(again.models)), again.get_model_by_name("dots"))
     again.roots[0].children[0].title.text = "u"
-    again.apply_json_patch(
-        {"events": [{"kind": "ModelChanged", "model": plot.ref, "attr": "tags", "new": [1]}]}  # type: ignore[arg-type]
-    )
+    again.apply_json_patch({"events": [{"kind": "ModelChanged", "model": plot.ref, "attr": "tags", "new": [1]}]})
     log.document(again)
     again.clear()
     log.document(again)
@@ -415,7 +479,7 @@ def found_models(log: Log) -> None:
     log.say(plot.title.text, plot.select_one({"name": "line"}), plot.legend[0].items)
     del check_integrity
     models: list[Any] = [Plot(), Row(), GridBox(), plot]
-    log.say(repr(document.check_integrity(models)))  # type: ignore[attr-defined]
+    log.say(repr(document.check_integrity(models)))
     held.validate()
     log.document(held)
 
@@ -433,11 +497,11 @@ def classes_of_their_own_ways(log: Log) -> None:
             log.say("asked", self.name)
             return super().get_value(obj)
 
-    class Property(List):  # type: ignore[type-arg]
+    class Property(List):
         def make_descriptors(self, name: str) -> list[Any]:
             return [Descriptor(name, self)]
 
-    class Themed(Int):  # type: ignore[type-arg]
+    class Themed(Int):
         def themed_default(self, *args: Any, **kwargs: Any) -> Any:
             log.say("default")
             return super().themed_default(*args, **kwargs)
@@ -470,12 +534,112 @@ def classes_of_their_own_ways(log: Log) -> None:
             model.themed = 3
         log.say(model.properties_with_values(include_defaults=False), model.tags)
         log.say(model.properties_with_values(), sorted(found.id for found in model.references()))
-        log.fails(lambda model=model: model.clone().tags)  # type: ignore[misc]
+        log.fails(lambda model=model: model.clone().tags)
     settings = Settings(numbers=[2])
     settings.numbers.append(3)
     other = Settings()
     other.numbers.append(4)
     log.say(settings.properties_with_values(), other.properties_with_values(include_defaults=False), Settings().numbers)
+
+
+def properties_of_their_own_ways(log: Log) -> None:
+    """Whose values are made anew, or refused, at each reading; also inside of others, and while a model is made."""
+    from bokeh.core.properties import Int, List, Nullable, String
+    from bokeh.model import Model
+
+    count = itertools.count()
+    allowed = [1, 2]
+
+    class Numbered(String):
+        def transform(self, value: Any) -> str:
+            return f"{value} {next(count)}"
+
+    class Wrapped(Int):
+        def wrap(self, value: Any) -> Any:
+            return (value, next(count))
+
+    class Allowed(Int):
+        def validate(self, value: Any, detail: bool = True) -> None:
+            super().validate(value, detail)
+            if value not in allowed:
+                raise ValueError("not allowed" if detail else "")
+
+    class Broken(Int):
+        def transform(self, value: Any) -> int:
+            raise TypeError("cannot be read")
+
+    class Own(Model):
+        numbered = Numbered(default="a")
+        wrapped = Wrapped(default=1)
+        allowed = Allowed(default=1)
+        perhaps = Nullable(Allowed, default=2)
+        several = List(Allowed, default=[1])
+        broken = Broken(default=1)
+
+    for _ in range(2):
+        model = Own()
+        for _ in range(2):
+            for name in ("numbered", "wrapped", "allowed", "perhaps", "several", "broken"):
+                log.fails(lambda name=name, model=model: getattr(model, name))
+            log.fails(lambda model=model: model.properties_with_values(include_defaults=False))
+            allowed.reverse()
+            allowed.pop()
+        allowed[:] = [1, 2]
+
+
+def classes_changed_later(log: Log) -> None:
+    """After models of them were made, by an app that replaces methods and defaults."""
+    from bokeh.core.properties import Int, List
+    from bokeh.model import Model
+
+    class Base(Model):
+        number = Int(default=1)
+        numbers = List(Int, default=[1])
+
+    class Derived(Base):
+        pass
+
+    def trigger(self: Any, attr: str, old: Any, new: Any, hint: Any = None, setter: Any = None) -> None:
+        log.say("triggered", attr, old, new)
+
+    for cls in (Base, Derived):
+        cls().numbers.append(2)
+        log.say(cls().number, cls().properties_with_values(include_defaults=False))
+    Base.trigger = trigger
+    for cls in (Base, Derived):
+        model = cls()
+        model.number = 3
+        model.numbers.append(4)
+    Base.__overridden_defaults__ = {"number": 5, "numbers": [6]}
+    for cls in (Base, Derived):
+        log.say(cls().number, cls().numbers, cls().properties_with_values())
+    Base.themed_values = lambda self: {"number": 7}
+    for cls in (Base, Derived):
+        log.say(cls().number, cls().numbers, cls().properties_with_values(include_defaults=False))
+
+
+def half_made(log: Log) -> None:
+    """Of which a constructor failed, or was not called yet."""
+    from bokeh.core.properties import Instance
+    from bokeh.models import Div, Range1d
+
+    made = []
+
+    class Early(Div):
+        range = Instance(Range1d, default=lambda: Range1d())
+
+        def __init__(self, **values: Any) -> None:
+            made.append(self)
+            log.fails(lambda: sorted(model.id for model in self.references()))
+            log.fails(lambda: self.text)
+            super().__init__(**values)
+
+    for values in ({"text": "a", "tags": [1]}, {"tags": [1], "width": "wide", "styles": {}}, {"tags": [2], "tag": 1}):
+        log.fails(lambda values=values: Early(**values))
+    for model in made:
+        model.tags.append(3)
+        log.say(model.tags, model.text, model._initialized, model.range)
+        log.say(model.properties_with_values(include_defaults=False), sorted(found.id for found in model.references()))
 
 
 def validation_off(log: Log) -> None:
@@ -486,8 +650,8 @@ def validation_off(log: Log) -> None:
     from bokeh.models import Div
 
     class Converting(Model):
-        number = Int(default="5").accepts(String, int)  # type: ignore[arg-type]
-        numbers = List(Int, default="12").accepts(String, lambda text: [*map(int, text)])  # type: ignore[arg-type]
+        number = Int(default="5").accepts(String, int)
+        numbers = List(Int, default="12").accepts(String, lambda text: [*map(int, text)])
 
     with validate(False):
         log.fails(lambda: Converting().number)
@@ -517,8 +681,9 @@ def whole_apps(log: Log) -> None:
 
 
 STORIES = (
-    *(defaults_read_in_constructors, overridden_defaults, data_models, themes, changes_in_place, columns),
-    *(values_as_they_are_set, doubles, found_models, classes_of_their_own_ways, validation_off, whole_apps),
+    *(defaults_read_in_constructors, overridden_defaults, data_models, themes, changes_in_place, columns, mappings),
+    *(values_as_they_are_set, doubles, found_models, classes_of_their_own_ways, properties_of_their_own_ways),
+    *(classes_changed_later, half_made, validation_off, whole_apps),
 )
 
 

@@ -38,7 +38,7 @@ class ServerAside:
     """
 
     def __init__(self, kind: type, applications: Any, **kwargs: Any) -> None:
-        self._make = lambda: kind(applications, io_loop=IOLoop.current(), **{"port": 0, **kwargs})
+        self._make: Callable[[], Any] = lambda: kind(applications, io_loop=IOLoop.current(), **{"port": 0, **kwargs})
         self._thread = threading.Thread(target=self._run, name="server")
         self._up = threading.Event()
         self._problem: BaseException | None = None

@@ -31,7 +31,7 @@ from support.dockerfile import stages
 from support.engine import PREFIX, docker, why_no_engine
 from support.patience import seconds
 
-__all__ = ["compose_plugin", "image_lock", "prepare", "why_no_images"]
+__all__ = ["BUILD_SECONDS", "compose_plugin", "image_lock", "prepare", "why_no_images"]
 
 DEBIAN = f"{PREFIX}/debian:trixie"
 COMPOSE_IMAGE = f"{PREFIX}/compose:trixie"

@@ -44,7 +44,8 @@ class Tab:
 
     def _heard(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.problems.append(f"console: {message.text}")
+            # A resource that cannot be loaded is named in the place alone.
+            self.problems.append(f"console: {message.text} ({message.location.get('url', '')})")
 
     def _answered(self, response: Response) -> None:
         if response.status >= 400:
@@ -159,9 +160,30 @@ class Tab:
         mouse.move(x1, y1, steps=12)
         mouse.up()
 
+    def mark_document(self) -> None:
+        """Remember the present roots: the document that a page pulls when it reconnects has others."""
+        self.page.evaluate("() => { Bokeh.documents[0].roots()[0].__before = true; }")
+
+    def wait_back(self) -> Tab:
+        """Wait until the page has pulled its document again, if its websocket was cut since the mark, and drawn it."""
+        self.wait_for(
+            """() => {
+              const [root] = Bokeh.documents[0].roots();
+              const cut = window.__sockets.length > 1 || window.__sockets[0].readyState !== WebSocket.OPEN;
+              return root != null && !(cut && root.__before);
+            }""",
+            nominal=60,
+        )
+        self.wait_for("() => Bokeh.index.find_one(Bokeh.documents[0].get_model_by_name('plot'))?.is_idle === true")
+        return self
+
     def drop_websocket(self) -> None:
         """Cut this page's websocket as a failing network would."""
         self.page.evaluate("() => { for (const socket of window.__sockets) socket.close(); }")
+
+    def overlook(self, *urls: str) -> None:
+        """Forget that resources from these places, which are not here, could not be loaded."""
+        self.problems = [found for found in self.problems if not any(f"({url}" in found for url in urls)]
 
     def assert_quiet(self) -> None:
         """Fail on anything that the page complained about."""

@@ -22,6 +22,10 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self.now
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Without a time limit, which from Python 3.12 on is there, and over at once in this loop's time."""
+        await super().shutdown_default_executor()
+
     def _run_once(self) -> None:
         if not self._ready and self._scheduled:  # type: ignore[attr-defined]
             self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]

@@ -169,15 +169,18 @@ PLACEMENTS = ("1 worker", "3 workers", "two nodes")
 
 
 @contextmanager
-def placed(placement: str, app: str, *options: str) -> Iterator[tuple[Node, Node]]:
+def placed(
+    placement: str, app: str, *options: str, env: Mapping[str, str | None] | None = None
+) -> Iterator[tuple[Node, Node]]:
     """The node where pages are made, and the one where their viewers connect, in one of `PLACEMENTS`."""
     with ExitStack() as stack:
         if placement == "two nodes":
             server = stack.enter_context(RedisServer())
             shared = ["--redis-url", server.url, "--redis-namespace", NAMESPACE, "--num-procs", "1", *options]
-            made, visited = (stack.enter_context(Node(app, options=shared)) for _ in range(2))
+            made, visited = (stack.enter_context(Node(app, options=shared, env=env)) for _ in range(2))
         else:
-            made = visited = stack.enter_context(Node(app, options=["--num-procs", placement[0], *options]))
+            alone = Node(app, options=["--num-procs", placement[0], *options], env=env)
+            made = visited = stack.enter_context(alone)
         yield made, visited
 
 

@@ -3,44 +3,25 @@
 from __future__ import annotations
 
 import gzip
-import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from support.loopback_server import LoopbackServer
 from support.patience import wait_until
 
 __all__ = ["Collector", "attributes_of"]
 
 
-class Collector:
-    """Listens on a free port for the time of a `with` block."""
+class Collector(LoopbackServer):
+    """Listens on a free port for the time of a `with` block. `OTEL_EXPORTER_OTLP_ENDPOINT` is set to its `url`."""
 
     def __init__(self) -> None:
         self.spans: list[Any] = []
         self.services: set[str] = set()
         self.instances: set[str] = set()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-
-    @property
-    def url(self) -> str:
-        """What `OTEL_EXPORTER_OTLP_ENDPOINT` is set to."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(self._handler())
 
     def named(self, name: str) -> list[Any]:
         """The spans of that name so far."""
@@ -67,7 +48,7 @@ class Collector:
                 self.end_headers()
 
             def log_message(self, *args: Any) -> None:
-                """Nobody reads it."""
+                """It is not read."""
 
         return Handler
 

@@ -30,7 +30,8 @@ class Service:
     @property
     def environment(self) -> dict[str, str]:
         """Its variables."""
-        return {name: str(value) for name, value in self.said.get("environment", {}).items()}
+        said = self.said.get("environment", {})
+        return {name: str(value) for name, value in said.items() if value is not None}
 
     def mounts(self) -> dict[str, Path]:
         """The files and folders of the repository that it sees, by where it sees them."""
@@ -46,7 +47,12 @@ class Service:
 def services(**environment: str) -> dict[str, Service]:
     """The services by name, as they are with these variables."""
     said = yaml.safe_load(COMPOSE.read_text())
-    return {name: Service(name, _filled_in(service, environment)) for name, service in said["services"].items()}
+    found = {name: Service(name, _filled_in(service, environment)) for name, service in said["services"].items()}
+    for service in found.values():
+        # A variable without a value has the one that compose has, and is not set if that has none.
+        given = service.said.get("environment", {})
+        given |= {name: environment.get(name) for name, value in given.items() if value is None}
+    return found
 
 
 def variables() -> set[str]:

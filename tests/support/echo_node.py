@@ -38,22 +38,26 @@ from aperture.gateway.gateway import gateway_main
 from aperture.gateway.supervise.bind import bind_listeners
 from aperture.gateway.supervise.supervisor import Supervisor
 from aperture.protocol.naming import session_named
+from aperture.wire.accounts import Load, SessionRow
+from aperture.wire.endpoint import Endpoint
 from aperture.wire.node_messages import (
     Adopt,
     Claimed,
     Describe,
-    Endpoint,
     Extensions,
     ExtensionsAre,
     HandBack,
     Hello,
-    Load,
+    LoadReport,
     SessionsAre,
-    WorkerSeat,
 )
+from aperture.wire.seats import WorkerSeat
 
 PATIENCE = seconds(15)
 """Seconds a test waits for what should take much less."""
+
+MANY = 100
+"""Sessions, of which each worker gets some."""
 
 __all__ = ["PATIENCE", "Connection", "EchoNode", "Plan", "echo_node", "request"]
 
@@ -92,13 +96,13 @@ class EchoWorker:
         self.selector.register(self.seat.link, selectors.EVENT_READ)
         self.selector.register(self.seat.lifeline, selectors.EVENT_READ)
         self.hello()
-        self.link.send(Extensions(self.seat.index, {f"ext{self.seat.index}": "/somewhere"}))
+        self.link.send(Extensions(self.seat.index, {f"ext{self.seat.index}": b"/somewhere"}))
         self.seat.booted()
         while not self.stopping:
-            self.link.send(Load(len(self.sessions), len(self.connections), 0.001, 4096, self.adopted))
+            self.link.send(LoadReport(Load(len(self.sessions), len(self.connections), 0.001, 4096), self.adopted))
             for key, _ in self.selector.select(0.2):
                 if key.fileobj is self.seat.link:
-                    self.heed()
+                    self.process()
                 elif key.fileobj == self.seat.lifeline:
                     return 0
                 elif isinstance(key.fileobj, socket.socket):
@@ -108,16 +112,16 @@ class EchoWorker:
     def hello(self) -> None:
         self.link.send(Hello(self.seat.index, self.seat.generation, os.getpid()))
 
-    def heed(self) -> None:
+    def process(self) -> None:
         for message, passed in self.link.receive():
             if isinstance(message, Describe):
                 self.hello()
-                rows = tuple((name, "/echo", 1, 1, 0, 0.5) for name in self.sessions)
+                rows = tuple(SessionRow(name, "/echo", 1, 1, 0, 0.5) for name in self.sessions)
                 self.link.send(SessionsAre(message.request, rows[:2], not rows[2:]))
                 if rows[2:]:
                     self.link.send(SessionsAre(message.request, rows[2:], True))
             elif isinstance(message, ExtensionsAre):
-                self.extensions = message.dirs
+                self.extensions = {name: os.fsdecode(folder) for name, folder in message.dirs.items()}
             elif isinstance(message, Adopt):
                 assert passed is not None
                 self.adopt(message, passed)
@@ -139,7 +143,7 @@ class EchoWorker:
             self.sessions[session_id] = None
             self.link.send(Claimed((session_id,)))
         adopt = self.connections[sock]
-        told = {
+        answer = {
             "worker": self.seat.index,
             "pid": os.getpid(),
             "generation": self.seat.generation,
@@ -150,7 +154,7 @@ class EchoWorker:
             "extensions": self.extensions,
             "descriptors": len(os.listdir("/proc/self/fd")),
         }
-        body = json.dumps(told).encode()
+        body = json.dumps(answer).encode()
         with contextlib.suppress(OSError):
             sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         if head.path == "/stuck":
@@ -270,12 +274,12 @@ class Connection:
         self._file = sock.makefile("rb")
 
     def ask(self, target: str = "/", *headers: str) -> dict[str, Any]:
-        """Send a request, and return what the worker told."""
+        """Send a request, and return what the worker answered."""
         self.send(request(target, *headers))
         status, body = self.response()
         assert status == 200, (status, body)
-        told: dict[str, Any] = json.loads(body)
-        return told
+        answer: dict[str, Any] = json.loads(body)
+        return answer
 
     def send(self, raw: bytes) -> None:
         """Send bytes as they are."""
@@ -333,8 +337,8 @@ class EchoNode:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the node did not start:\n{self.logged()}"
-        told = json.loads(line)
-        self.port, self.admin_port = told["port"] or 0, told["admin"]
+        answer = json.loads(line)
+        self.port, self.admin_port = answer["port"] or 0, answer["admin"]
 
     def logged(self) -> str:
         """What the node has logged so far."""
@@ -370,6 +374,21 @@ class EchoNode:
     def workers(self) -> dict[int, int]:
         """The pid of each worker that is up."""
         return {row["worker"]: row["pid"] for row in json.loads(self.admin("/workers")[1])["workers"]}
+
+    def lag(self, worker: int) -> float:
+        """Seconds by which a worker is known to be late."""
+        rows = json.loads(self.admin("/workers")[1])["workers"]
+        return next(float(row["event_loop_lag_seconds"]) for row in rows if row["worker"] == worker)
+
+    def sessions_of_all(self, name: str = "s") -> dict[str, dict[str, Any]]:
+        """New sessions until each worker has one: by id, who answered. One that is busy is not asked for any."""
+        workers, answers = set(self.workers()), {}
+        for number in range(MANY):
+            session_id = f"{name}{number}"
+            answers[session_id] = self.ask(f"/?bokeh-session-id={session_id}")
+            if {answer["worker"] for answer in answers.values()} == workers:
+                return answers
+        raise AssertionError(f"some worker of {workers} gets no session: {answers}")
 
     def gateway(self) -> int:
         """The gateway's pid."""

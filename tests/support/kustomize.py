@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from support.patience import seconds
 
-__all__ = ["Thing", "by_kubectl", "kubectl", "render"]
+__all__ = ["Thing", "by_kubectl", "environment", "find", "kubectl", "pod_of", "render"]
 
 Thing = dict[str, Any]
 
@@ -34,8 +34,8 @@ def kubectl() -> str | None:
     program = shutil.which("kubectl")
     if program is None:
         return None
-    told = subprocess.run([program, "version", "--client"], capture_output=True, text=True, check=False).stdout
-    return program if re.search(r"Kustomize Version: v[5-9]", told) else None
+    version = subprocess.run([program, "version", "--client"], capture_output=True, text=True, check=False).stdout
+    return program if re.search(r"Kustomize Version: v[5-9]", version) else None
 
 
 def by_kubectl(program: str, folder: Path) -> list[Thing]:
@@ -149,3 +149,25 @@ def _without_hashes(thing: Any) -> Any:
     if isinstance(thing, str):
         return re.sub(r"^(aperture-(?:keys|apps))-[a-z0-9]{10}$", r"\1", thing)
     return thing
+
+
+def find(things: list[Thing], kind: str, name: str = "aperture") -> Thing:
+    (found,) = [thing for thing in things if thing["kind"] == kind and thing["metadata"]["name"] == name]
+    return found
+
+
+def pod_of(thing: Thing) -> Thing:
+    pod: Thing = thing["spec"]["template"]["spec"]
+    return pod
+
+
+def environment(things: list[Thing]) -> dict[str, str]:
+    """What the container's variables are once the Secret is filled in."""
+    (container,) = pod_of(find(things, "Deployment"))["containers"]
+    secret = find(things, "Secret", "aperture-keys")["data"]
+    filled = {name: f"filled-in-{name}" for name in secret} | {"APERTURE_REDIS_URL": "rediss://redis.example.org:6379"}
+    given = {name: filled[name] for name in secret}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {}).get("secretKeyRef")
+        given[variable["name"]] = variable["value"] if source is None else filled[source["key"]]
+    return given

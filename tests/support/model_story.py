@@ -37,7 +37,8 @@ STEPS = 20
 
 def differences(program: Path, *seeds: int) -> list[str]:
     """Have a program tell its stories in two processes; a text for each that is not the same."""
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    path = os.pathsep.join(filter(None, [str(MODELS.parents[1]), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": path}
     running = [
         subprocess.Popen([sys.executable, program, way, *map(str, seeds)], env=environment, stdout=subprocess.PIPE)
         for way in ("stock", "lean")
@@ -109,7 +110,7 @@ class Story:
         self.choice = random.Random(f"{cls.__qualified_model__} {seed}")
         self.names = list(cls.properties(_with_props=True))
         self.models: list[Any] = []
-        self.told: list[Any] = []
+        self.record: list[Any] = []
         self.heard: list[Any] = []
         self.values = _values()
         self.fitting: dict[str, list[Any]] = {}
@@ -128,13 +129,13 @@ class Story:
             name, step = self.choice.choice(steps)
             self._do(name, step)
             if self.unordered:
-                return self.told
+                return self.record
         for name, step in steps:
             if self.models and not self.unordered and name != "destroy":
                 self._do(name, step)
         self._do(DEEPCOPY, self._deepcopy)
         self._do(PICKLE, self._pickle)
-        return self.told
+        return self.record
 
     def _do(self, name: str, step: Callable[[], Any]) -> None:
         try:
@@ -146,7 +147,7 @@ class Story:
             # It has done it for some of a document's models, and those are in no order.
             self.unordered = "document" in name
         # In no order: a document has its models in sets.
-        self.told.append([name, seen, sorted(self.heard, key=str), self.choice.getstate()[1][-1]])
+        self.record.append([name, seen, sorted(self.heard, key=str), self.choice.getstate()[1][-1]])
         self.heard.clear()
 
     def _steps(self) -> list[tuple[str, Callable[[], Any]]]:
@@ -213,14 +214,14 @@ class Story:
     def _set(self) -> Any:
         model, name = self._model(), self._name()
         value = self._value(name)
-        self.told.append(["setting", name, shown(value)])
+        self.record.append(["setting", name, shown(value)])
         setattr(model, name, value)
         return [name, shown(getattr(model, name))]
 
     def _set_from_json(self) -> Any:
         model, name = self._model(), self._name()
         value = self._value(name)
-        self.told.append(["setting from JSON", name, shown(value)])
+        self.record.append(["setting from JSON", name, shown(value)])
         model.set_from_json(name, value)
         return [name, shown(getattr(model, name))]
 
@@ -235,31 +236,27 @@ class Story:
         name = self.choice.choice(names or self.names)
         container = getattr(model, name)
         key = self.choice.choice(["a", "b"])
-        self.told.append(["changing", name, shown(container)])
+        self.record.append(["changing", name, shown(container)])
         if len(getattr(container, "_owners", ())) > 1:
             _empty(container)  # any other change may be an error of one owner, who is asked in no order
         elif isinstance(container, list):
-            self.choice.choice(
-                [
-                    lambda: container.append(self._any()),
-                    lambda: container.extend([self._any()]),
-                    lambda: container.__setitem__(slice(0, 1), [self._any()]),
-                    lambda: container.pop(),
-                    lambda: container.__iadd__([key]),
-                ]
-            )()
+            self._one_of(
+                lambda: container.append(self._any()),
+                lambda: container.extend([self._any()]),
+                lambda: container.__setitem__(slice(0, 1), [self._any()]),
+                lambda: container.pop(),
+                lambda: container.__iadd__([key]),
+            )
         elif isinstance(container, dict):
-            self.choice.choice(
-                [
-                    lambda: container.update({key: self._any()}),
-                    lambda: container.__setitem__(key, self._any()),
-                    lambda: container.setdefault(key, [1]),
-                    lambda: container.pop(key),
-                    lambda: container.clear(),
-                ]
-            )()
+            self._one_of(
+                lambda: container.update({key: self._any()}),
+                lambda: container.__setitem__(key, self._any()),
+                lambda: container.setdefault(key, [1]),
+                lambda: container.pop(key),
+                lambda: container.clear(),
+            )
         elif isinstance(container, set):
-            self.choice.choice([lambda: container.add(key), lambda: container.discard(key)])()
+            self._one_of(lambda: container.add(key), lambda: container.discard(key))
         return [name, shown(container), shown(getattr(model, name)), getattr(model, name) is container]
 
     def _share(self) -> Any:
@@ -446,18 +443,23 @@ class Story:
 
     # Choices
 
+    def _one_of(self, *acts: Callable[[], object]) -> None:
+        self.choice.choice(acts)()
+
     def _model(self) -> Any:
         return self.choice.choice(self.models)
 
     def _name(self) -> str:
-        return self.choice.choice(self.names)
+        name: str = self.choice.choice(self.names)
+        return name
 
     def _some(self, names: list[str], most: int) -> list[str]:
         return self.choice.sample(names, min(len(names), self.choice.randint(0, most)))
 
     def _holds_container(self, name: str) -> bool:
         prop = self.cls.lookup(name).property
-        return any(prop.is_valid(value) for value in ([], {}, set()))
+        empty: tuple[Any, ...] = ([], {}, set())
+        return any(prop.is_valid(value) for value in empty)
 
     def _containers(self, model: Any) -> Iterator[str]:
         for name in self.names:

@@ -95,6 +95,7 @@ class StockNode:
         env: variables on top of this process's environment; None as a value removes one.
         unix_socket: listen there and on no port; `url` is then only good for `fetch(..., unix_socket=...)`.
         wait: whether `__enter__` waits for the ready lines. A node that is meant to fail does not get there.
+        launcher: words before the command, e.g. those that run it in a network namespace.
     """
 
     name: ClassVar[str] = "stock"
@@ -108,12 +109,14 @@ class StockNode:
         env: Mapping[str, str | None] | None = None,
         unix_socket: Path | None = None,
         wait: bool = True,
+        launcher: Sequence[str] = (),
     ) -> None:
         self._apps = [app_path(app) for app in apps]
         self._options = list(options)
         self._env = dict(env or {})
         self._unix_socket = unix_socket
         self._wait = wait
+        self._launcher = list(launcher)
         self._mark = uuid.uuid4().hex
         self._process: subprocess.Popen[str] | None = None
         self._log: _Log | None = None
@@ -148,7 +151,7 @@ class StockNode:
         for key in (key for key, value in self._env.items() if value is None):
             environment.pop(key, None)
         self._process = subprocess.Popen(
-            [sys.executable, *self.command, *self._apps, *self.arguments()],
+            [*self._launcher, sys.executable, *self.command, *self._apps, *self.arguments()],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -170,7 +173,7 @@ class StockNode:
     def await_ready(self) -> None:
         """Wait for one ready line per app, and read the addresses from them."""
         if self._unix_socket is not None:
-            wait_until(self._answers_on_socket, BOOT_SECONDS, f"nobody listens on {self._unix_socket}")
+            wait_until(self._answers_on_socket, BOOT_SECONDS, f"no process listens on {self._unix_socket}")
             self.url = "http://localhost"
             return
         expected = max(1, len(self._apps))
@@ -273,7 +276,7 @@ class Node(StockNode):
     """`aperture serve` on a free port, with its admin endpoints on another."""
 
     name = "aperture"
-    command = ("-m", "aperture", "serve")
+    command: ClassVar[tuple[str, ...]] = ("-m", "aperture", "serve")
 
     def __init__(
         self,
@@ -282,10 +285,11 @@ class Node(StockNode):
         env: Mapping[str, str | None] | None = None,
         unix_socket: Path | None = None,
         wait: bool = True,
+        launcher: Sequence[str] = (),
     ) -> None:
         # Tests read lines as people do, though no terminal is there; what a test asks for wins.
         spoken = {"APERTURE_LOG_FORMAT": "human", **(env or {})}
-        super().__init__(*apps, options=options, env=spoken, unix_socket=unix_socket, wait=wait)
+        super().__init__(*apps, options=options, env=spoken, unix_socket=unix_socket, wait=wait, launcher=launcher)
         self.admin_url = ""
 
     def arguments(self) -> list[str]:
@@ -306,6 +310,20 @@ class Node(StockNode):
         """One row per worker, by index."""
         rows: list[dict[str, Any]] = self.admin("/workers")["workers"]
         return sorted(rows, key=lambda row: row["worker"])
+
+    def start_again(self, workers: int) -> str:
+        """Start a node that has ended once more, at the same address, and wait for its workers.
+
+        Returns:
+            The log of the one that has ended.
+        """
+        ended, port = self.log(), self.port
+        self.log_reader.close()
+        self._options += ["--port", str(port)]
+        self.start()
+        self.await_ready()
+        wait_until(lambda: len(self.workers()) == workers, 30, "a worker is missing")
+        return ended
 
     def worker_pids(self) -> list[int]:
         return [row["pid"] for row in self.workers()]

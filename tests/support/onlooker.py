@@ -6,9 +6,9 @@ a test that stands for a hundred browsers does not, and would measure itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
+from support.plain_models import models_in, plain
 from support.wire import Viewer, WireMessage
 
 __all__ = ["Onlooker"]
@@ -27,7 +27,7 @@ class Onlooker(Viewer):
         reply = await self.request("PULL-DOC-REQ", {})
         assert reply.msgtype == "PULL-DOC-REPLY", reply.content
         self._by_name, self._by_id = {}, {}
-        for model in _models(reply.content["doc"]["roots"]):
+        for model in models_in(reply.content["doc"]["roots"]):
             attributes = self._by_id[model["id"]] = model.get("attributes", {})
             if "name" in attributes:
                 self._by_name[attributes["name"]] = model["id"], attributes
@@ -47,27 +47,8 @@ class Onlooker(Viewer):
         attributes[event["attr"]] = event["new" if kind == "ModelChanged" else "data"]
 
     def value(self, name: str, attr: str) -> Any:
-        return _plain(self._by_name[name][1][attr])
+        return plain(self._by_name[name][1][attr])
 
     async def set(self, name: str, attr: str, value: object) -> WireMessage:
         model_id, _ = self._by_name[name]
         return await self.patch([{"kind": "ModelChanged", "model": {"id": model_id}, "attr": attr, "new": value}])
-
-
-def _models(value: Any) -> Iterator[dict[str, Any]]:
-    """Every model in a value, wherever it was first written in full."""
-    waiting = [value]
-    while waiting:
-        part = waiting.pop()
-        if isinstance(part, dict):
-            if part.get("type") == "object" and "id" in part:
-                yield part
-            waiting.extend(part.values())
-        elif isinstance(part, list):
-            waiting.extend(part)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict) and value.get("type") == "map":
-        return {key: _plain(entry) for key, entry in value.get("entries", [])}
-    return value

@@ -27,7 +27,7 @@ def seconds(nominal: float) -> float:
     return nominal * SCALE
 
 
-def wait_until(condition: Callable[[], T], nominal: float = 10, why: str = "") -> T:
+def wait_until(condition: Callable[[], T | None], nominal: float = 10, why: str = "") -> T:
     """Look until the condition is true, and return what it was.
 
     Raises:

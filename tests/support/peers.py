@@ -7,6 +7,7 @@ receiver and applied to a real `Document`. What a peer changes in its document i
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import time
@@ -22,17 +23,19 @@ from bokeh.model import Model
 from bokeh.protocol import Protocol
 from bokeh.protocol import receiver as bokeh_receiver
 from bokeh.protocol.message import Message
+from support.outboxes import PlayedOutbox
 from support.patience import run
 
 from aperture.document.ids import IdSequence
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
+from aperture.worker.app_threads import ON_LOOP, AppCode
 from aperture.worker.document.loading import new_document
 from aperture.worker.patch.inbound import receive
 from aperture.worker.patch.viewer import Viewer
 from aperture.worker.session.session import Session
 
-__all__ = ["Mailbox", "Peer", "fragments_of", "in_loop", "make_session", "messages_of", "state_of"]
+__all__ = ["Mailbox", "Peer", "fragments_of", "holding", "in_loop", "make_session", "messages_of", "state_of"]
 
 P = ParamSpec("P")
 
@@ -51,6 +54,15 @@ def in_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
         run(test(*args, **kwargs))
 
     return sync
+
+
+def holding(session: Session, released: asyncio.Event) -> asyncio.Task[None]:
+    """A task that holds the document, as an app's coroutine does, until the event."""
+
+    async def wait() -> None:
+        await released.wait()
+
+    return asyncio.create_task(session.with_document_locked(wait))
 
 
 def fragments_of(frames: bytes) -> Iterator[str | bytes]:
@@ -89,16 +101,19 @@ def _completed(work: Coroutine[Any, Any, Any]) -> Any:
     raise AssertionError("it waited for something")
 
 
-class Mailbox:
+class Mailbox(PlayedOutbox):
     """An outbox that keeps what is sent: one list of messages for each write."""
 
     def __init__(self) -> None:
         self.writes: list[list[Message[Any]]] = []
+        self.runs: list[bytes] = []
+        """The bytes of each write."""
         self.closed: tuple[int, str] | None = None
         self._unread = 0
 
     def send(self, run_of_frames: FrameRun) -> None:
         if self.closed is None:
+            self.runs.append(run_of_frames.plain)
             self.writes.append(messages_of(run_of_frames))
 
     def close(self, code: int, reason: str) -> None:
@@ -246,6 +261,7 @@ def make_session(
     *roots: Model,
     session_id: str = "session",
     document: Document | None = None,
+    code: AppCode = ON_LOOP,
     clock: Callable[[], float] = time.monotonic,
 ) -> Session:
     """A session whose document has these roots. A loop must be running."""
@@ -253,4 +269,4 @@ def make_session(
     for root in roots:
         document.add_root(root)
     ids = IdSequence(session_id)
-    return Session(session_id, document, ids=ids, issue_token=lambda name: f"token of {name}", clock=clock)
+    return Session(session_id, document, ids=ids, issue_token=lambda name: f"token of {name}", code=code, clock=clock)

@@ -12,15 +12,27 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
+import redis
 from support.patience import POLL, seconds, wait_until
 
 from aperture.bus.redis import RedisBus
 from aperture.bus.redis_options import BusOptions
 
-__all__ = ["KINDS", "RedisServer", "bus_on", "eventually", "free_port", "fresh_namespace", "node_server"]
+__all__ = [
+    "KINDS",
+    "RedisServer",
+    "SentinelGroup",
+    "bus_on",
+    "eventually",
+    "free_port",
+    "fresh_namespace",
+    "node_server",
+]
 
 KINDS = ("redis-server", "stand-in")
 
@@ -81,7 +93,7 @@ class RedisServer:
     def __init__(self, options: Mapping[str, str] | None = None, port: int | None = None) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self._options = dict(options or {})
-        self._port = port
+        self.port = port
         self.socket_path = self._directory / "redis.sock"
         self.url = f"unix://{self.socket_path}" if port is None else f"redis://127.0.0.1:{port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,7 +109,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, empty, and wait until it listens."""
         options = {
-            "port": str(self._port or 0),
+            "port": str(self.port or 0),
             "bind": "127.0.0.1",
             "unixsocket": str(self.socket_path),
             "save": "",
@@ -108,7 +120,11 @@ class RedisServer:
         }
         words = [word for name, value in options.items() for word in (f"--{name}", *_words(name, value))]
         self._process = subprocess.Popen(["redis-server", *words])
-        wait_until(self._listens, why="redis-server did not start")
+        try:
+            wait_until(self._listens, why="redis-server did not start")
+        except TimeoutError:
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """End it at once, with all that it knows."""
@@ -132,6 +148,12 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def info(self, section: str) -> dict[str, Any]:
+        """What it says of itself."""
+        with redis.Redis(unix_socket_path=str(self.socket_path), decode_responses=True) as client:
+            said: dict[str, Any] = client.info(section)
+            return said
+
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
             try:
@@ -142,7 +164,80 @@ class RedisServer:
 
 
 def _words(name: str, value: str) -> list[str]:
-    return value.split() if name == "client-output-buffer-limit" else [value]
+    return value.split() if name in ("client-output-buffer-limit", "replicaof") else [value]
+
+
+class SentinelGroup:
+    """A primary with a replica, and three sentinels that make the replica the primary once that is gone."""
+
+    SERVICE = "main"
+    QUORUM = 2
+    SILENCE = 3000
+    """Milliseconds without an answer, after which a sentinel holds a primary for down: a busy machine is slow."""
+
+    def __init__(self) -> None:
+        port = free_port()
+        self.primary = RedisServer(port=port)
+        self.replica = RedisServer({"replicaof": f"127.0.0.1 {port}"}, free_port())
+        self._sentinels = [free_port() for _ in range(3)]
+        self.url = "redis+sentinel://" + ",".join(f"127.0.0.1:{port}" for port in self._sentinels) + f"/{self.SERVICE}"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> SentinelGroup:
+        with contextlib.ExitStack() as stack:
+            for server in (self.primary, self.replica):
+                stack.enter_context(server)
+            wait_until(lambda: self.replica.info("replication")["master_link_status"] == "up", 30, "no replica")
+            for port in self._sentinels:
+                stack.enter_context(self._sentinel(port))
+            complete = [partial(self._is_complete, port) for port in self._sentinels]
+            for condition in complete:
+                wait_until(condition, 60, "a sentinel does not know the others")
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stack.close()
+
+    def primary_port(self, sentinel: int = 0) -> int:
+        """Where a sentinel says that the primary is."""
+        with redis.Redis(port=self._sentinels[sentinel], decode_responses=True) as client:
+            _, port = client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.SERVICE)
+            return int(port)
+
+    def await_failover(self) -> None:
+        """Until the replica is the primary, and every sentinel says so."""
+        port = self.replica.port
+        wait_until(lambda: self.replica.info("replication")["role"] == "master", 60, "the replica was not promoted")
+        wait_until(lambda: {self.primary_port(one) for one in range(3)} == {port}, 60, "a sentinel missed it")
+
+    def await_return(self) -> None:
+        """Until the old primary, started again, follows the new one."""
+        wait_until(lambda: self.primary.info("replication").get("master_link_status") == "up", 60, "it did not follow")
+
+    @contextlib.contextmanager
+    def _sentinel(self, port: int) -> Iterator[None]:
+        with tempfile.TemporaryDirectory(prefix="sentinel-") as folder:
+            config = Path(folder) / "sentinel.conf"
+            config.write_text(
+                f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile {folder}/log\n"
+                f"sentinel monitor {self.SERVICE} 127.0.0.1 {self.primary.port} {self.QUORUM}\n"
+                f"sentinel down-after-milliseconds {self.SERVICE} {self.SILENCE}\n"
+            )
+            process = subprocess.Popen(["redis-server", str(config), "--sentinel"])
+            try:
+                yield
+            finally:
+                process.kill()
+                process.wait(seconds(10))
+
+    def _is_complete(self, port: int) -> bool:
+        try:
+            with redis.Redis(port=port, decode_responses=True) as client:
+                known = client.sentinel_master(self.SERVICE)
+        except redis.ConnectionError:
+            return False
+        return (known["num-slaves"], known["num-other-sentinels"]) == (1, len(self._sentinels) - 1)
 
 
 @contextlib.asynccontextmanager

@@ -94,6 +94,10 @@ class FakeRedis:
     def command(self, name: str, *args: Any) -> Any:
         self.commands[name.lower()] += 1
         match name:
+            case "TIME":
+                return [b"%d" % (self.now // 1000), b"0"]
+            case "ZRANGEBYSCORE":
+                return [worker.encode() for worker, ends in self.workers.items() if ends >= args[1]]
             case "ZREM":
                 return int(self.workers.pop(args[1], None) is not None)
             case "SET":

@@ -6,6 +6,9 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeVar
+
+from support.outboxes import PlayedOutbox
 
 from aperture.errors import BusDown, Fenced
 from aperture.protocol import messages
@@ -26,6 +29,8 @@ __all__ = [
     "run_of",
 ]
 
+E = TypeVar("E", bound=Envelope)
+
 SESSION_KEY = session_key_of("/app", "session-id")
 OWNER = "node/0/owner"
 ME = "node/1/me"
@@ -33,7 +38,7 @@ EPOCH = 7
 
 
 def run_of(text: str) -> FrameRun:
-    """Frames that can be told from others."""
+    """Frames that differ from others."""
     return messages.ok(text)
 
 
@@ -44,7 +49,7 @@ class OwnerPostbox:
 
     def __init__(self) -> None:
         self.appended: list[Patches] = []
-        self.told: list[tuple[str, Envelope]] = []
+        self.messages: list[tuple[str, Envelope]] = []
         self.announced: list[Envelope] = []
         self.order: list[str] = []
         self.open = asyncio.Event()
@@ -89,14 +94,14 @@ class OwnerPostbox:
 
     async def tell(self, worker: str, envelope: Envelope) -> None:
         await self._take(type(envelope).__name__)
-        self.told.append((worker, envelope))
+        self.messages.append((worker, envelope))
 
     async def announce(self, session_key: str, envelope: Envelope) -> None:
         await self._take(type(envelope).__name__)
         self.announced.append(envelope)
 
-    def told_of(self, kind: type[Envelope]) -> list[Envelope]:
-        return [envelope for _, envelope in self.told if type(envelope) is kind]
+    def messages_of(self, kind: type[E]) -> list[E]:
+        return [envelope for _, envelope in self.messages if isinstance(envelope, kind)]
 
 
 class EdgePostbox:
@@ -146,12 +151,12 @@ class EdgePostbox:
         await self.readable.wait()
         return stream
 
-    def sent_of(self, kind: type[Envelope]) -> list[Envelope]:
-        return [envelope for _, envelope in self.sent if type(envelope) is kind]
+    def sent_of(self, kind: type[E]) -> list[E]:
+        return [envelope for _, envelope in self.sent if isinstance(envelope, kind)]
 
 
 @dataclass
-class Outbox:
+class Outbox(PlayedOutbox):
     """What one connection is written."""
 
     def __post_init__(self) -> None:

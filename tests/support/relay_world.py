@@ -18,6 +18,7 @@ from bokeh.document import Document
 from bokeh.document.events import DocumentChangedEvent, DocumentPatchedEvent
 from bokeh.protocol import Protocol
 from bokeh.protocol.message import Message as BokehMessage
+from support.outboxes import PlayedOutbox
 from support.peers import messages_of, state_of
 from support.relay_bus import FakeBus, FakeRedis
 
@@ -27,9 +28,11 @@ from aperture.metrics import RelayTally
 from aperture.protocol.fragments import Assembler
 from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Hostile
 from aperture.worker.collector import GarbageCollector
+from aperture.worker.http.render import LOADED
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch import inbound
 from aperture.worker.patch.viewer import Viewer
@@ -38,12 +41,14 @@ from aperture.worker.relay.cluster import Cluster
 from aperture.worker.relay.edge_side import EdgeSide
 from aperture.worker.relay.owner_side import OwnerSide
 from aperture.worker.relay.post import Post
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.attachment import Attachment
-from aperture.worker.session.durability import NoKeeper
+from aperture.worker.session.durability import NoRecovery
+from aperture.worker.session.early import Making
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
-from aperture.worker.session_access import Door
+from aperture.worker.session_access import SessionAccess
 
 __all__ = ["Client", "Worker", "World", "world_of"]
 
@@ -67,14 +72,20 @@ class Worker:
             issue_token=lambda name: f"token of {name}",
             clock=lambda: asyncio.get_running_loop().time(),
         )
-        self.told: list[str] = []
+        self.routes: list[str] = []
         self._world = world
         tally, hostile = RelayTally(), Hostile()
         post = Post(self.bus, self.registry, tally)
-        self.claims = Claims(self.registry, self, NoKeeper())
+        self.claims = Claims(self.registry, self, NoRecovery())
         self.store = SessionStore({APP: self.host}, self.claims, GarbageCollector(), unused_lifetime=15)
         owners = OwnerSide(
-            post, self.store, self._render, receive=self._receive, max_message_size=_MAX_MESSAGE, tally=tally
+            post,
+            self.store,
+            self._render,
+            self._render_early,
+            receive=self._receive,
+            max_message_size=_MAX_MESSAGE,
+            tally=tally,
         )
         self.edges = EdgeSide(
             post,
@@ -89,11 +100,15 @@ class Worker:
         self.cluster = Cluster(
             self.bus, self.registry, post, self.store, owners, self.edges, tally=tally, hostile=hostile
         )
-        self.door = Door(self.store, self.claims, PageResources("", None), self.edges)
+        self.access = SessionAccess(self.store, self.claims, PageResources("", None), self.edges)
 
     @property
     def name(self) -> str:
         return self.registry.me
+
+    def arrival(self, session_id: str = SESSION, token: str = "token") -> Arrival:
+        """A connection, or the request for a page, that has come to this worker."""
+        return Arrival(self.host, session_id, lambda: Origin(None, {}), token=token)
 
     @property
     def session(self) -> Session | None:
@@ -112,13 +127,19 @@ class Worker:
     def _render(self, session: Session, kind: str, arguments: dict[str, str]) -> str:
         return f"{kind} of {session.id}"
 
+    def _render_early(self, making: Making, session_key: str, kind: str, arguments: dict[str, str]) -> str | None:
+        if kind == LOADED:
+            making.go()
+            return ""
+        return None
+
     # Gateway
 
     async def announce(self, session_id: str) -> None:
-        self.told.append(f"+{session_id}")
+        self.routes.append(f"+{session_id}")
 
     def retract(self, session_id: str) -> None:
-        self.told.append(f"-{session_id}")
+        self.routes.append(f"-{session_id}")
 
 
 class World:
@@ -180,7 +201,7 @@ def world_of(modify: Callable[[Document], None], workers: int = 3, redis: FakeRe
         yield World(modify, workers, redis)
 
 
-class _Mailbox:
+class _Mailbox(PlayedOutbox):
     """A connection's outbox."""
 
     def __init__(self, client: Client) -> None:
@@ -212,7 +233,7 @@ class Client:
         self.worker = worker
         """That it connects to next."""
         self.connected_to: Worker | None = None
-        """That it connected to last: it may be told to move while it connects."""
+        """That it connected to last: it may have to move while it connects."""
         self.document: Document | None = None
         self.mailbox = _Mailbox(self)
         self.types: list[str] = []
@@ -250,9 +271,7 @@ class Client:
             self._queue = asyncio.Queue()
             try:
                 worker = self.worker
-                attachment = await worker.door.enter(
-                    worker.host, SESSION, lambda: Origin(None, {}), mailbox, self._token, from_browser=False
-                )
+                attachment = await worker.access.enter(worker.arrival(token=self._token), mailbox)
             except (OwnerGone, BusDown, SessionGone):
                 await asyncio.sleep(1)
                 continue

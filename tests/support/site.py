@@ -1,4 +1,4 @@
-"""Somebody else's web site: pages on an origin of their own, with TLS or without, that embed what a node serves."""
+"""Another web site: pages on an origin of their own, with TLS or without, that embed what a node serves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class Certificate:
     key: Path
 
     def options(self) -> list[str]:
-        """What a node is told."""
+        """A node's options."""
         return ["--ssl-certfile", str(self.cert), "--ssl-keyfile", str(self.key)]
 
 
 def self_signed(folder: Path) -> Certificate:
-    """A certificate for localhost that nobody vouches for."""
+    """A certificate for localhost that no authority has signed."""
     made = Certificate(folder / "cert.pem", folder / "key.pem")
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     command += ["-days", "2", "-subj", "/CN=localhost", "-keyout", str(made.key), "-out", str(made.cert)]

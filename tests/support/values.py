@@ -47,6 +47,9 @@ class Shape:
     names: Any = None
 
 
+E = enum.Enum("E", "a")
+
+
 class Level(enum.IntEnum):
     LOW = 1
 
@@ -146,9 +149,7 @@ def others() -> st.SearchStrategy[Any]:
         st.sampled_from(
             [np.array([dt.date(2024, 1, 1)], dtype=object), np.array([2**60, 1]), np.array([], dtype=np.int64)]
         ),
-        st.sampled_from(
-            [decimal.Decimal(1), 1j, object(), frozenset([1]), Level, *enum.Enum("E", "a"), dt.UTC, range(3)]
-        ),
+        st.sampled_from([decimal.Decimal(1), 1j, object(), frozenset([1]), Level, *E, dt.UTC, range(3)]),
     )
 
 

@@ -2,11 +2,12 @@
 
 It is written from the protocol, not from either implementation: what a server sends must be a header, a metadata and a
 content frame in this order, then a header and a binary frame for each buffer. A viewer that has pulled keeps a real
-Bokeh `Document` and applies each patch to it, so that a patch nobody could apply fails the test.
+Bokeh `Document` and applies each patch to it, so that a patch that cannot be applied fails the test.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
@@ -24,7 +25,7 @@ from support.patience import seconds
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import WebSocketClientConnection, websocket_connect
 
-__all__ = ["ConnectionEnded", "Viewer", "WireMessage", "page_token", "token_of"]
+__all__ = ["ConnectionEnded", "Viewer", "WireMessage", "objects_named", "page_token", "token_of"]
 
 
 MAX_FRAME = 1024 * 1024 * 1024
@@ -79,6 +80,16 @@ def page_token(url: str, headers: Mapping[str, str] | None = None, trust: ssl.SS
     return token_of(answer.text)
 
 
+def objects_named(found: Any, name: str) -> list[dict[str, Any]]:
+    """Every model of a type in a document as JSON."""
+    if isinstance(found, list):
+        return [one for part in found for one in objects_named(part, name)]
+    if not isinstance(found, dict):
+        return []
+    mine = [found] if found.get("type") == "object" and found.get("name", "").endswith(name) else []
+    return mine + objects_named(list(found.values()), name)
+
+
 class Viewer:
     """One websocket of one session. Open it with `Viewer.open(...)`; not safe for two tasks at once."""
 
@@ -102,7 +113,7 @@ class Viewer:
         subprotocols: Iterable[str] | None = None,
         trust: ssl.SSLContext | None = None,
     ) -> AsyncIterator[Self]:
-        """Connect, and wait for the server's ACK unless told otherwise.
+        """Connect, and wait for the server's ACK unless asked not to.
 
         Raises:
             tornado.httpclient.HTTPClientError: the server refused the handshake.
@@ -138,6 +149,23 @@ class Viewer:
                 await self.next_message()
         except ConnectionEnded as ended:
             return ended.code
+
+    async def wait_for_pings(self, count: int) -> None:
+        """Wait until the server has sent so many pings, and nothing else.
+
+        Raises:
+            ConnectionEnded: it was closed before.
+        """
+        arrived = asyncio.Semaphore(0)
+        self._connection.on_ping = lambda data: arrived.release()  # type: ignore[method-assign]
+        reading = asyncio.ensure_future(self._frame())
+        for _ in range(count):
+            ping = asyncio.ensure_future(arrived.acquire())
+            await asyncio.wait([ping, reading], return_when=asyncio.FIRST_COMPLETED)
+            if reading.done():
+                ping.cancel()
+                raise AssertionError(f"the server sent {reading.result()!r}")
+        reading.cancel()
 
     # -- receiving
 

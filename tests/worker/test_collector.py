@@ -24,7 +24,7 @@ MB = 1024 * 1024
 
 
 class World:
-    """Time that passes when it is told to, and memory that is what a test says; stands in for the `gc` module, too."""
+    """Time that passes when a test says so, and memory that is what a test says; stands in for the `gc` module, too."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -88,7 +88,7 @@ def test_in_a_program_nothing_is_touched(world: World) -> None:
 def test_one_discarded_session_is_enough_when_it_is_quiet_and_nobody_is_connected(
     world: World, collector: GarbageCollector
 ) -> None:
-    """Nobody notices the pause; somebody who is connected might."""
+    """Without viewers the pause is not noticed; a connected one might."""
     world.now = URGENT
     assert not collector.is_due(10, connections=0)
     collector.session_discarded()
@@ -124,7 +124,7 @@ def test_half_of_that_growth_is_enough_at_a_quiet_moment(world: World, collector
 
 
 def test_pauses_take_a_hundredth_of_the_time_at_most(world: World, collector: GarbageCollector) -> None:
-    """However fast memory grows, and whoever has gone."""
+    """However fast memory grows, and whichever session has gone."""
     world.memory *= 100
     collector.session_discarded()
     assert URGENT > QUIET

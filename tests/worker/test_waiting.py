@@ -12,6 +12,8 @@ from tornado.http1connection import HTTP1ServerConnection
 from aperture.worker.waiting import STALL_TIME, Waiting
 
 HEAD_TIMEOUT = 10.0
+NO_DESCRIPTOR = 2**31 - 1
+"""The kernel can say nothing of it."""
 
 
 class Connection:
@@ -28,6 +30,8 @@ class Connection:
             write=self._write,
             close=self._close,
             writing=lambda: self.answering,
+            closed=lambda: self.closed,
+            socket=SimpleNamespace(fileno=lambda: NO_DESCRIPTOR),
         )
 
     def receive(self, size: int) -> None:

@@ -14,12 +14,12 @@ from typing import Protocol
 
 from aperture.bus.bus import Bus
 from aperture.bus.calls import BackgroundTasks, Calls, listen
-from aperture.errors import BusDown, CallFailed
-from aperture.registry.registry import WorkerName
-from aperture.wire.envelopes import Account, Envelope, Hostile, Inquire
-from aperture.worker.dashboard.figures import NodeFigures, pack, unpack
+from aperture.errors import BusDown, CallFailed, WireError
+from aperture.registry.members import WorkerName, living_workers
+from aperture.wire.envelopes import Envelope, Figures, Hostile, Inquire
+from aperture.wire.node_figures import NodeFigures
 
-__all__ = ["FigureExchange", "Heard"]
+__all__ = ["FigureExchange", "Heard", "NoExchange", "Reads"]
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class FigureExchange:
         """Fetch the figures of all other nodes. Takes `ANSWER_TIME`, at most twice if Redis is slow. Never raises."""
         try:
             async with asyncio.timeout(ANSWER_TIME):
-                asked = self._choose(await self._living())
+                asked = self._choose(await living_workers(self._bus))
         except (BusDown, TimeoutError):
             return Heard(bus_up=False)
         answers = await asyncio.gather(*(self._ask(worker) for worker in asked.values()))
@@ -98,11 +98,6 @@ class FigureExchange:
         silent = {node for node, answer in zip(asked, answers, strict=True) if answer is _Silence.NO_ANSWER}
         self._unanswered = {worker for node, worker in asked.items() if node not in heard}
         return Heard(tuple(heard.values()), tuple(sorted(silent)))
-
-    async def _living(self) -> list[WorkerName]:
-        seconds, _ = await self._bus.command("TIME")
-        names = await self._bus.command("ZRANGEBYSCORE", self._bus.names.workers, int(seconds) * 1000, "+inf")
-        return sorted(filter(None, map(_parsed, names)), key=str)
 
     def _choose(self, living: list[WorkerName]) -> dict[str, str]:
         """Choose one worker of each node but ours."""
@@ -132,23 +127,30 @@ class FigureExchange:
             match envelope:
                 case Inquire(asker=asker, call=call):
                     self._tasks.start(self._answer(asker, call))
-                case Account(call=call, part=part):
-                    self._calls.answer(call, unpack(part))
+                case Figures(call=call, node=figures):
+                    self._calls.answer(call, figures)
                 case _:
-                    raise ValueError(f"unexpected message: {type(envelope).__name__}")
-        except ValueError as problem:
+                    raise WireError(f"unexpected message: {type(envelope).__name__}")
+        except WireError as problem:
             self._hostile.count("figures", problem)
 
     async def _answer(self, asker: str, call: int) -> None:
-        account = Account(call, self._me, pack(await self._reader.read()), True)
+        answer = Figures(call, (await self._reader.read()).abridged())
         try:
-            await self._bus.publish(self._bus.names.figures(asker), account.pack())
+            await self._bus.publish(self._bus.names.figures(asker), answer.pack())
         except BusDown:
             log.debug("dashboard figures not sent: %s, Redis is down", asker)
 
 
-def _parsed(name: bytes) -> WorkerName | None:
-    try:
-        return WorkerName.parse(name.decode())
-    except ValueError:  # not an entry of ours: other programs can write to this Redis
-        return None
+class NoExchange:
+    """In place of a `FigureExchange` where there is no Redis: this node is the only one."""
+
+    def start(self) -> None:
+        """No-op."""
+
+    def stop(self) -> None:
+        """No-op."""
+
+    async def ask(self) -> Heard:
+        """No other node."""
+        return Heard()

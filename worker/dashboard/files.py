@@ -12,7 +12,8 @@ from pathlib import Path
 
 from prometheus_client.mmap_dict import MmapedDict
 
-from aperture.worker.dashboard.figures import Key, NodeFigures, ProcessFigures, parse_key
+from aperture.wire.node_figures import Key, NodeFigures, ProcessFigures
+from aperture.worker.dashboard.figures import parse_key
 
 __all__ = ["read_node"]
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from aperture.metrics import Family, families
-from aperture.worker.dashboard.figures import Key, NodeFigures, ProcessFigures
+from aperture.wire.node_figures import Key, NodeFigures, ProcessFigures
 from aperture.worker.dashboard.rows import AppRow, Buckets, Totals, WorkerRow, quantile
 
 __all__ = ["APP_SLOTS", "COLUMNS", "POINTS", "WORKER_SLOTS", "History"]
@@ -291,6 +291,7 @@ class History:
             restarts=int(sum(seen.sum(families.WORKER_RESTARTS) for seen in seen_all)),
             gaps_lost=int(sum(seen.value(families.RELAY_GAPS, "lost") for seen in seen_all)),
             slow_closes=sum(row.slow_closes for row in apps),
+            behind=int(sum(seen.sum(families.VIEWERS_BEHIND) for seen in living)),
             bus=all(bus) if bus else None,
         )
 

@@ -6,18 +6,15 @@ worker does no more than that, and does not import the drawing code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 
-from aperture.bus.bus import Bus
 from aperture.config.settings import DASHBOARD_ROUTE, Settings
 from aperture.errors import ConfigurationError
-from aperture.metrics import Reading
-from aperture.worker.dashboard.exchange import FigureExchange
-from aperture.worker.dashboard.reader import FigureReader
+from aperture.worker.dashboard.exchange import FigureExchange, NoExchange, Reads
 from aperture.worker.dashboard.sampler import Sampler
 
 __all__ = ["Dashboard", "with_dashboard"]
@@ -27,17 +24,12 @@ class Dashboard:
     """A worker's part in the dashboard.
 
     Args:
-        settings: of the node.
-        index: of the worker.
-        read: this worker's own readings.
-        bus: the bus to other nodes and this worker's name on it; None for a single process.
+        reader: of this node's figures.
+        exchange: asks other nodes for theirs, and answers them.
     """
 
-    def __init__(
-        self, settings: Settings, index: int, read: Callable[[], Iterable[Reading]], bus: tuple[Bus, str] | None
-    ) -> None:
-        reader = FigureReader(settings.node, settings.metrics_dir, read, index)
-        self._exchange = None if bus is None else FigureExchange(*bus, reader)
+    def __init__(self, reader: Reads, exchange: FigureExchange | NoExchange) -> None:
+        self._exchange = exchange
         self._reader = reader
         self._sampler: Sampler | None = None
 
@@ -51,13 +43,11 @@ class Dashboard:
 
     def start(self) -> None:
         """Answer other nodes."""
-        if self._exchange is not None:
-            self._exchange.start()
+        self._exchange.start()
 
     def stop(self) -> None:
         """Stop answering. Idempotent."""
-        if self._exchange is not None:
-            self._exchange.stop()
+        self._exchange.stop()
 
 
 def with_dashboard(

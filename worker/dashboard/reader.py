@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 
 from aperture.metrics import Reading, worker_name
-from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, values_of
+from aperture.wire.node_figures import NodeFigures, ProcessFigures
+from aperture.worker.dashboard.figures import values_of
 from aperture.worker.dashboard.files import read_node
 
 __all__ = ["FigureReader"]

@@ -92,5 +92,7 @@ class Totals:
     restarts: int
     gaps_lost: int
     slow_closes: int
+    behind: int
+    """Viewers that get present values instead of patches, as their lines are slow."""
     bus: bool | None
     """Whether all workers are connected to Redis; None without one."""

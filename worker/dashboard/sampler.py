@@ -23,7 +23,7 @@ FIRST_INTERVAL = 1.2
 
 
 class Asks(Protocol):
-    """An `aperture.worker.dashboard.exchange.FigureExchange`."""
+    """An `aperture.worker.dashboard.exchange.FigureExchange`, or what stands in its place."""
 
     async def ask(self) -> Heard: ...
 
@@ -34,11 +34,11 @@ class Sampler:
     Args:
         own: the dashboard's route.
         reader: of this node's figures.
-        others: fetches the figures of other nodes; None for a single process.
+        others: fetches the figures of other nodes.
         clock: seconds since the epoch.
     """
 
-    def __init__(self, own: str, reader: Reads, others: Asks | None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, own: str, reader: Reads, others: Asks, clock: Callable[[], float] = time.time) -> None:
         self.history = History(own)
         self.looks = 0
         """The number of samples so far; pages compare it to see whether there is a new one."""
@@ -67,10 +67,9 @@ class Sampler:
 
     async def look(self) -> None:
         """Take one sample."""
-        if self._others is None:
-            here, elsewhere = await self._reader.read(), Heard()
-        else:
-            here, elsewhere = await asyncio.gather(self._reader.read(), self._others.ask())
+        # In this order: a silent node takes a second, and what is read here is then as new as the clock says.
+        elsewhere = await self._others.ask()
+        here = await self._reader.read()
         self.history.look((here, *elsewhere.nodes), self._clock(), missing=elsewhere.missing)
         self.looks += 1
 

@@ -64,7 +64,7 @@ def tiles(totals: Totals) -> str:
     """The ten numbers that an operator needs first."""
     made = [
         _tile("Sessions", _count(totals.sessions), "", _counted(totals.workers, "worker"), of="sessions"),
-        _tile("Connections", _count(totals.connections), "", _per_session(totals), of="connections"),
+        _tile("Connections", _count(totals.connections), "", _whose(totals), of="connections"),
         _tile("Patches out", _rate(totals.rate_out), "/s", f"{_rate(totals.rate_in)}/s in"),
         _tile("Callback p95", *duration(totals.callback_p95), f"median {_joined(duration(totals.callback_p50))}"),
         _tile("New session p95", *duration(totals.create_p95), f"encode {_joined(duration(totals.encode_p95))}"),
@@ -218,6 +218,11 @@ def _health(totals: Totals) -> tuple[str, str]:
 
 def _restores(totals: Totals) -> str:
     return f"{_count(totals.restores_fresh)} came back empty" if totals.restores_fresh else "with their state"
+
+
+def _whose(totals: Totals) -> str:
+    """Of connections: the slow ones if there are any."""
+    return f"{_count(totals.behind)} behind" if totals.behind else _per_session(totals)
 
 
 def _per_session(totals: Totals) -> str:

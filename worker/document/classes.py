@@ -61,7 +61,7 @@ def only_packaged_models() -> Iterator[None]:
     models = _tables()[0].classes
     packaged: dict[str, bool] = {}
     hidden = {}
-    for name, cls in models.items():
+    for name, cls in list(models.items()):  # a session that is made in a thread may define more meanwhile
         package = cls.__view_module__.partition(".")[0]
         if package not in packaged:
             packaged[package] = _has_file(package)
@@ -89,7 +89,7 @@ def _forget(table: _Table, name: str, cls: type) -> None:
     """Take a class out; what it has pushed out of the table, Bokeh's own or that of another session, comes back."""
     del table.classes[name]
     if name.startswith(f"{cls.__module__}."):
-        return  # nobody else's
+        return  # a name of its own module: it pushed none out
     for other in _descendants(table.root):
         if (
             vars(other).get(table.attr) == name

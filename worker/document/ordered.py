@@ -3,38 +3,64 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, MutableSet
-from typing import Generic, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Set
+from itertools import chain
+from typing import Self, TypeVar
 
 __all__ = ["AddedCallbacks", "OrderedSet"]
 
 T = TypeVar("T")
 
 
-class OrderedSet(MutableSet[T], Generic[T]):
-    """A set that is gone through in the order in which its members were added."""
+class OrderedSet(set[T]):
+    """A set that is gone through in the order in which its members were added.
+
+    A `set`, as Bokeh's own are: HoloViews asks for that, and takes anything else for a dict. Whatever adds to it comes
+    to `add`; what removes is the set's own, but for what would leave the order behind.
+    """
 
     def __init__(self) -> None:
-        self._members: dict[T, None] = {}
-
-    def __contains__(self, member: object) -> bool:
-        return member in self._members
+        super().__init__()
+        self._order: dict[T, None] = {}
 
     def __iter__(self) -> Iterator[T]:
-        return iter(tuple(self._members))  # at once: another thread may add meanwhile
-
-    def __len__(self) -> int:
-        return len(self._members)
+        # At once: another thread may add meanwhile. Members that a method of `set` has removed are left out.
+        return iter([member for member in tuple(self._order) if member in self])
 
     def add(self, value: T) -> None:
-        self._members[value] = None
+        if value not in self:
+            self._order.pop(value, None)  # it was removed by a method of `set`, and comes last now
+        self._order[value] = None
+        super().add(value)
 
-    def discard(self, value: T) -> None:
-        self._members.pop(value, None)
+    def update(self, *others: Iterable[T]) -> None:
+        for value in chain(*others):
+            self.add(value)
+
+    def symmetric_difference_update(self, other: Iterable[T]) -> None:
+        both = self & set(other)
+        self.update(other)
+        self -= both
+
+    def __ior__(self, other: Set[T]) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __ixor__(self, other: Set[T]) -> Self:  # type: ignore[override,misc]
+        self.symmetric_difference_update(other)
+        return self
+
+    def discard(self, value: object) -> None:
+        super().discard(value)
+        self._order.pop(value, None)  # type: ignore[arg-type]
+
+    def remove(self, value: T) -> None:
+        super().remove(value)
+        self._order.pop(value, None)
 
     def clear(self) -> None:
-        self._members.clear()
+        super().clear()
+        self._order.clear()
 
 
 class AddedCallbacks(OrderedSet[T]):
@@ -45,7 +71,7 @@ class AddedCallbacks(OrderedSet[T]):
 
     def __init__(self) -> None:
         super().__init__()
-        self._waiting: deque[T] = deque()
+        self._waiting: list[T] = []  # hardly ever more than a few; an empty deque is 760 bytes
         self._scheduling = threading.Lock()
 
     def add(self, value: T) -> None:
@@ -60,6 +86,6 @@ class AddedCallbacks(OrderedSet[T]):
         """Call `act` with each that was added since, in their order, whichever thread has added it."""
         with self._scheduling:
             while self._waiting:
-                value = self._waiting.popleft()
+                value = self._waiting.pop(0)
                 if value in self:
                     act(value)

@@ -27,6 +27,7 @@ from bokeh.document import Document
 from bokeh.model import Model
 
 from aperture.app_state import session_state, unpack_value
+from aperture.bokeh_versions import new_model
 from aperture.document.applying import NamedModels, apply_event
 from aperture.errors import StateMismatch
 from aperture.protocol.codec import Buffer, encode_document
@@ -36,7 +37,7 @@ from aperture.protocol.values import MAX_SAFE_INT
 from aperture.worker.patch.batch import Patch
 from aperture.worker.patch.callbacks import ordered_callbacks
 
-__all__ = ["fingerprint", "fits", "kept_values", "lay_over", "pack_patch", "replay", "snapshot", "was_held"]
+__all__ = ["fingerprint", "fits", "lay_over", "pack_patch", "replay", "snapshot", "stored_values", "was_held"]
 
 FORMAT = 4
 """Of snapshots and packed patches; one of another format, from before or after an upgrade, is not read."""
@@ -83,7 +84,7 @@ def was_held(state: bytes, patches: Sequence[bytes]) -> bool:
     return _unpacked(patches[-1] if patches else state).held
 
 
-def kept_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
+def stored_values(state: bytes, patches: Iterable[bytes]) -> dict[str, bytes]:
     """The app's values, packed, as of the last of the patches.
 
     Raises:
@@ -148,7 +149,7 @@ def replay(document: Document, packed: bytes, made: Mapping[str, Model] = Mappin
         for part in read_json(kept.content):
             decoder = _PatchDecoder(document, kept.buffers, made)
             for event in [decoder.event(rep) for rep in part["events"]]:
-                if event["kind"] != "MessageSent":  # told to whoever was there then
+                if event["kind"] != "MessageSent":  # for the viewers of that moment
                     _apply(document, event)
     document.models.flush_synced()
 
@@ -262,7 +263,7 @@ def _models_for(reps: dict[str, dict[str, Any]], document: Document, made: Mappi
 
 
 def _new_model(cls: type[Model], model_id: ID) -> Model:
-    model = cls.__new__(cls, id=model_id)
+    model = new_model(cls, model_id)
     if not model._initialized:
         HasProps.__init__(model)
     return model
@@ -274,9 +275,9 @@ def _decoded(decoder: ValueDecoder, rep: dict[str, Any]) -> dict[str, Any]:
 
 def _set_all(model: Model, attributes: dict[str, Any]) -> None:
     for name in [name for name in model._property_values if name not in attributes]:
-        # Not by the property's deleter: it would ask for the default to tell of, which not every property has.
+        # Not by the property's deleter: it would ask for the default to report, which not every property has.
         del model._property_values[name]
-    # One that is in no document calls them at once, whatever the document is told to collect.
+    # One that is in no document calls them at once, whether or not the document collects events.
     callbacks, model._callbacks = model._callbacks, {}
     try:
         for name, value in attributes.items():
@@ -304,7 +305,7 @@ def _apply(document: Document, event: dict[str, Any]) -> None:
 def _nearest(model: Model, name: str, value: Any) -> Any:
     """What comes nearest to what the property held: JavaScript has neither large integers nor durations.
 
-    If that is nothing that the property takes, it is the value itself, which viewers were told: a property that is not
+    If that is nothing that the property takes, it is the value itself, as viewers have it: a property that is not
     quite what it was is better than a session that is lost.
     """
     accepts = model.lookup(name).property.is_valid

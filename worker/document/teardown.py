@@ -23,7 +23,7 @@ _MODELS_PER_STEP = 200
 
 
 def take_apart(document: Document) -> Iterator[None]:
-    """Free a document that nobody uses any more, in steps: the caller may serve others between two of them."""
+    """Free a document that is no longer in use, in steps: the caller may serve others between two of them."""
     document._session_context = None
     document.callbacks._change_callbacks.clear()
     models = [*document.models, *document.config.references()]

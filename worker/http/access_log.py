@@ -1,4 +1,4 @@
-"""One line per request and one per websocket's end, with what somebody wants to know who looks for a slow page.
+"""One line per request and one per websocket's end, with what helps to find a slow page.
 
 Paths come without their query: tokens and session ids ride there, and a log is no place for them.
 
@@ -21,7 +21,7 @@ from aperture.log_lines import printable
 from aperture.log_scope import REQUEST, SESSION, request_id
 from aperture.worker.http.bodies import Bodies
 
-__all__ = ["REQUEST_ID_HEADER", "LoggedApplication", "Traffic", "log_request", "log_websocket_end"]
+__all__ = ["REQUEST_ID_HEADER", "LoggedApplication", "RequestLine", "Traffic", "log_request", "log_websocket_end"]
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,22 @@ class LoggedApplication(Application):
         self.transforms.append(_Echo)
         self.bodies = bodies
 
+    @property
+    def auth_provider(self) -> object:
+        """Bokeh's name for the hooks of logins: handlers that extensions bring along ask for it."""
+        return self.settings["auth_hooks"]
+
+    @property
+    def prefix(self) -> str:
+        """Bokeh's name for what all paths begin with, likewise."""
+        prefix: str = self.settings["prefix"]
+        return prefix
+
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """Tornado's way from a request to its handler, whose task has the context that is current here."""
         name = request_id(request.headers.get(REQUEST_ID_HEADER))
         setattr(request, _ID, name)
-        # Nobody resets them: the connection's next request sets them anew.
+        # Never reset: the connection's next request sets them anew.
         REQUEST.set(name)
         SESSION.set(None)
         if tracing.on:
@@ -95,6 +106,20 @@ def log_request(handler: RequestHandler) -> None:
         tracing.end_request(span, status)
 
 
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """What of a request lines of the log name, for a connection that outlives it."""
+
+    method: str | None
+    uri: str | None
+    path: str
+    remote_ip: str | None
+
+    @classmethod
+    def of(cls, request: HTTPServerRequest) -> RequestLine:
+        return cls(request.method, request.uri, request.path, request.remote_ip)
+
+
 @dataclass(slots=True)
 class Traffic:
     """What came in over one websocket."""
@@ -104,7 +129,7 @@ class Traffic:
 
 
 def log_websocket_end(
-    request: HTTPServerRequest,
+    request: HTTPServerRequest | RequestLine,
     code: int,
     seconds: float,
     received: Traffic,
@@ -137,7 +162,7 @@ def log_websocket_end(
     )
 
 
-def _of(request: HTTPServerRequest) -> dict[str, Any]:
+def _of(request: HTTPServerRequest | RequestLine) -> dict[str, Any]:
     path = printable(request.path)
     return {
         "method": printable(request.method or "?")[:20],

@@ -19,10 +19,11 @@ from aperture.protocol.naming import (
     is_session_id,
 )
 from aperture.protocol.tokens import Token, Tokens
-from aperture.worker.session.context import SessionRequest
+from aperture.worker.app_threads import called
 from aperture.worker.session.host import Origin
+from aperture.worker.session.session_request import SessionRequest
 
-__all__ = ["Admission", "admit_page", "origin_of"]
+__all__ = ["Admission", "admit_page", "named_in_url", "origin_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ def admit_page(request: HTTPServerRequest, tokens: Tokens, *, generate_ids: bool
     Raises:
         HTTPError: 403, the request names no session where it must, names two, or has no right to the one it names.
     """
-    given_id = _only(request, SESSION_ID_ARGUMENT)
+    given_id = named_in_url(request)
     header = request.headers.get(SESSION_ID_HEADER)
     token = _only(request, TOKEN_ARGUMENT)
     if given_id is not None and header is not None:
@@ -64,6 +65,11 @@ def admit_page(request: HTTPServerRequest, tokens: Tokens, *, generate_ids: bool
     if not is_session_id(session_id) or not tokens.check_session_id(session_id):
         raise HTTPError(403, reason="Invalid token or session ID")
     return Admission(session_id)
+
+
+def named_in_url(request: HTTPServerRequest) -> str | None:
+    """The session id in the request's query, as it was given; None without one."""
+    return _only(request, SESSION_ID_ARGUMENT)
 
 
 def verify(tokens: Tokens, token: str) -> Token:
@@ -107,7 +113,7 @@ def origin_of(
         "arguments": arguments,
     }
     if "headers" not in carried:
-        payload.update(application.process_request(request))
+        payload.update(called(lambda: application.process_request(request)))
     seen = {name: values for name, values in arguments.items() if name != SESSION_ID_ARGUMENT}
     proxy = SessionRequest(_detached(request), arguments=seen, cookies=cookies, headers=headers)
     return Origin(proxy, payload, user=user)

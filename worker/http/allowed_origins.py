@@ -68,13 +68,13 @@ def _stated() -> tuple[str, ...]:
 
 
 def _parsed_as_far_as_possible(parts: Iterable[str]) -> list[_Pattern]:
-    """What changed while the server runs cannot stop it: what is no pattern is logged, and admits nobody."""
+    """A change while the server runs cannot stop it: what is no pattern is logged, and admits no origin."""
     patterns = []
     for part in parts:
         try:
             patterns.append(_parsed(part, _ANY, of=_SETTING))
         except ConfigurationError as problem:
-            log.error("%s; it admits nobody", problem)
+            log.error("%s; it admits no origin", problem)
     return patterns
 
 

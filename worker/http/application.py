@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,7 +20,7 @@ from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.bodies import MAX_BODIES, Bodies
 from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
-from aperture.worker.http.path_names import At, Below, Matching
+from aperture.worker.http.path_names import At, Below, Matching, WithParameters, has_parameters
 from aperture.worker.session.host import AppHost
 from aperture.worker.ws.handler import SessionSocket
 
@@ -44,8 +45,8 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
         routes.extend(dashboard_routes(prefix + dashboard, hosts[dashboard], services))
     apps = {url: host for url, host in hosts.items() if url != dashboard}
     for url, host in apps.items():
-        routes.extend(_app_routes(prefix + ("" if url == "/" else url), host, services))
-    for pattern, *rest in settings.extra_patterns:
+        routes.extend(_app_routes(prefix, "" if url == "/" else url, host, services))
+    for pattern, *rest in (*settings.extra_patterns, *_framework_routes(hosts, services)):
         routes.append((Matching(prefix, pattern), *rest))
     for path, handler in auth.routes:
         routes.append((At(f"{prefix}/{unquote(path).lstrip('/')}"), handler))
@@ -58,6 +59,11 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     return LoggedApplication(routes, bodies=bodies, auth_hooks=auth, **_tornado_settings(settings))
 
 
+def _framework_routes(hosts: Mapping[str, AppHost], services: Services) -> list[Route]:
+    routes = chain.from_iterable(framework.routes for framework in {host.framework for host in hosts.values()})
+    return [(pattern, handler, {"hosts": hosts, "services": services}) for pattern, handler in routes]
+
+
 def session_paths(routes: Sequence[str], prefix: str) -> frozenset[str]:
     """The paths, decoded, at which a request that names no session gets a new one."""
     paths: set[str] = set()
@@ -67,22 +73,35 @@ def session_paths(routes: Sequence[str], prefix: str) -> frozenset[str]:
     return frozenset(paths)
 
 
-def _app_routes(base: str, host: AppHost, services: Services) -> list[Route]:
+def _app_routes(prefix: str, url: str, host: AppHost, services: Services) -> list[Route]:
     shared = {"host": host, "services": services}
+    if host.framework.parameters and has_parameters(url):
+        # The page last: a parameter may be a path, and that of the websocket would be one.
+        return [
+            *((WithParameters(prefix, url, end), handler, shared) for end, handler in _ENDS),
+            (WithParameters(prefix, url, "/static", below=True), *_static_handler(host)),
+            (WithParameters(prefix, url, slash=True), PageHandler, shared),
+        ]
+    base = prefix + url
     return [
         (At(base, slash=True), PageHandler, shared),
-        (At(f"{base}/ws"), SessionSocket, shared),
-        (At(f"{base}/metadata"), MetadataHandler, shared),
-        (At(f"{base}/autoload.js"), AutoloadHandler, shared),
-        _static_route(base, host),
+        *((At(base + end), handler, shared) for end, handler in _ENDS),
+        (Below(f"{base}/static"), *_static_handler(host)),
     ]
 
 
-def _static_route(base: str, host: AppHost) -> Route:
+_ENDS: tuple[tuple[str, type], ...] = (
+    ("/ws", SessionSocket),
+    ("/metadata", MetadataHandler),
+    ("/autoload.js", AutoloadHandler),
+)
+
+
+def _static_handler(host: AppHost) -> Route:
     folder = host.application.static_path
     if folder is None:
-        return (Below(f"{base}/static"), BokehJsHandler)
-    return (Below(f"{base}/static"), StaticFileHandler, {"path": str(folder)})
+        return (BokehJsHandler,)
+    return (StaticFileHandler, {"path": str(folder)})
 
 
 def _icon(settings: Settings) -> bytes | None:
@@ -97,6 +116,7 @@ def _icon(settings: Settings) -> bytes | None:
 def _tornado_settings(settings: Settings) -> dict[str, Any]:
     chosen: dict[str, Any] = {
         "prefix": settings.prefix,
+        "user_header": settings.user_header,
         "xsrf_cookies": settings.xsrf_cookies,
         "websocket_max_message_size": settings.websocket_max_message_size,
         "websocket_ping_interval": settings.keep_alive or None,

@@ -18,7 +18,11 @@ class BokehJsHandler(StaticFileHandler):
 
 
 class ExtensionHandler(StaticFileHandler):
-    """`GET /static/extensions/{name}/{file}`: right in every worker, whichever rendered the page."""
+    """`GET /static/extensions/{name}/{file}`: right in every worker, whichever rendered the page.
+
+    Args:
+        extensions: knows the folders.
+    """
 
     def initialize(self, extensions: Extensions) -> None:  # type: ignore[override]
         super().initialize(path="")

@@ -167,7 +167,7 @@ class AuthenticatedHandler(RequestHandler):
                 )
             return
         if isinstance(value, BusDown | StreamClosedError | ConnectionError):
-            # Redis is away, which the bus has said; or the peer is gone, in the middle of its answer.
+            # Redis is down, which the bus has logged; or the peer is gone, in the middle of its answer.
             log.warning("%s failed: %s", where, value)
             return
         log.error("%s failed", where, exc_info=value)
@@ -190,14 +190,16 @@ class AuthenticatedHandler(RequestHandler):
     def get_current_user(self) -> Any:
         if self.auth.get_user is not None:
             return self.auth.get_user(self)
-        # With get_user_async the user is set by prepare, and nobody is logged in until then.
+        # With get_user_async the user is set by prepare, and there is none until then.
         return None if self.auth.get_user_async is not None else _EVERYBODY
 
     @property
     def user_name(self) -> str | None:
-        """The current user as text, to compare; None where nobody logs in."""
+        """The current user as text, to compare; None where users have no names."""
         if not self.auth.enabled:
-            return None
+            header: str | None = self.settings["user_header"]
+            # A request without the header is of a user, too: of the one without a name.
+            return None if header is None else self.request.headers.get(header, "")
         user = self.current_user
         if isinstance(user, bytes):
             return user.decode("utf-8", "replace")

@@ -3,7 +3,7 @@
 Tornado reads a body before it asks the handler, up to 100 MB for any path. The routes of Aperture read small forms at
 most. Those of an app, an auth module or an extension take what Tornado's would, within a bound on all that is on its
 way: above it the connection is closed that has sent nothing for the longest time, so that peers who withhold their last
-byte shut nobody out.
+byte shut no others out.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ page there, since a blank is sent as `%20`, and one called `v1.2` would also ans
 
 from __future__ import annotations
 
+import re
 from copy import copy
 from typing import Any
 
@@ -14,7 +15,7 @@ from tornado.routing import Matcher, PathMatches
 
 from aperture.paths import path_of
 
-__all__ = ["At", "Below", "Matching"]
+__all__ = ["At", "Below", "Matching", "WithParameters", "has_parameters"]
 
 
 class At(Matcher):
@@ -70,6 +71,47 @@ class Matching(PathMatches):
         below = copy(request)
         below.path = rest
         return super().match(below)
+
+
+class WithParameters(Matcher):
+    """Matches the paths of an app whose route has parameters, and notes these with the request.
+
+    Panel reads them there: `route_params` by name, or by number if they have none, and `app_path`, the path without
+    the prefix and without the end.
+
+    Args:
+        prefix: as of `Matching`.
+        route: of the app, a regular expression with groups.
+        end: of the path, behind the app's.
+        slash: whether there may be one more at the end.
+        below: whether it is every path below that one, of which the handler gets the rest.
+    """
+
+    def __init__(self, prefix: str, route: str, end: str = "", *, slash: bool = False, below: bool = False) -> None:
+        rest = "/(?P<_rest>.*)" if below else "/?" if slash else ""
+        self._prefix = prefix
+        self._pattern = re.compile(f"(?P<_app>{route}){re.escape(end)}{rest}")
+
+    def match(self, request: HTTPServerRequest) -> dict[str, Any] | None:
+        path = path_of(request.path)
+        if path is None or not path.startswith(self._prefix) or "\0" in path:
+            return None
+        found = self._pattern.fullmatch(path[len(self._prefix) :])
+        if found is None:
+            return None
+        named = {name: value for name, value in found.groupdict().items() if name not in ("_app", "_rest")}
+        numbered = {str(number): value for number, value in enumerate(found.groups()[1:])}
+        noted: Any = request
+        noted.route_params, noted.app_path = named or numbered, found["_app"]
+        return {} if "_rest" not in self._pattern.groupindex else {"path_args": [found["_rest"].encode()]}
+
+
+def has_parameters(route: str) -> bool:
+    """Whether this route is a regular expression with groups."""
+    try:
+        return "(" in route and re.compile(route).groups > 0
+    except re.error:
+        return False
 
 
 def _split(path: str, steps: int) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urljoin
 
@@ -15,11 +16,25 @@ from bokeh.settings import settings as bokeh_settings
 from tornado.web import StaticFileHandler
 
 from aperture.worker.document.classes import only_packaged_models
+from aperture.worker.http.frame import PageFrame
+from aperture.worker.http.page_form import PageForm
 
 __all__ = ["Extensions", "PageResources"]
 
 ShareExtensions = Callable[[dict[str, str]], Awaitable[dict[str, str]]]
 """Tells the other workers of asset folders and returns what all of them know."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """What was found for pages of one kind, while the model classes are these."""
+
+    classes: frozenset[str]
+    bundle: Bundle
+    forms: dict[int, PageForm] = field(default_factory=dict)
+    """By the number of roots."""
+    frames: list[PageFrame] = field(default_factory=list)
+    """One, once it was asked for: of a page that is sent before its session."""
 
 
 class PageResources:
@@ -36,7 +51,7 @@ class PageResources:
     def __init__(self, prefix: str, absolute_url: str | None = None) -> None:
         self._prefix = prefix
         self._absolute_url = absolute_url
-        self._bundles: dict[tuple[str | None, bool], tuple[frozenset[str], Bundle]] = {}
+        self._rendered: dict[tuple[str | None, bool], _Rendered] = {}
 
     def bundle(self, server_url: str | None = None, *, with_resources: bool = True) -> Bundle:
         """What a page needs; the caller may add to it.
@@ -45,33 +60,69 @@ class PageResources:
             server_url: scheme and host to load from; None means the page's own server.
             with_resources: False leaves out BokehJS itself, which the page then loads by other means.
         """
-        classes = frozenset(HasProps.model_class_reverse_map)
-        key = (server_url if with_resources else None, with_resources)
-        known = self._bundles.get(key)
-        if known is None or known[0] != classes:
-            with only_packaged_models():
-                known = (classes, bundle_for_objs_and_resources(None, self._resources(server_url, with_resources)))
-            if len(self._bundles) > _BUNDLES_KEPT:
-                self._bundles.clear()
-            self._bundles[key] = known
-        bundle = copy.copy(known[1])
+        bundle = copy.copy(self._of(server_url, with_resources=with_resources).bundle)
         for name, parts in vars(bundle).items():
             if isinstance(parts, list):
                 setattr(bundle, name, list(parts))
         return bundle
 
-    def _resources(self, server_url: str | None, with_resources: bool) -> Resources | None:
-        if not with_resources:
-            return None
+    def form(self, roots: int) -> PageForm:
+        """The page, loaded from its own server, of a document with so many roots."""
+        rendered = self._of(None, with_resources=True)
+        form = rendered.forms.get(roots)
+        if form is None:
+            if len(rendered.forms) > _CACHED_FORMS:
+                rendered.forms.clear()
+            form = rendered.forms[roots] = PageForm.render(rendered.bundle, roots)
+        return form
+
+    def frame(self) -> PageFrame:
+        """The page, loaded from its own server, without a document."""
+        rendered = self._of(None, with_resources=True)
+        if not rendered.frames:
+            rendered.frames.append(PageFrame(rendered.bundle, self.files_of(rendered.bundle)))
+        return rendered.frames[0]
+
+    def contents(self) -> object:
+        """Equal for two moments at which pages load the same."""
+        return vars(self._of(None, with_resources=True).bundle)
+
+    def files_of(self, bundle: Bundle) -> tuple[str, ...]:
+        """Of the scripts that a page loads with this bundle, those that come from this server."""
+        return tuple(map(str, bundle.js_files)) if bokeh_settings.resources(default="server") in _OURS else ()
+
+    def _of(self, server_url: str | None, *, with_resources: bool) -> _Rendered:
+        classes = frozenset(HasProps.model_class_reverse_map)
+        key = (server_url if with_resources else None, with_resources)
+        known = self._rendered.get(key)
+        if known is None or known.classes != classes:
+            with only_packaged_models():
+                resources = self.resources(server_url) if with_resources else None
+                bundle = bundle_for_objs_and_resources(None, resources)
+            if len(self._rendered) > _CACHED_BUNDLES:
+                self._rendered.clear()
+            known = self._rendered[key] = _Rendered(classes, bundle)
+        return known
+
+    def resources(self, server_url: str | None = None) -> Resources:
+        """Where BokehJS is loaded from, by Bokeh's setting of that name."""
         mode = bokeh_settings.resources(default="server")
-        if mode not in ("server", "server-dev"):
+        if mode not in _OURS:
             return Resources(mode=mode)
         root = urljoin(server_url or self._absolute_url or "/", self._prefix)
         return Resources(mode=mode, root_url=root, path_versioner=versioned)
 
 
-_BUNDLES_KEPT = 64
+_OURS = ("server", "server-dev")
+"""Bokeh's settings by which pages load BokehJS from this server."""
+
+
+_CACHED_BUNDLES = 64
 """Server URLs come from the query of autoload.js, so from anybody."""
+
+
+_CACHED_FORMS = 16
+"""An app may have any number of roots."""
 
 
 def versioned(path: str) -> str:

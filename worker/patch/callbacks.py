@@ -27,6 +27,7 @@ from bokeh.document.events import (
 from bokeh.model import Model
 
 from aperture.document.current import invoke_with_curdoc
+from aperture.errors import NotLocked
 from aperture.worker.document.ordered import AddedCallbacks, OrderedSet
 from aperture.worker.document.teardown import release_callback
 from aperture.worker.patch.batch import Reach
@@ -60,8 +61,8 @@ class OrderedCallbacks(DocumentCallbackManager):
         super().__init__(document)
         # Bokeh's own are sets, and what is added before there is a session would run in any order.
         self.added: AddedCallbacks[Any] = AddedCallbacks()
-        self._session_callbacks = self.added  # type: ignore[assignment]
-        self._session_destroyed_callbacks = OrderedSet()  # type: ignore[assignment]
+        self._session_callbacks = self.added
+        self._session_destroyed_callbacks = OrderedSet()
         self.recorder: Recorder | None = None
         self._follower: Callable[[], object] = _no_session
         """The session, to which no other changes than those of its callbacks matter. Held weakly: it holds this."""
@@ -71,8 +72,12 @@ class OrderedCallbacks(DocumentCallbackManager):
         """Whether there is a journal, which is not to wait for what is held back."""
         self._held_is_shown = False
         self._new_before_hold: set[Model] = set()
-        self._journaled_ahead: set[Model] = set()
+        self.journaled_ahead: set[Model] = set()
         """Models that the journal has, and that are sent to viewers when the app's hold ends."""
+        self._late: list[DocumentChangedEvent] = []
+        """Changes that were made without the document's lock, and that the journal gets with the next who has it."""
+        self._waiting: list[DocumentChangedEvent] = []
+        """Likewise what is to be sent, and is not held back any more."""
 
     def trigger_on_change(self, event: DocumentChangedEvent) -> None:
         self.changes += 1
@@ -81,7 +86,7 @@ class OrderedCallbacks(DocumentCallbackManager):
             self._call(event)
         else:
             if self.journaled:
-                self._record_ahead(event)
+                self._record_in_time(event)
             super().trigger_on_change(event)
 
     def _call(self, event: DocumentChangedEvent) -> None:
@@ -117,17 +122,41 @@ class OrderedCallbacks(DocumentCallbackManager):
             return
         self._hold = None
         held, self._held_events = self._held_events, []
-        shown, self._held_is_shown = self._held_is_shown, False
-        document = self._document()
-        if document is not None:
-            ahead, self._journaled_ahead = self._journaled_ahead, set()
-            document.models._new_models |= {model for model in ahead if model.document is document}
-            new = document.models._new_models - self._new_before_hold
-            reach = Reach.VIEWERS if self.journaled else Reach.ALL
-            for event in _let_go(document, held, new, shown=shown):
-                self._record(event, reach)
+        self.release(held)
         for event in held:
             super().trigger_on_change(event)
+
+    def release(self, held: Iterable[DocumentChangedEvent]) -> None:
+        """Record for the viewers what was held back. It is all there is, also where the hold itself goes on."""
+        shown, self._held_is_shown = self._held_is_shown, False
+        document = self._document()
+        if document is None:
+            return
+        ahead, self.journaled_ahead = self.journaled_ahead, set()
+        document.models._new_models |= {model for model in ahead if model.document is document}
+        new = document.models._new_models - self._new_before_hold
+        reach = Reach.VIEWERS if self.journaled else Reach.ALL
+        for event in _let_go(document, held, new, shown=shown):
+            self._record(event, reach)
+
+    def release_next(self, held: Iterable[DocumentChangedEvent]) -> None:
+        """As `release`, with the next who has the document's lock, and before anything that they change."""
+        self._waiting.extend(held)
+
+    def note(self, event: DocumentPatchedEvent) -> None:
+        """Record a change for the journal alone."""
+        if self.journaled:
+            self._record_in_time(event)
+
+    def catch_up(self) -> bool:
+        """Record what was changed, or let go, without the lock, now that it is taken. Returns whether there was any."""
+        late, self._late = self._late, []
+        for event in late:
+            self._record_ahead(event)
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self.release(waiting)
+        return bool(late or waiting)
 
     def document_shown(self) -> None:
         """A viewer was sent the whole document, which contains the changes that are held back."""
@@ -161,13 +190,24 @@ class OrderedCallbacks(DocumentCallbackManager):
         if self.recorder is not None and isinstance(event, DocumentPatchedEvent):
             self.recorder(event, reach)
 
+    def _record_in_time(self, event: DocumentChangedEvent) -> None:
+        """Record a change that is held back for the journal: now, or with the next who has the document's lock.
+
+        Without the lock a change that is not held back is refused. One that is can be kept until then: Bokeh refuses
+        nothing here, and Panel's async callbacks rely on that.
+        """
+        try:
+            self._record_ahead(event)
+        except NotLocked:
+            self._late.append(event)
+
     def _record_ahead(self, event: DocumentChangedEvent) -> None:
         document = self._document()
         if document is None:
             return
         new = set(document.models._new_models)
         self._record(event, Reach.JOURNAL)
-        self._journaled_ahead |= new - document.models._new_models
+        self.journaled_ahead |= new - document.models._new_models
 
     def remove_session_callback(self, callback_obj: Any) -> None:
         # Bokeh's one-shot callbacks refer to themselves: each that ran would keep the document until a full collection.

@@ -65,10 +65,13 @@ class Contention:
     def note(self, key: Key, origin: object | None) -> bool:
         """Record a write. True if `origin` is a viewer and another writer wrote the same key within the window."""
         written = _Write(self._clock(), self._sequence)
-        # The writer of a forgotten key is unknown: a change that came in that late counts as contested, to be safe.
-        unknown = (origin, written, _Write(-math.inf, self._forgotten))
-        writer, last, others = self._writes.get(key, unknown)
-        others_wrote = last if writer is not origin else others
+        known = self._writes.get(key)
+        if known is None:
+            # The writer of a forgotten key is unknown: a change that came in that late counts as contested, to be safe.
+            others_wrote = _Write(-math.inf, self._forgotten)
+        else:
+            writer, last, others = known
+            others_wrote = last if writer is not origin else others
         recently = written.at - others_wrote.at < WINDOW
         overtaken = origin is not None and (recently or others_wrote.sequence > self._seen)
         # The correction overwrites whatever the viewer changes until it arrives, as another's change would.

@@ -32,6 +32,7 @@ class Corrections:
         if not contested or self._correct is None:
             return
         self._keys |= contested
+        # Not at once: a correction in the middle of a drag moves the slider under the hand that holds it.
         loop = asyncio.get_running_loop()
         self._quiet_at = loop.time() + PAUSE
         if self._timer is None:
@@ -51,12 +52,14 @@ class Corrections:
             self._timer = None
 
     def _look(self) -> None:
-        """The timer is not moved with each change; it looks whether there was one, and waits on."""
         loop = asyncio.get_running_loop()
+        # A drag changes something every few milliseconds: to cancel and set a timer each time would cost more than to
+        # look a few times whether the pause has come.
         if loop.time() < self._quiet_at:
             self._timer = loop.call_at(self._quiet_at, self._look)
             return
         self._timer = None
         keys = self.take()
+        # Stored: the event loop holds tasks weakly.
         if keys and self._correct is not None:
             self._working = asyncio.ensure_future(self._correct(keys))

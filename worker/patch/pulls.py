@@ -23,20 +23,20 @@ from aperture.worker.session.turns import Turns
 if TYPE_CHECKING:
     from bokeh.document import Document
 
-__all__ = ["KEPT_BYTES", "KEPT_SECONDS", "LARGE", "Pulls"]
+__all__ = ["CACHED_BYTES", "CACHED_SECONDS", "LARGE", "Pulls"]
 
-KEPT_BYTES = 64 * 1024 * 1024
+CACHED_BYTES = 64 * 1024 * 1024
 """Of all documents that a worker keeps at one time: thirty plots of 100,000 points. A larger one is not shared."""
 
 LARGE = 128 * 1024
 """Bytes of a document that take a turn: half a millisecond or so, for copying and sending what another has encoded."""
 
-KEPT_SECONDS = 5.0
+CACHED_SECONDS = 5.0
 """Since it was encoded. Browsers come back within a second or two of each other."""
 
 
 @dataclass(slots=True)
-class _Kept:
+class _CachedDocument:
     document: FramedDocument
     as_of: tuple[int, int]
     end: asyncio.TimerHandle
@@ -49,11 +49,11 @@ class Pulls:
         self.turns = Turns()
         self.bytes = 0
         """Size of the cached documents."""
-        self._kept: dict[tuple[Document, bool], _Kept] = {}
+        self._cached: dict[tuple[Document, bool], _CachedDocument] = {}
         """Oldest first."""
 
     def take(self, document: Document, as_of: tuple[int, int], *, inline: bool, keep: bool) -> FramedDocument:
-        """The document, encoded now or at an earlier pull of the same state. Called under its lock.
+        """The document, encoded now or at an earlier pull of the same state. Called under its lock, and used there.
 
         Args:
             document: a session's.
@@ -61,13 +61,14 @@ class Pulls:
             inline: with arrays in the text.
             keep: whether another viewer may ask for the same.
         """
-        kept = self._kept.get((document, inline))
+        kept = self._cached.get((document, inline))
         if kept is not None and kept.as_of == as_of:
             framed = kept.document
         else:
             self._let_go(document, inline)
             framed = FramedDocument.of(*encode_document(document, inline=inline))
-            if keep and len(framed) <= KEPT_BYTES:
+            if keep and len(framed) <= CACHED_BYTES:
+                framed = framed.copied()
                 self._keep(document, inline, framed, as_of)
         if len(framed) >= LARGE:
             self.turns.note()
@@ -79,14 +80,14 @@ class Pulls:
             self._let_go(document, inline)
 
     def _keep(self, document: Document, inline: bool, framed: FramedDocument, as_of: tuple[int, int]) -> None:
-        while self.bytes + len(framed) > KEPT_BYTES:
-            self._let_go(*next(iter(self._kept)))
-        end = asyncio.get_running_loop().call_later(KEPT_SECONDS, self._let_go, document, inline)
-        self._kept[document, inline] = _Kept(framed, as_of, end)
+        while self.bytes + len(framed) > CACHED_BYTES:
+            self._let_go(*next(iter(self._cached)))
+        end = asyncio.get_running_loop().call_later(CACHED_SECONDS, self._let_go, document, inline)
+        self._cached[document, inline] = _CachedDocument(framed, as_of, end)
         self.bytes += len(framed)
 
     def _let_go(self, document: Document, inline: bool) -> None:
-        kept = self._kept.pop((document, inline), None)
+        kept = self._cached.pop((document, inline), None)
         if kept is not None:
             kept.end.cancel()
             self.bytes -= len(kept.document)

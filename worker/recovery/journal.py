@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
-from aperture.errors import ApertureError, BusDown, Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable
+from aperture.errors import ApertureError, BusDown, Fenced, SessionGone, StoredStateBroken, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.worker.document.snapshot import pack_patch, snapshot
 from aperture.worker.patch.batch import Patch
@@ -61,7 +61,7 @@ HELD_LIMIT = 10_000
 
 
 class JournalStore(Protocol):
-    """Where the journal is stored; see `aperture.registry.snapshots.Keeping`."""
+    """Where the journal is stored; see `aperture.registry.snapshots.SnapshotStore`."""
 
     async def begin(
         self, session_key: str, epoch: int, origin: bytes, snapshot: bytes, *, sequence: int = 0
@@ -104,6 +104,8 @@ class SessionJournal:
         self._session = session
         self._origin = origin
         self._store = store
+        # Of the whole worker: after an outage every session needs a snapshot, and each takes the event loop for
+        # milliseconds.
         self._turns = turns
         self._begun = False
         self._pending: deque[tuple[int, bytes]] = deque()
@@ -120,6 +122,7 @@ class SessionJournal:
         self._given_up = False
         self._unencodable = False
         """Whether nothing is stored because the document holds a value that cannot be encoded."""
+        # The first snapshot, in the background: a new page must not wait for Redis.
         self._soon()
 
     def record(self, sequence: int, patch: Patch) -> None:
@@ -138,9 +141,10 @@ class SessionJournal:
     def when_safe(self, act: Callable[[], None], refuse: Callable[[], None]) -> None:
         """Call `act` once all that was recorded so far is in Redis; at once if it is, or if the session is not stored.
 
-        Never, once another worker owns the session: changes not stored before are lost. If too many wait already,
-        `refuse` is called instead.
+        Never, once another worker owns the session. If too many wait already, `refuse` is called instead.
         """
+        # Where nothing is stored any more, an answer would wait for ever: send it. Not where another worker owns the
+        # session: what was not stored by then is lost, and must not be acknowledged.
         if (
             not self.acknowledges
             or self._given_up
@@ -151,12 +155,14 @@ class SessionJournal:
         elif len(self._held) >= HELD_LIMIT:
             refuse()
         elif not self._closed:
+            # By number: patches that come later need not be stored for this answer.
             self._held.append((self._session.fanout.sequence, act))
             self._soon()
 
     @property
     def safe(self) -> bool:
         """Whether all that was recorded is in Redis, and the session can be built again from it."""
+        # A queue that was dropped leaves nothing pending, and is not safe: `_begun` is false from then on.
         return self._begun and not self._pending and not self._closed and not self._given_up
 
     def lost(self) -> None:
@@ -167,6 +173,7 @@ class SessionJournal:
     def start_over(self) -> None:
         """The stored journal is incomplete or missing: drop the queue; the next write begins with a snapshot."""
         self._begun = False
+        # A snapshot that is being stored at this moment may have been taken before: `_begin` compares.
         self._dropped += 1
         self._pending.clear()
         self._pending_bytes = 0
@@ -175,13 +182,16 @@ class SessionJournal:
     async def flush(self) -> None:
         """Write all that is pending, now; gives up if Redis does."""
         if self._task is not None and self._task is not asyncio.current_task():
+            # Its writing may be on its way to Redis, which then has it: entries are numbered, and those that are there
+            # already are passed over.
             self._task.cancel()
             self._task = None
         if self._closed:
             return
         try:
             await self._write()
-        except KeepingBroken:
+        # Redis has lost or evicted a part: once more, from a snapshot. The caller wants to know that it is stored.
+        except StoredStateBroken:
             self._begun = False
             await self._write()
         finally:
@@ -190,12 +200,11 @@ class SessionJournal:
     async def settle(self) -> None:
         """Store a rebuilt session before a viewer gets it; later, if Redis does not answer within `SETTLE`.
 
-        The previous owner's journal cannot be appended to, as it has a lower epoch. Many sessions are rebuilt at once;
-        if they were stored some time later, a second crash would lose all changes made until then.
-
         Raises:
             SessionGone: another worker has claimed it meanwhile.
         """
+        # The previous owner's journal cannot be continued, as it has a lower epoch. After a crash many sessions are
+        # rebuilt at once: stored some time later, they would lose all changes until then in a second crash.
         try:
             async with asyncio.timeout(SETTLE):
                 await self.flush()
@@ -210,6 +219,7 @@ class SessionJournal:
         self._closed = True
         self._pending.clear()
         self._held.clear()
+        # The task may be what closes it, when Redis says that the session is another's.
         if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
@@ -225,23 +235,25 @@ class SessionJournal:
                     await asyncio.sleep(GATHER)
                 try:
                     await self._write()
+                # Not dropped: what is pending stays, up to its bound, and is written when Redis is back.
                 except BusDown:
                     await asyncio.sleep(RETRY)
                 except Unencodable as problem:
                     self._wait_for_better(problem)
                     await asyncio.sleep(UNENCODABLE_PAUSE)
-                except KeepingBroken:
+                except StoredStateBroken:
                     self.start_over()
         except Fenced:
             self.close()
             await self._fenced(self._session)
         except SessionGone:
             self.close()  # at its end
+        # For good: each attempt would cost a snapshot.
         except TooLarge:
-            log.warning("session %s is too large to be kept", short_id(self._session.id))
+            log.warning("session %s is too large to be stored", short_id(self._session.id))
             self._give_up()
         except Exception:
-            log.exception("session %s cannot be kept", short_id(self._session.id))
+            log.exception("session %s cannot be stored", short_id(self._session.id))
             self._give_up()
         finally:
             if self._task is asyncio.current_task():
@@ -253,16 +265,21 @@ class SessionJournal:
         if not self._pending:
             self._release(self._session.fanout.sequence)
             return
+        # A copy: patches go on coming while Redis answers, and are for the next call.
         entries = list(self._pending)
         first, last = entries[0][0], entries[-1][0]
         size = await self._store.add(
             self.session_key, self._session.fanout.epoch, first, last, [entry for _, entry in entries]
         )
+        # Only now: what Redis has not confirmed is sent again.
         while self._pending and self._pending[0][0] <= last:
             self._pending_bytes -= len(self._pending.popleft()[1])
         self._entries += len(entries)
+        # Before a snapshot is made: answers need not wait for that.
         self._release(last)
         if self._is_long(size):
+            # Its number may be beyond the journal's end: patches that were recorded meanwhile are in it, and the next
+            # `add` passes them over.
             sequence, state = await self._snapshot()
             await self._store.snapshot(self.session_key, self._session.fanout.epoch, sequence, state)
             self._entries = max(0, last - sequence)
@@ -279,7 +296,7 @@ class SessionJournal:
         sequence, state = await self._snapshot()
         await self._store.begin(self.session_key, self._session.fanout.epoch, self._origin, state, sequence=sequence)
         if dropped != self._dropped:
-            raise KeepingBroken("what was changed meanwhile is neither in the snapshot nor pending")
+            raise StoredStateBroken("what was changed meanwhile is neither in the snapshot nor pending")
         while self._pending and self._pending[0][0] <= sequence:
             self._pending_bytes -= len(self._pending.popleft()[1])
         self._entries = 0
@@ -287,12 +304,15 @@ class SessionJournal:
         self._unencodable = False
 
     async def _snapshot(self) -> tuple[int, bytes]:
+        # Before the lock is taken: a session must not be held while others make their snapshots.
         await self._turns.take()
         return await self._session.read_locked(self._state)
 
     def _state(self) -> tuple[int, bytes]:
         session = self._session
         try:
+            # The number is read under the same lock as the document, so that no patch is both in the snapshot and
+            # behind it.
             state = snapshot(session.document)
         except Exception as problem:
             raise Unencodable(f"its document cannot be encoded ({type(problem).__name__})") from problem
@@ -303,8 +323,9 @@ class SessionJournal:
     def _wait_for_better(self, problem: Unencodable) -> None:
         """Nothing can be stored until the app replaces what cannot be encoded: send the answers that wait for it."""
         if not self._unencodable:
-            log.warning("session %s is not kept for now: %s", short_id(self._session.id), problem)
-            self._session.fanout.tally.not_kept += 1
+            log.warning("session %s is not stored for now: %s", short_id(self._session.id), problem)
+            self._session.fanout.tally.not_stored += 1
+        # Answers do not wait from now on: what they would wait for may never come.
         self._unencodable = True
         self.start_over()
         self._release(self._session.fanout.sequence)
@@ -312,7 +333,7 @@ class SessionJournal:
     def _give_up(self) -> None:
         """Stop journaling; the session continues without. Sends the answers that wait for it."""
         self._given_up = True
-        self._session.fanout.tally.not_kept += 1
+        self._session.fanout.tally.not_stored += 1
         held = [act for _, act in self._held]
         self.close()
         for act in held:

@@ -8,12 +8,13 @@ import msgpack
 from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from aperture.errors import StateMismatch
-from aperture.worker.session.context import SessionRequest
 from aperture.worker.session.host import Origin
+from aperture.worker.session.session_request import SessionRequest
 
 __all__ = ["pack_origin", "unpack_origin"]
 
 FORMAT = 2
+"""Of these bytes, which a worker of a later version may find: a session of another format starts afresh."""
 
 _INTEGER = 1
 """The code of an integer beyond 64 bits."""
@@ -46,6 +47,7 @@ def unpack_origin(packed: bytes) -> tuple[Origin, str]:
         StateMismatch: it is damaged, or of another format.
     """
     try:
+        # The format first, and by itself: what follows it may have any number of parts.
         form, *parts = msgpack.unpackb(packed, ext_hook=_integer, strict_map_key=False, unicode_errors="surrogatepass")
         if form != FORMAT:
             raise StateMismatch(f"of format {form}, and this is {FORMAT}")
@@ -53,6 +55,7 @@ def unpack_origin(packed: bytes) -> tuple[Origin, str]:
         return Origin(None if seen is None else _request(seen), payload, user=user), fingerprint
     except StateMismatch:
         raise
+    # Whatever it is: other programs can write to Redis, and what cannot be read must not keep the page from being made.
     except Exception as problem:
         raise StateMismatch(f"damaged: {type(problem).__name__}") from problem
 
@@ -61,6 +64,7 @@ def _other(value: Any) -> Any:
     """What a hook has put into the payload and msgpack does not know: integers beyond 64 bits, and objects, as text."""
     if isinstance(value, int):
         return msgpack.ExtType(_INTEGER, str(int(value)).encode())
+    # As an app would show it: to lose the value is better than to lose the session.
     return str(value)
 
 
@@ -73,6 +77,7 @@ def _integer(code: int, packed: bytes) -> int:
 def _request(seen: dict[str, Any]) -> SessionRequest:
     request = HTTPServerRequest(
         start_line=RequestStartLine("GET", seen["uri"], seen["version"]),
+        # The host apart: the headers that the app sees may have been filtered.
         headers=HTTPHeaders({**seen["headers"], "Host": seen["host"]}),
     )
     request.remote_ip = seen["remote_ip"]

@@ -6,10 +6,6 @@ the code has changed, or makes something else each time: the session starts afre
 an app does that builds its document from them, and it alone can attach the right callbacks to what it builds; so the
 document is the one that it has just made, and nothing is laid over it. An app that was changed by a deploy is treated
 the same: its document is new, its values are what they were.
-
-Ids are counted, so two models that have nothing to do with each other could have the same one in two such runs. Where
-there are values, models must therefore have the same names, too: an app that builds models from values names them after
-what they stand for, and no callback gets another's model.
 """
 
 from __future__ import annotations
@@ -26,12 +22,12 @@ from bokeh.events import DocumentReady
 
 from aperture.app_state import session_state
 from aperture.document.current import invoke_with_curdoc
-from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone, StateMismatch, TooLarge, Unencodable
+from aperture.errors import BusDown, Fenced, SessionGone, StateMismatch, StoredStateBroken, TooLarge, Unencodable
 from aperture.log import short_id
 from aperture.metrics import Tallies
-from aperture.registry.snapshots import Kept
+from aperture.registry.snapshots import StoredState
 from aperture.wire.session_key import session_key_of
-from aperture.worker.document.snapshot import fits, kept_values, lay_over, replay, was_held
+from aperture.worker.document.snapshot import fits, lay_over, replay, stored_values, was_held
 from aperture.worker.recovery.journal import JournalStore, SessionJournal
 from aperture.worker.recovery.origin import pack_origin, unpack_origin
 from aperture.worker.session.durability import Lost
@@ -39,7 +35,7 @@ from aperture.worker.session.host import Origin
 from aperture.worker.session.session import Session
 from aperture.worker.session.turns import Turns
 
-__all__ = ["KeptSession", "KeptStore", "Survival"]
+__all__ = ["RecoverableSession", "RecoveryStore", "RedisRecovery"]
 
 log = logging.getLogger(__name__)
 
@@ -48,10 +44,10 @@ ENTRIES_AT_ONCE = 25
 """Patches that are laid over a document in one piece: a few milliseconds, in which no other session is served."""
 
 
-class KeptStore(JournalStore, Protocol):
-    """Where sessions are stored; see `aperture.registry.snapshots.Keeping`."""
+class RecoveryStore(JournalStore, Protocol):
+    """Where sessions are stored; see `aperture.registry.snapshots.SnapshotStore`."""
 
-    async def load(self, session_key: str) -> Kept | None: ...
+    async def load(self, session_key: str) -> StoredState | None: ...
 
     async def exists(self, session_key: str) -> bool: ...
 
@@ -60,24 +56,24 @@ class KeptStore(JournalStore, Protocol):
     async def touch(self, session_keys: Iterable[str]) -> set[str]: ...
 
 
-class KeptSession:
+class RecoverableSession:
     """A session that another worker had, ready to be built again.
 
     Args:
         origin: what the app's code must run with.
         made: fingerprint of the document that it made then.
-        kept: the state since.
+        stored: the state since.
 
     Raises:
         StateMismatch: the values in it are damaged.
     """
 
-    def __init__(self, origin: Origin, made: str, kept: Kept) -> None:
-        self.origin = replace(origin, values=kept_values(kept.snapshot, kept.entries))
+    def __init__(self, origin: Origin, made: str, stored: StoredState) -> None:
+        self.origin = replace(origin, values=stored_values(stored.snapshot, stored.entries))
         self.remade = False
         """Whether the app has made another document than before, from the values that it had stored."""
         self._made = made
-        self._kept = kept
+        self._stored = stored
 
     async def restore(self, session: Session) -> None:
         """Bring a session whose app code has just run to the stored state. It must not be published yet.
@@ -86,22 +82,32 @@ class KeptSession:
             StateMismatch: the app made another document than then, and not from its values, or the state is damaged.
         """
         document, values = session.document, self.origin.values
+        # Ids are counted, so two models that have nothing to do with each other could have the same one in two such
+        # runs. With values, models must therefore have the same names, too: an app that builds models from values
+        # names them after what they stand for, and no callback gets another's model.
         self.remade = not fits(document, self._made, names=bool(values))
         if self.remade and not values:
             raise StateMismatch("the app's code does not make the same document again")
-        made = session.take_made()
+        # In the order of then: what the app's code began was done when the page was ready.
+        await session.rest(session.framework.settles)
         # What an app does when its page is ready, such as starting a periodic callback, was done for this page once.
-        await session.locked(lambda: _tell_ready(document))
+        await session.locked(lambda: _tell_ready(document), app_code=True)
+        await session.rest(session.framework.settles)
+        # Models that the app's code made and that are in no document any more: the snapshot may refer to them.
+        made = session.held.take_made()
         if self.remade:
             return
-        lay_over(document, self._kept.snapshot, made)
-        for number, entry in enumerate(self._kept.entries, 1):
+        lay_over(document, self._stored.snapshot, made)
+        for number, entry in enumerate(self._stored.entries, 1):
             replay(document, entry, made)
+            # A journal may have a thousand patches, and other sessions are served here.
             if number % ENTRIES_AT_ONCE == 0:
                 await asyncio.sleep(0)
         # The app's code may have set them to what they are at first.
         session_state(document).lay(values)
-        session.resume(held=was_held(self._kept.snapshot, self._kept.entries))
+        session.held.resume(held=was_held(self._stored.snapshot, self._stored.entries))
+        with session.held.ids.active(), session.held.callbacks.unnoticed():
+            session.framework.restored(document)
 
 
 def _tell_ready(document: Document) -> None:
@@ -112,7 +118,7 @@ def _tell_ready(document: Document) -> None:
         log.exception("a callback for the page that is ready has failed")
 
 
-class Survival:
+class RedisRecovery:
     """The journals of a worker's sessions.
 
     Args:
@@ -121,8 +127,8 @@ class Survival:
         tallies: count what becomes of sessions.
     """
 
-    def __init__(self, store: KeptStore, *, acknowledge: bool, tallies: Tallies | None = None) -> None:
-        self.keeps = True
+    def __init__(self, store: RecoveryStore, *, acknowledge: bool, tallies: Tallies | None = None) -> None:
+        self.enabled = True
         self._tallies = tallies
         self._store = store
         self._acknowledge = acknowledge
@@ -130,7 +136,7 @@ class Survival:
         self._turns = Turns()
         self.outcomes: dict[str, int] = {"restored": 0, "remade": 0, "fresh": 0}
 
-    async def find(self, app: str, session_id: str) -> KeptSession | None:
+    async def find(self, app: str, session_id: str) -> RecoverableSession | None:
         """The stored state of a session that has just been claimed; None if there is none, or it is damaged.
 
         Raises:
@@ -138,11 +144,12 @@ class Survival:
         """
         session_key = session_key_of(app, session_id)
         try:
-            kept = await self._store.load(session_key)
-            if kept is None:
+            stored = await self._store.load(session_key)
+            if stored is None:
                 return None
-            return KeptSession(*unpack_origin(kept.origin), kept)
-        except (KeepingBroken, StateMismatch) as problem:
+            return RecoverableSession(*unpack_origin(stored.origin), stored)
+        except (StoredStateBroken, StateMismatch) as problem:
+            # Damaged is not unknown: what is broken in Redis stays broken, so the session starts without it.
             self.failed(app, session_id, problem)
             return None
 
@@ -154,23 +161,24 @@ class Survival:
         """
         try:
             return await self._store.exists(session_key_of(app, session_id))
-        except KeepingBroken:
+        # It would be replaced by a session that starts afresh.
+        except StoredStateBroken:
             return False
 
     def restored(self, session: Session) -> None:
         """Count a session that was restored here."""
         self._count(session.app, "restored")
-        log.info("session %s of %s goes on here", short_id(session.id), session.app)
+        log.info("session restored: %s of %s", short_id(session.id), session.app)
 
     def remade(self, session: Session) -> None:
         """Count a session that continues here with another document, made from its values."""
         self._count(session.app, "remade")
-        log.info("session %s of %s goes on here, made anew from its values", short_id(session.id), session.app)
+        log.info("session remade from its values: %s of %s", short_id(session.id), session.app)
 
     def failed(self, app: str, session_id: str, problem: Exception) -> None:
         """Count a session that could not be built again and starts afresh."""
         self._count(app, "fresh")
-        log.warning("session %s of %s starts afresh: %s", short_id(session_id), app, problem)
+        log.warning("session starts afresh: %s of %s, %s", short_id(session_id), app, problem)
 
     def _count(self, app: str, outcome: str) -> None:
         self.outcomes[outcome] += 1
@@ -201,8 +209,10 @@ class Survival:
             at_once=self._acknowledge,
             fenced=lost,
         )
+        # Before it is awaited: a fenced write calls `lost`, which looks for it here.
         self._journals[session_key] = journal
-        session.keep_journal(journal)
+        # In the same turn of the loop: a change in between would be in no journal.
+        session.begin_journal(journal)
         if again:
             try:
                 await journal.settle()
@@ -212,9 +222,11 @@ class Survival:
 
     async def forget(self, session: Session) -> None:
         """The session has ended normally: delete what is stored of it."""
+        # First: a write that came behind the deletion would bring the session back.
         self.drop(session)
         try:
             await self._store.forget(session_key_of(session.app, session.id), session.fanout.epoch)
+        # Deleted by its epoch: a session of the same id that was claimed since is not touched.
         except (BusDown, Fenced):
             log.debug("a stored session was not deleted: it expires by itself")
 
@@ -234,7 +246,8 @@ class Survival:
         journal = self._journals.get(session_key)
         if journal is None:
             return False
-        with suppress(Fenced, KeepingBroken, SessionGone, TooLarge, Unencodable):
+        # What they mean for this session is in `safe`, below.
+        with suppress(Fenced, StoredStateBroken, SessionGone, TooLarge, Unencodable):
             await journal.flush()
         # With nothing pending, the journal has asked nothing: Redis may be down, or may have been emptied since.
         return journal.safe and not await self._store.touch([session_key])
@@ -245,15 +258,18 @@ class Survival:
         Raises:
             BusDown: unknown.
         """
+        # A copy: sessions come and go while Redis answers.
         for session_key in await self._store.touch(list(self._journals)):
             if (journal := self._journals.get(session_key)) is not None:
                 journal.lost()
 
     async def flush(self, timeout: float) -> None:
         """Write all pending patches, and sessions that Redis has lost, at the worker's shutdown."""
+        # First: of a session that Redis has lost, the flush below then stores all and not only what is pending.
         with suppress(BusDown, TimeoutError):  # what is pending may get through all the same
             await asyncio.wait_for(self.touch(), timeout / 2)
         journals: Mapping[str, SessionJournal] = dict(self._journals)
+        # All at once: they share the connection, and one that waits for its document must not hold up the others.
         flushes = [asyncio.ensure_future(journal.flush()) for journal in journals.values()]
         if flushes:
             done, late = await asyncio.wait(flushes, timeout=timeout / 2)

@@ -4,10 +4,9 @@ Patches and answers leave in one order, through one queue and one task: what has
 and while Redis is asked to append some patches, the next ones gather and share a call. What Redis cannot take now waits
 up to a bound; beyond it the connections are given up, and their browsers come back for a fresh document.
 
-Documents do not count for that bound: a crowd that comes at once would be given up, come back and be given up again.
-They are made one after the other instead, each when there is room for it, and whoever asks waits for its turn. Those
-that are too large for one message do not wait in the queue either: what says that they are there does, and their edge
-fetches them beside it (`aperture.worker.relay.transfers`).
+Documents do not count for that bound: they are made one after the other, each when there is room for it
+(`aperture.worker.relay.document_turns`). Those that are too large for one message do not wait in the queue either: what
+says that they are there does, and their edge fetches them beside it (`aperture.worker.relay.transfers`).
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from aperture.errors import BusDown, BusFull, Fenced
 from aperture.log import short_id
@@ -42,7 +43,8 @@ from aperture.wire.envelopes import (
     SessionEnded,
     Stored,
 )
-from aperture.worker.patch.viewer import Viewer
+from aperture.worker.patch.viewer import Offer, Viewer
+from aperture.worker.relay.document_turns import DocumentTurns
 from aperture.worker.relay.transfers import CHUNK_BYTES, MAX_TRANSFER
 from aperture.worker.session.session import Session
 from aperture.worker.session.slice import Slice
@@ -56,7 +58,7 @@ QUEUE_LIMIT = 8 * 1024 * 1024
 
 LARGE_PATCHES_LIMIT = 64 * 1024 * 1024
 """Bytes of patches too large to be published that may wait beside those when another one comes: a few pictures in one
-turn of the loop must close nobody. Redis takes them in less than a second."""
+turn of the loop must close no viewer. Redis takes them in less than a second."""
 
 PULL_MARK = 1024 * 1024
 """Bytes that wait for Redis above which no further document is made. So there are never more than these and one."""
@@ -64,14 +66,10 @@ PULL_MARK = 1024 * 1024
 APPEND_LIMIT = ENTRY_BYTES
 """Bytes of patches in one call; a single larger patch goes by itself, in parts."""
 
-OFFERED_BYTES = 64 * 1024 * 1024
-"""Of documents that edges are fetching, per session, above which no further one is made. An edge fetches one at a time,
-so that one that is slow, or dead, does not hold up the others."""
-
 ITEM_COST = 200
-"""Bytes that anything queued costs beside its frames: without it, patches for nobody would count as nothing."""
+"""Bytes that anything queued costs beside its frames: without it, patches without viewers would count as nothing."""
 
-KEPT_ANSWER = 64 * 1024
+RESENDABLE_ANSWER = 64 * 1024
 """Bytes. A larger answer is a document, of which `PULL_MARK` is the bound. It is not kept in case it gets lost, either:
 its viewer pulls afresh instead."""
 
@@ -135,7 +133,6 @@ class RemoteViewer(Viewer):
         "max_message_size",
         "pending",
         "received",
-        "seen",
         "slice",
         "trace",
     )
@@ -162,11 +159,11 @@ class RemoteViewer(Viewer):
         self.fetching = False
         self.pending: deque[tuple[Message, int, str]] = deque()
         """With the sequence number of the last patch that it can have had when it sent each, and the trace."""
-        self.seen: int | None = None
         self.trace = ""
         self.busy = False
         """Whether one of its messages is being acted on, or the others have their turn."""
         self.slice = Slice()
+        # Its own outbox: what a session sends to this one viewer goes into the queue with the patches, in their order.
         super().__init__(self, token, inline_pulls=inline, max_message_size=max_message_size)
 
     @property
@@ -175,11 +172,23 @@ class RemoteViewer(Viewer):
 
     @live.setter
     def live(self, value: bool) -> None:
+        # Counted by its changes: `live` of the audience is asked for each change of the document, and going through
+        # thousands of viewers there would cost more than the change.
         if value != self._live and (self._audience.has(self) or not value):  # its document may come when it has left
             self._live = value
             self._audience.count_live(1 if value else -1)
 
-    # Outbox: what a session sends to a single viewer elsewhere are answers to its messages.
+    # Outbox: what a session sends to a single viewer elsewhere are answers to its messages. Patches are published to
+    # all of them, and whether its socket takes them is for its edge to see.
+
+    def offer(self, run: FrameRun) -> Offer:
+        raise AssertionError("patches for viewers elsewhere are published")
+
+    def when_drained(self, act: Callable[[], None]) -> None:
+        raise AssertionError("its edge watches its socket")
+
+    def resume(self) -> None:
+        raise AssertionError("its edge refuses patches, not its owner")
 
     def send(self, run: FrameRun) -> None:
         self._audience.answer(self, run)
@@ -207,15 +216,6 @@ class _Note:
     envelope: Envelope
     size: int
     is_document: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Offered:
-    """A document that an edge is fetching."""
-
-    edge: str
-    transfer: str
-    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +255,7 @@ class SessionAudience:
         self._session_key = session_key
         self._post = post
         self._fenced = fenced
+        # By worker, then by connection: the worker is what dies, and all its viewers with it.
         self._edges: dict[str, dict[str, RemoteViewer]] = {}
         self._live = 0
         self._queue: deque[_Patch | _Note] = deque()
@@ -264,14 +265,9 @@ class SessionAudience:
         """Bytes of the documents there."""
         self._large = 0
         """Bytes of the patches there that are too large to be published."""
-        self._offered: dict[RemoteViewer, _Offered] = {}
-        """Documents that are not in the queue, because edges fetch them."""
         self._packed: _Append | None = None
         """The patches at the head of the queue, once they have been tried."""
-        self._pulling: RemoteViewer | None = None
-        """Whose document is being made."""
-        self._held: dict[RemoteViewer, Callable[[], None]] = {}
-        """Who waits for a document, and what to call when it is their turn."""
+        self._turns = DocumentTurns[RemoteViewer](self._has_room)
         self._cleared = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -297,20 +293,23 @@ class SessionAudience:
         answered: Viewer | None,
     ) -> None:
         if not self._edges:
-            return  # whoever joins is told the number of the last patch, and misses nothing
+            return  # an edge that joins gets the number of the last patch, and misses nothing
         frames = b"" if everyone is None else everyone.plain
         instead: dict[str, bytes] = {}
         answers: dict[str, int] = {}
         for viewer, run in variants.items():
             if not isinstance(viewer, RemoteViewer):
                 raise AssertionError("a viewer that is here gets its frames directly")
+            # Empty, and not left out: the viewer has made all of it, and must not get what everyone gets.
             instead[viewer.connection] = b"" if run is None else run.plain
             if viewer is answered:
-                self._end_pull(viewer)
+                # The answer is in this publication, and there is no `answer` to come.
+                self._turns.made(viewer)
                 viewer.answered += 1
-                viewer.last_answer = None  # whoever misses the patch gets it from the stream, and the answer with it
+                viewer.last_answer = None  # the stream has it, with the patch
                 answers[viewer.connection] = viewer.answered
         size = len(frames) + sum(map(len, instead.values()))
+        # An edge refuses to unpack more than this: it would be published, stored, and lost at each of them.
         if size > MAX_STORED:
             self._give_up(f"a patch of {size} bytes is too large for viewers of other workers")
             return
@@ -318,11 +317,14 @@ class SessionAudience:
 
     def close(self, code: int, reason: str) -> None:
         if self._edges:
+            # What their browsers still send is refused, and so leads them to where the session is by then.
             self._forget_all()
+            # Behind what is queued: the last patches are still for those viewers.
             self._note(None, SessionEnded(self._session.fanout.epoch, code, reason))
 
     def abandon(self) -> None:
         """The session is another worker's by now: forget all viewers, and say nothing more."""
+        # An item of this queue may be on its way: what waits for the answer must not take another from the new one.
         self._cleared += 1
         self._queue.clear()
         self._queued = self._documents = self._large = 0
@@ -334,25 +336,23 @@ class SessionAudience:
     def join(self, viewer: RemoteViewer) -> None:
         """Count a viewer in."""
         self._edges.setdefault(viewer.edge, {})[viewer.connection] = viewer
-        self._session.touch()
+        # A session that is asked for must not expire before its page has sent a message.
+        self._session.expiry.touch()
 
     def find(self, edge: str, connection: str) -> RemoteViewer | None:
         return self._edges.get(edge, {}).get(connection)
 
     def leave(self, viewer: RemoteViewer, *, lost: bool = True) -> None:
-        """Count a viewer out; harmless twice. `lost`: its page may come back."""
+        """Count a viewer out. Idempotent. `lost`: its page may come back."""
         viewers = self._edges.get(viewer.edge, {})
         if viewers.pop(viewer.connection, None) is None:
             return
         if not viewers:
             del self._edges[viewer.edge]
         viewer.live = False
-        self._held.pop(viewer, None)
-        offered = self._offered.get(viewer)
+        offered = self._turns.leave(viewer)
         if offered is not None:
-            self._post.withdraw_offer(offered.transfer)
-            self._end_offer(viewer)
-        self._end_pull(viewer)
+            self._post.withdraw_offer(offered)
         self._session.viewer_left(lost=lost)
 
     def has(self, viewer: RemoteViewer) -> bool:
@@ -375,6 +375,7 @@ class SessionAudience:
     def welcome(self, viewer: RemoteViewer) -> None:
         """Tell the viewer's edge which patches come next, and which of the viewer's messages have come."""
         session = self._session
+        # Through the queue: the sequence number in it must not overtake the patches up to it, which would look lost.
         joined = Joined(
             self._session_key,
             self._post.me,
@@ -395,6 +396,7 @@ class SessionAudience:
     def ask_again(self, viewer: RemoteViewer) -> None:
         """A message of the viewer is missing; what came behind it is not taken before it."""
         missing = viewer.received + 1
+        # The edge forwards all that is missing, in order, so asking for the first is enough.
         if viewer.asked != missing:  # once: what came behind it may be a thousand messages
             viewer.asked = missing
             self.welcome(viewer)
@@ -405,22 +407,21 @@ class SessionAudience:
         A document may not be made while another is, or while so much waits for Redis, or for edges to fetch it, that it
         would only wait, too.
         """
-        if message.msgtype != MessageType.PULL_DOC_REQ:
+        # Other messages are answered with a few bytes; only documents could fill the memory, or Redis.
+        if message.msgtype not in (MessageType.PULL_DOC_REQ, MessageType.REFRESH_REQ):
             return True
-        if not self._has_room(viewer):
-            self._held[viewer] = again
-            return False
-        self._pulling = viewer
-        return True
+        return self._turns.take(viewer, viewer.edge, again)
 
     def answer(self, viewer: RemoteViewer, run: FrameRun, after: int | None = None) -> None:
         """Send the answer to the viewer's oldest unanswered message, behind that patch, or behind all so far."""
-        self._end_pull(viewer)
+        self._turns.made(viewer)
         if not self.has(viewer):
-            return  # it has left: whoever comes and goes while the document is busy must not fill the queue
+            return  # it has left: viewers that come and go while the document is busy must not fill the queue
         session = self._session
+        # Uncompressed: each edge deflates for those of its viewers that have agreed to it.
         frames = run.plain
         viewer.answered += 1
+        # Given where the answer was held back for the journal: by now there may be more patches than the document has.
         after = session.fanout.sequence if after is None else after
         if len(frames) > MAX_TRANSFER:
             log.error(
@@ -439,7 +440,7 @@ class SessionAudience:
             self._session_key, session.fanout.epoch, viewer.connection, viewer.answered, after, frames, viewer.live
         )
         # With the sequence number of now: a document that comes late is not mistaken for one with all patches since.
-        viewer.last_answer = reply if len(frames) <= KEPT_ANSWER else replace(reply, frames=b"")
+        viewer.last_answer = reply if len(frames) <= RESENDABLE_ANSWER else replace(reply, frames=b"")
         self._note(viewer.edge, reply, len(frames))
 
     def answer_again(self, viewer: RemoteViewer) -> None:
@@ -461,6 +462,7 @@ class SessionAudience:
 
     async def probe(self) -> None:
         """Let edges that have missed the last patches learn of it."""
+        # Else there are patches on their way, whose numbers say the same.
         if self._task is None:
             await self._post.announce(
                 self._session_key, Probe(self._session.fanout.epoch, self._session.fanout.sequence)
@@ -468,18 +470,15 @@ class SessionAudience:
 
     # Inside
 
-    def _has_room(self, viewer: RemoteViewer) -> bool:
-        """Whether a document may be made for this viewer."""
-        if self._pulling is not None or self._queued + self._large + self._documents >= PULL_MARK:
-            return False
-        offered = self._offered.values()
-        return sum(other.size for other in offered) < OFFERED_BYTES and all(o.edge != viewer.edge for o in offered)
+    def _has_room(self) -> bool:
+        """Whether a document may join what waits for Redis."""
+        return self._queued + self._large + self._documents < PULL_MARK
 
     def _offer(self, viewer: RemoteViewer, frames: bytes, after: int) -> None:
         """Have the viewer's edge fetch its answer; what says so keeps its place among the patches."""
         session = self._session
-        transfer = self._post.offer(frames, lambda: self._end_offer(viewer))
-        self._offered[viewer] = _Offered(viewer.edge, transfer, len(frames))
+        transfer = self._post.offer(frames, lambda: self._turns.fetched(viewer))
+        self._turns.offered(viewer, viewer.edge, transfer, len(frames))
         reply = Reply(
             self._session_key,
             session.fanout.epoch,
@@ -491,37 +490,17 @@ class SessionAudience:
             transfer,
             len(frames),
         )
-        viewer.last_answer = replace(reply, transfer="", size=0)  # it is not offered twice: see `KEPT_ANSWER`
+        viewer.last_answer = replace(reply, transfer="", size=0)  # it is not offered twice: see `RESENDABLE_ANSWER`
         self._note(viewer.edge, reply)
 
-    def _end_offer(self, viewer: RemoteViewer) -> None:
-        """The viewer's edge has its document, or does not want it."""
-        if self._offered.pop(viewer, None) is not None:
-            self._admit_soon()
-
-    def _end_pull(self, viewer: RemoteViewer) -> None:
-        """The viewer has been answered, or wants no answer any more."""
-        if self._pulling is viewer:
-            self._pulling = None
-            self._admit_soon()
-
-    def _admit_soon(self) -> None:
-        if self._held:
-            asyncio.get_running_loop().call_soon(self._admit_next)
-
-    def _admit_next(self) -> None:
-        viewer = next((viewer for viewer in self._held if self._has_room(viewer)), None)
-        if viewer is not None:
-            self._held.pop(viewer)()
-            self._admit_soon()
-
     def _note(self, worker: str | None, envelope: Envelope, size: int = 0) -> None:
-        self._enqueue(_Note(worker, envelope, size, size > KEPT_ANSWER))
+        self._enqueue(_Note(worker, envelope, size, size > RESENDABLE_ANSWER))
 
     def _enqueue(self, item: _Patch | _Note) -> None:
         item.size += ITEM_COST
         if isinstance(item, _Note) and item.is_document:
             self._documents += item.size
+        # Judged by what waits already, not by their own size: one picture larger than the bound must get through.
         elif item.size > ENTRY_BYTES and self._large <= LARGE_PATCHES_LIMIT:
             self._large += item.size
         elif item.size <= ENTRY_BYTES and self._queued + item.size <= QUEUE_LIMIT:
@@ -529,10 +508,12 @@ class SessionAudience:
         else:
             self._give_up("the bus takes nothing")
             return
+        # Also behind a queue that waits for Redis: order is what edges rely on.
         self._queue.append(item)
         self._begin_work()
 
     def _begin_work(self) -> None:
+        # One task at a time: of two calls under way the later one may reach Redis first.
         if self._task is None:
             self._task = asyncio.ensure_future(self._work())
 
@@ -540,6 +521,7 @@ class SessionAudience:
         log.warning("session %s: %s; viewers elsewhere pull the document afresh", short_id(self._session.id), reason)
         self.abandon()
         ended = SessionEnded(self._session.fanout.epoch, SERVICE_RESTART, "out of step")
+        # Past every bound: this one has to get through, and there is one of it.
         self._queue.append(_Note(None, ended, 0))
         self._begin_work()
 
@@ -558,6 +540,7 @@ class SessionAudience:
                         self._give_up(f"a patch has to be stored to be published, and {problem}")
                     else:
                         await asyncio.sleep(RETRY)
+        # Redis says that another worker has claimed the session: nothing more of it may be published from here.
         except Fenced:
             self.abandon()
             await self._fenced(self._session)
@@ -569,13 +552,15 @@ class SessionAudience:
             self._task = None
 
     async def _send_first(self) -> None:
+        # Left in the queue while it is sent: where Redis does not answer, it is sent again, and nothing overtakes it.
         first, cleared = self._queue[0], self._cleared
         count = await self._send_from(first)
         if cleared == self._cleared:  # else the queue was given up meanwhile, and holds other things
+            # Redis has it: the next call packs anew, with all that has gathered.
             self._packed = None
             for _ in range(count):
                 self._take_out(self._queue.popleft())
-            self._admit_soon()
+            self._turns.look_soon()
 
     def _take_out(self, item: _Patch | _Note) -> None:
         if isinstance(item, _Note) and item.is_document:
@@ -593,6 +578,8 @@ class SessionAudience:
             else:
                 await self._post.tell(first.worker, first.envelope)
             return 1
+        # The very same bytes again where the answer to the first attempt was lost: Redis may have stored them, under
+        # the last number in them, and edges must not see two versions of one entry.
         packed = self._packed = self._packed or self._pack_first()
         await self._post.append(
             self._session_key, self._session.fanout.epoch, packed.first, packed.last, packed.payload, packed.notice
@@ -616,6 +603,7 @@ class SessionAudience:
         for item in self._queue:
             if not isinstance(item, _Patch) or (patches and size + item.size > APPEND_LIMIT):
                 break
+            # Numbers are missing where there was no edge for a while: those patches were not queued.
             if patches and item.sequence != patches[-1].sequence + 1:
                 break
             patches.append(item)

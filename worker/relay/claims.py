@@ -50,20 +50,25 @@ class Claims:
         claim = await self._registry.claim(session_key, fresh=fresh)
         if not claim.mine:
             raise OwnedElsewhere(claim.owner)
+        # Before the next await: a claim that is not noted here would never be released.
         self._epochs[session_key] = claim.epoch
+        # Awaited: the page must not be sent before the gateway knows the way to its websocket.
         await self._gateway.announce(session_id)
         return claim.epoch
 
     def release(self, app: str, session_id: str, *, last: bool) -> None:
         session_key = session_key_of(app, session_id)
+        # None for a session that was lost: it is another's, and there is nothing to release.
         epoch = self._epochs.pop(session_key, None)
         if epoch is not None:
             self._releases.start(self._release(session_key, epoch))
+        # The gateway knows session ids, not apps.
         if last:
             self._gateway.retract(session_id)
 
     def forget(self, app: str, session_id: str, epoch: int) -> None:
         session_key = session_key_of(app, session_id)
+        # It may have been claimed anew while the loss was found out.
         if self._epochs.get(session_key) == epoch:
             del self._epochs[session_key]
 
@@ -75,8 +80,13 @@ class Claims:
         lost = await self._registry.renew(asked)
         return [LostClaim(*session_key_parts(session_key), asked[session_key]) for session_key in lost]
 
+    async def owner(self, app: str, session_id: str) -> str | None:
+        claim = await self._registry.owner_of(session_key_of(app, session_id))
+        return None if claim is None else claim.owner
+
     async def lives(self, app: str, session_id: str) -> bool:
-        if await self._registry.owner_of(session_key_of(app, session_id)) is not None:
+        # Nearly every session that is asked about has an owner: the store is asked about the others alone.
+        if await self.owner(app, session_id) is not None:
             return True
         return await self._stored.exists(app, session_id)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Never
 
 from aperture.bus.bus import Bus
 from aperture.bus.calls import BackgroundTasks
-from aperture.errors import BusDown
-from aperture.metrics import RelayTally
+from aperture.errors import BusDown, WireError
+from aperture.metrics import Reading, RelayTally, families
 from aperture.protocol.closing import SERVICE_RESTART
-from aperture.registry.lease import LeaseKeeper
+from aperture.registry.lease import LeaseThread
 from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Chunk, ChunkRequest, Envelope, Hostile
 from aperture.worker.relay.edge_side import EdgeSide
@@ -23,7 +26,7 @@ from aperture.worker.relay.owner_side import OwnerSide
 from aperture.worker.relay.post import Post
 from aperture.worker.session.store import SessionStore
 
-__all__ = ["Cluster"]
+__all__ = ["Alone", "Cluster"]
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +55,7 @@ class Cluster:
         owners: OwnerSide,
         edges: EdgeSide,
         *,
-        lease: LeaseKeeper | None = None,
+        lease: LeaseThread | None = None,
         tally: RelayTally,
         hostile: Hostile,
     ) -> None:
@@ -88,12 +91,24 @@ class Cluster:
         """Whether nothing of a session elsewhere is here, and nothing is in flight."""
         return self.edges.idle and self._owners.idle and self._post.idle and not self._tasks
 
+    @property
+    def address(self) -> tuple[Bus, str]:
+        """The way to other workers, and this worker's name there."""
+        return self.bus, self.me
+
+    def read(self) -> Iterator[Reading]:
+        """What `/metrics` shows of the bus."""
+        yield Reading(families.BUS_UP, (), self.up)
+        yield Reading(families.BUS_FULL, (), self.full)
+        yield Reading(families.HOSTILE, (), self.hostile.counts.total())
+
     async def start(self, *, wait: bool) -> None:
         """Connect, listen, and begin the heartbeat.
 
         Raises:
             BusUnavailable: Redis cannot be reached, and `wait` is false.
         """
+        # Watchers come after: a failed start is reported by the exception, not by "the bus is down".
         await self.bus.start(wait=wait)
         # What a rolling upgrade across two versions of the wire means, where its operator looks.
         log.info(
@@ -105,10 +120,12 @@ class Cluster:
         self.bus.watch(self._on_bus_changed)
         if self.bus.up:
             try:
+                # Before the first request: the sessions of the worker that this one replaces can be claimed at once.
                 await self._registry.bury_predecessors()
                 await self._registry.renew({})
             except BusDown as problem:
                 log.warning("this worker is not in the registry yet: %s", problem)
+        # Not awaited: with Redis down the worker serves, and listens as soon as it is back.
         self._tasks.start(self._post.listen(self._on_payload))
         self.heartbeat.start()
         if self._lease is not None:
@@ -119,10 +136,12 @@ class Cluster:
         if self._withdrawn:
             return
         self._withdrawn = True
+        # Before Redis is asked: a beat in between would put lease and claims back.
         self.heartbeat.stop()
         if self._lease is not None:
             self._lease.stop()
         try:
+            # The grace period runs; what is not withdrawn costs others one lease of waiting, and no session.
             async with asyncio.timeout(1.0):
                 await self._registry.withdraw()
         except (BusDown, TimeoutError):
@@ -138,7 +157,7 @@ class Cluster:
         self._tally.received += 1
         try:
             self._handle(Envelope.unpack(payload))
-        except ValueError as problem:
+        except WireError as problem:
             self.hostile.count("an inbox", problem)
 
     def _handle(self, message: Envelope) -> None:
@@ -148,10 +167,12 @@ class Cluster:
             case Chunk():
                 self._post.on_chunk(message)
             case _:
+                # Raised into `_on_payload`, which counts it as hostile: none of our workers sends it here.
                 if not (self._owners.handle(message) or self.edges.handle(message)):
-                    raise ValueError(f"a {type(message).__name__} does not belong there")
+                    raise WireError(f"a {type(message).__name__} does not belong there")
 
     def _on_resubscribed(self) -> None:
+        # Redis may have been restarted empty: leases that are missing say nothing yet.
         self.heartbeat.distrust()
         self.edges.on_bus_back()
         self._owners.on_bus_back()
@@ -161,4 +182,42 @@ class Cluster:
             return  # closed by ourselves
         log.log(logging.INFO if up else logging.WARNING, "the bus is %s", "up again" if up else "down")
         if up:
+            # At once and not with the next beat: until claims are back, other workers wait for them.
             self._tasks.start(self.heartbeat.renew())
+
+
+class Alone:
+    """In place of a `Cluster` where there is no Redis: every session is here, and no bus can be down."""
+
+    up = True
+    full = False
+    address = None
+
+    def __init__(self) -> None:
+        self.edges = _NoEdges()
+
+    def read(self) -> Iterator[Reading]:
+        """Nothing is shown of a bus that is not there."""
+        return iter(())
+
+    async def start(self, *, wait: bool) -> None:
+        """No-op."""
+
+    async def withdraw(self) -> None:
+        """No-op."""
+
+    async def stop(self) -> None:
+        """No-op."""
+
+
+class _NoEdges:
+    """No session is elsewhere."""
+
+    def connections(self) -> Counter[str]:
+        return Counter()
+
+    async def enter(self, *args: object, **kwargs: object) -> Never:
+        raise AssertionError("a placement that knows other workers comes with a way to them")
+
+    async def render(self, *args: object) -> Never:
+        raise AssertionError("a placement that knows other workers comes with a way to them")

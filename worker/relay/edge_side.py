@@ -9,16 +9,19 @@ from collections.abc import Mapping
 
 from aperture import tracing
 from aperture.bus.calls import Calls
-from aperture.errors import BusDown, CallFailed, OwnerGone, OwnerUnknown, TransferFailed
+from aperture.errors import BusDown, CallFailed, NotTheirs, OwnerGone, OwnerUnknown, TransferFailed
 from aperture.metrics import AppTally, RelayTally
 from aperture.protocol.closing import SERVICE_RESTART
-from aperture.registry.registry import Registry, WorkerName
+from aperture.registry.members import WorkerName
+from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Envelope, Hostile, Joined, Leave, Refused, Render, Rendered, Reply
-from aperture.wire.session_key import session_key_of, session_key_parts
+from aperture.wire.session_key import session_key_parts
 from aperture.worker.patch.viewer import Outbox
-from aperture.worker.relay.edge import EdgeSession, EdgeViewer
+from aperture.worker.relay.edge import EdgeSession
+from aperture.worker.relay.edge_viewer import EdgeViewer
 from aperture.worker.relay.post import Post
 from aperture.worker.relay.transfers import MAX_TRANSFER
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.placement import Gateway
 from aperture.worker.session.store import SessionStore
 
@@ -45,6 +48,7 @@ class EdgeSide:
         tallies: of the apps, by route.
         relay_tally: counts what is lost and repaired.
         hostile: counts what is published on a session's channel and is no patch.
+        acknowledged: whether the answer to a patch says that its changes will not be lost.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class EdgeSide:
         tallies: Mapping[str, AppTally],
         relay_tally: RelayTally,
         hostile: Hostile,
+        acknowledged: bool = False,
     ) -> None:
         self._post = post
         self._registry = registry
@@ -67,7 +72,9 @@ class EdgeSide:
         self._tallies = tallies
         self._relay_tally = relay_tally
         self._hostile = hostile
+        self._acknowledged = acknowledged
         self._edges: dict[str, EdgeSession] = {}
+        # By the session's key: made with its first viewer here, gone with its edge.
         self._entering: dict[str, asyncio.Lock] = {}
         self._calls = Calls[Rendered]()
 
@@ -85,60 +92,80 @@ class EdgeSide:
 
     # Elsewhere
 
-    async def enter(
-        self, owner: str, app: str, session_id: str, outbox: Outbox, token: str, *, inline: bool
-    ) -> EdgeViewer:
+    async def enter(self, owner: str, arrival: Arrival, outbox: Outbox) -> EdgeViewer:
         """Make a connection here a viewer of a session elsewhere.
 
         Raises:
             OwnerGone: its owner does not answer; claim again.
         """
+        # Before a subscription and a Join: a dead owner whose lease still runs would cost each page `CALL_TIME`.
         await self._ensure_listens(owner)
-        session_key = session_key_of(app, session_id)
+        session_key = arrival.session_key
         # One subscription for all connections of a session, however many come at once.
         async with self._entering.setdefault(session_key, asyncio.Lock()):
-            edge, first = self._edges.get(session_key), False
-            if edge is not None and edge.owner != owner:
-                edge.close_all()
-                edge = None
-                await asyncio.sleep(0)  # its subscription ends first
-            if edge is None:
-                try:
-                    edge = await self._open_edge(session_key, owner)
-                except BaseException:
-                    self._entering.pop(session_key, None)
-                    raise
-                first = True
-            viewer = EdgeViewer(edge, outbox, token, inline=inline, max_message_size=self._max_message_size)
+            edge, first = await self._edge_to(session_key, owner)
+            viewer = EdgeViewer(
+                edge,
+                outbox,
+                arrival.token,
+                from_browser=arrival.from_browser,
+                max_message_size=self._max_message_size,
+                acknowledged=self._acknowledged,
+            )
             edge.enter(viewer)
         try:
+            # After the Join: while the gateway takes note, the owner answers.
             if first:
-                await self._attract(session_id, owner)
+                await self._attract(arrival.session_id, owner)
             async with asyncio.timeout(CALL_TIME):
+                # Shielded: a timeout must not look like a refusal, which cancels that future.
                 await asyncio.shield(viewer.joined)
         except (TimeoutError, asyncio.CancelledError) as problem:
             refused = viewer.joined.cancelled()
+            # The Join may have arrived all the same: without a Leave the owner would count a viewer that does not
+            # exist.
             edge.leave(viewer)
             if isinstance(problem, asyncio.CancelledError) and not refused:
                 raise  # it is the caller that was cancelled
+            # The caller claims again: if the owner is dead, the claim succeeds, and the session is rebuilt here.
             raise OwnerGone("the session's owner does not answer") from problem
         return viewer
 
-    async def render(self, owner: str, app: str, session_id: str, kind: str, arguments: dict[str, str]) -> bytes:
+    async def _edge_to(self, session_key: str, owner: str) -> tuple[EdgeSession, bool]:
+        """The edge of a session, and whether it has just been opened. Only under the lock of the session's entries."""
+        edge = self._edges.get(session_key)
+        if edge is not None and edge.owner == owner:
+            return edge, False
+        if edge is not None:
+            # The session has moved, and the registry knew it before this worker's heartbeat did.
+            edge.close_all()
+            await asyncio.sleep(0)  # its subscription ends first
+        try:
+            return await self._open_edge(session_key, owner), True
+        except BaseException:
+            self._entering.pop(session_key, None)
+            raise
+
+    async def render(self, owner: str, arrival: Arrival, kind: str, arguments: dict[str, str]) -> bytes:
         """Have the owner render a page.
 
         Raises:
+            NotTheirs: it is another user's.
             OwnerGone: it does not answer, or no longer has the session; claim again.
         """
-        session_key, me = session_key_of(app, session_id), self._post.me
+        session_key, me = arrival.session_key, self._post.me
 
         async def ask(call: int) -> int:
-            return await self._post.send(owner, Render(session_key, me, call, kind, arguments, tracing.carrier()))
+            request = Render(session_key, me, call, kind, arguments, arrival.user, tracing.carrier())
+            return await self._post.send(owner, request)
 
         try:
             rendered = await self._calls.call(ask, CALL_TIME)
         except CallFailed as problem:
             raise OwnerGone(f"the session's owner cannot render it: {problem}") from problem
+        if not rendered.theirs:
+            raise NotTheirs(rendered.body.decode("utf-8", "replace"))
+        # The session ended, or moved, while the call was under way.
         if not rendered.ok:
             raise OwnerGone(rendered.body.decode("utf-8", "replace"))
         return await self._body_of(rendered, owner)
@@ -147,6 +174,7 @@ class EdgeSide:
         if not rendered.transfer:
             return rendered.body
         try:
+            # What the message says is not to be believed before memory is taken for it: anyone can publish.
             if not 0 < rendered.size <= MAX_TRANSFER:
                 raise TransferFailed(f"{rendered.size} bytes are too many")
             return await self._post.fetch(owner, rendered.transfer, rendered.size)
@@ -174,6 +202,7 @@ class EdgeSide:
                 self._post.reply(
                     message.owner, Leave(message.session_key, self._post.me, message.connection, lost=True)
                 )
+            # Answers to connections that have ended meanwhile.
             case _ if edge is None:
                 return
             case Reply():
@@ -201,6 +230,7 @@ class EdgeSide:
                 edge.close_all(SERVICE_RESTART, "the session's worker is gone")
                 continue
             edge.ask_about_unanswered()
+            # Only the silent are looked up: owners send a probe with each heartbeat, so that is an exception.
             if now - edge.heard_at >= SILENCE:
                 await self._check(edge)
 
@@ -209,6 +239,7 @@ class EdgeSide:
             claim = await self._registry.owner_of(edge.session_key)
         except OwnerUnknown:
             return  # the owner may be about to come back to Redis
+        # Before the first answer to a Join there is no epoch to compare.
         if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
             edge.close_all(SERVICE_RESTART, "the session has moved")
         else:
@@ -247,21 +278,26 @@ class EdgeSide:
         )
         try:
             await self._post.follow(session_key, edge.deliver)
+        # ValueError: the subscription of an edge that was closed just now has not ended yet.
         except (BusDown, ValueError) as problem:
             raise OwnerGone("the bus is down") from problem
+        # Only with the subscription confirmed: else patches after the Join's answer could be published to no one here.
         self._edges[session_key] = edge
         return edge
 
     async def _attract(self, session_id: str, owner: str) -> None:
         """Have further requests for a session of another node sent to this worker, which has a subscription to it."""
+        # The gateway of the owner's own node knows the owner: requests there need no relay.
         if WorkerName.parse(owner).node != WorkerName.parse(self._post.me).node:
             await self._gateway.announce(session_id)
 
     def _close_edge(self, edge: EdgeSession) -> None:
+        # A later edge of the same session may stand there by now.
         if self._edges.get(edge.session_key) is not edge:
             return
         del self._edges[edge.session_key]
         self._entering.pop(edge.session_key, None)
         self._post.unfollow(edge.session_key)
+        # The session may have moved here meanwhile: then requests must go on coming.
         if self._store.find_by_key(edge.session_key) is None:
             self._gateway.retract(session_key_parts(edge.session_key)[1])

@@ -38,6 +38,7 @@ class Heartbeat:
         self._edges = edges
         self._beats = count(1)
         self._was_full = False
+        self._failing = False
         self._trusted_at = 0.0
         """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
         self._beating: asyncio.Task[None] | None = None
@@ -61,14 +62,20 @@ class Heartbeat:
             try:
                 await self.renew()
                 await self._look_for_room()
+                # One list for both sides: within a beat they must not disagree about who lives.
                 dead = await self._dead()
                 roll_call = next(self._beats) % ROLL_CALL == 0
                 await self._owners.look_after_audiences(dead, roll_call=roll_call)
                 await self._edges.look_after_edges(dead)
+                self._failing = False
             except BusDown:
                 log.debug("the bus is down; this heartbeat is left out")
+            # The beat goes on: without it lost claims and dead owners would go unnoticed.
             except Exception:
-                log.exception("the heartbeat failed")
+                # Of a row of failures the first: a beat comes every two seconds, and the cause may stay.
+                log.log(logging.DEBUG if self._failing else logging.ERROR, "the heartbeat failed", exc_info=True)
+                self._failing = True
+            # A pause and not a schedule: beats that a busy loop has missed are not made up for.
             await asyncio.sleep(self._registry.interval)
 
     async def renew(self) -> None:
@@ -91,6 +98,7 @@ class Heartbeat:
 
     async def _dead(self) -> frozenset[str]:
         """The workers that sessions or connections here depend on, and whose lease has ended."""
+        # Only those that matter here: a cluster may have hundreds.
         workers = self._edges.owners().union(*(audience.edges() for audience in self._owners.audiences()))
         dead = workers - await self._registry.living(workers)
         return frozenset(dead) if asyncio.get_running_loop().time() >= self._trusted_at else frozenset()

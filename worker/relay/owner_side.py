@@ -7,14 +7,17 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 from aperture import tracing
+from aperture.errors import NotTheirs, PageRefused
 from aperture.log import short_id
 from aperture.metrics import RelayTally
 from aperture.protocol.closing import SERVICE_RESTART
 from aperture.wire.envelopes import Envelope, FromClient, Join, Leave, Refused, Render, Rendered
+from aperture.wire.session_key import session_key_parts
 from aperture.worker.relay.audience import RemoteViewer, SessionAudience
 from aperture.worker.relay.post import Post
 from aperture.worker.relay.remote_messages import Inbox, Receive
 from aperture.worker.relay.transfers import CHUNK_BYTES
+from aperture.worker.session.early import Making, app_failed
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 
@@ -22,8 +25,11 @@ __all__ = ["OwnerSide"]
 
 log = logging.getLogger(__name__)
 
-Renderer = Callable[[Session, str, dict[str, str]], str]
-"""Makes the page, or the autoload script, of a session that is here: session, kind, arguments."""
+Renderer = Callable[[Session, str, dict[str, str]], str | bytes]
+"""Makes the page, the autoload script or another file of a session that is here: session, kind, arguments."""
+
+EarlyRenderer = Callable[[Making, str, str, dict[str, str]], str | None]
+"""The same of a session that is being made, named by its key; None if the request is not for an early page."""
 
 
 class OwnerSide:
@@ -33,6 +39,7 @@ class OwnerSide:
         post: the way to the edges.
         store: the sessions.
         render: makes pages.
+        render_early: makes pages of sessions that are being made.
         receive: acts on a viewer's message, as `aperture.worker.patch.inbound.receive`.
         max_message_size: in bytes, of what a viewer may send.
         tally: takes how long patches wait until they are published.
@@ -43,6 +50,7 @@ class OwnerSide:
         post: Post,
         store: SessionStore,
         render: Renderer,
+        render_early: EarlyRenderer = lambda making, session_key, kind, arguments: None,
         *,
         receive: Receive,
         max_message_size: int,
@@ -51,6 +59,7 @@ class OwnerSide:
         self._post = post
         self._store = store
         self._render = render
+        self._render_early = render_early
         self._max_message_size = max_message_size
         self._tally = tally
         self._inbox = Inbox(receive, post.fetch)
@@ -79,6 +88,7 @@ class OwnerSide:
 
     def audiences(self) -> list[SessionAudience]:
         """Of the sessions that live and have, or had, viewers elsewhere."""
+        # By the store's sessions and not by the table's: a session that has ended may be in it until it is collected.
         found = (self._audiences.get(session) for session in self._store)
         return [audience for audience in found if audience is not None]
 
@@ -90,13 +100,15 @@ class OwnerSide:
             roll_call: ask each edge about each of its viewers, too.
 
         Raises:
-            BusDown: the edges cannot be told.
+            BusDown: the edges cannot be reached.
         """
         for audience in self.audiences():
             for edge in dead & audience.edges():
+                # Their Leaves will never come, and each of their viewers keeps its session from expiring.
                 audience.drop_edge(edge)
             if roll_call:
                 audience.welcome_all()
+            # Not with the roll call: its answers carry the number, too.
             elif audience.connections:
                 await audience.probe()
 
@@ -107,18 +119,29 @@ class OwnerSide:
 
     def _on_join(self, join: Join) -> None:
         session = self._store.find_by_key(join.session_key)
+        if session is None and self._store.when_made(join.session_key, lambda: self._on_join(join)):
+            return
+        # A Join creates nothing: only a claim does, and the edge makes one after this refusal.
         if session is None:
-            self._refuse(join.session_key, join.edge, join.connection)
+            self._refuse_join(join)
+            return
+        try:
+            session.pages.check(join.token)
+        except PageRefused as problem:
+            self._refuse_page(join, problem)
             return
         audience = self._audience_of(session, join.session_key)
         viewer = audience.find(join.edge, join.connection)
+        # Joins are repeated by edges that have lost something. The viewer has its state here: one that is made anew
+        # would have its messages applied twice.
         if viewer is None:
             viewer = RemoteViewer(
                 audience,
                 join.edge,
                 join.connection,
                 join.token,
-                inline=join.inline or session.is_return(join.token),
+                # Only the owner knows whether the page has had the document before; the edge may be a new one.
+                inline=session.pages.is_return(join.token, from_browser=join.from_browser),
                 max_message_size=self._max_message_size,
             )
             audience.join(viewer)
@@ -135,6 +158,7 @@ class OwnerSide:
         session = self._store.find_by_key(message.session_key)
         audience = None if session is None else self._audiences.get(session)
         viewer = None if audience is None else audience.find(message.edge, message.connection)
+        # Not ignored: the page believes that it is connected. It comes back, and joins where the session is now.
         if session is None or audience is None or viewer is None:
             self._refuse(message.session_key, message.edge, message.connection)
             return
@@ -146,26 +170,58 @@ class OwnerSide:
     def _rendered(self, call: Render) -> Rendered:
         session = self._store.find_by_key(call.session_key)
         if session is None:
-            return Rendered(call.call, False, b"the session is gone")
+            return self._rendered_early(call)
         try:
-            session.touch()
+            # Also here: the worker that asks cannot know whose the session is.
+            session.check_user(call.user)
+            # Its websocket is still to come; until then nothing else shows that it is in use.
+            session.expiry.touch()
             with tracing.relayed("render for another worker", call.trace):
-                page = self._render(session, call.kind, call.arguments).encode()
+                rendered = self._render(session, call.kind, call.arguments)
+        except NotTheirs as problem:
+            return Rendered(call.call, False, str(problem).encode(), theirs=False)
         except Exception:
             log.exception("rendering session %s for another worker failed", short_id(session.id))
             return Rendered(call.call, False, b"rendering failed")
+        page = rendered if isinstance(rendered, bytes) else rendered.encode()
         if len(page) <= CHUNK_BYTES:
             return Rendered(call.call, True, page)
         # With an `ended`, an offer that is not fetched expires.
         return Rendered(call.call, True, b"", self._post.offer(page, lambda: None), len(page))
 
+    def _rendered_early(self, call: Render) -> Rendered:
+        """The answer for a session that is not here: perhaps it is being made."""
+        making = self._store.making(call.session_key)
+        if making is None:
+            # The worker that asks claims it, and tries what has failed here again.
+            self._store.forget_failure(*session_key_parts(call.session_key))
+            return Rendered(call.call, False, b"the session is gone")
+        try:
+            making.check_user(call.user)
+            page = self._render_early(making, call.session_key, call.kind, call.arguments)
+        except NotTheirs as problem:
+            return Rendered(call.call, False, str(problem).encode(), theirs=False)
+        if page is None:
+            return Rendered(call.call, False, b"the session is being made")
+        return Rendered(call.call, True, page.encode())
+
     def _audience_of(self, session: Session, session_key: str) -> SessionAudience:
         audience = self._audiences.get(session)
         if audience is None:
+            # Made with the first viewer elsewhere: nearly all sessions never have one, and pay nothing for the relay.
             audience = SessionAudience(session, session_key, self._post, fenced=self._store.lose, lag=self._tally.lag)
             self._audiences[session] = audience
             session.fanout.relay_to(audience)
         return audience
+
+    def _refuse_join(self, join: Join) -> None:
+        if self._store.failed(join.session_key):
+            self._refuse_page(join, app_failed())
+        else:
+            self._refuse(join.session_key, join.edge, join.connection)
+
+    def _refuse_page(self, join: Join, problem: PageRefused) -> None:
+        self._post.reply(join.edge, Refused(join.session_key, join.connection, problem.close_code, str(problem)))
 
     def _refuse(self, session_key: str, edge: str, connection: str) -> None:
         self._post.reply(edge, Refused(session_key, connection, SERVICE_RESTART, "the session is not here"))

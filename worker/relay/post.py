@@ -63,6 +63,8 @@ class Post:
         Raises:
             BusDown: Redis cannot be asked.
         """
+        # Redis counts a subscription until it notices that the connection is gone: at once where the process was
+        # killed; where its machine was, the lease may end first.
         _, listeners = await self._bus.command("PUBSUB", "NUMSUB", self._bus.names.inbox(worker))
         return int(listeners) > 0
 
@@ -84,6 +86,7 @@ class Post:
 
     def unfollow(self, session_key: str) -> None:
         """Deliver nothing more, from this call on."""
+        # Nothing is delivered from the call on, not from Redis' answer on: the edge that it was for has ended.
         self._tasks.start(self._bus.unsubscribe(self._bus.names.channel(session_key)))
 
     async def read(self, session_key: str, after: int) -> list[bytes] | None:

@@ -54,12 +54,15 @@ class Inbox:
         """Take one message. One that came before is only answered again; ahead of one too early, another is missing."""
         number = letter.number
         if number <= viewer.received:
+            # It was answered, and the answer may be lost. One that was received and is not answered is being worked on.
             if number == viewer.answered:
                 audience.answer_again(viewer)
             return
+        # Dropped and not stored: the edge has it until it is answered, and sends all that is missing in order.
         if number != viewer.received + 1:
             audience.ask_again(viewer)
             return
+        # At once, also where it has to be fetched first: its edge must not send it again meanwhile.
         viewer.received = number
         viewer.letters.append(letter)
         self._open_letters(session, audience, viewer)
@@ -69,6 +72,7 @@ class Inbox:
         try:
             while viewer.letters and not viewer.fetching:
                 letter = viewer.letters[0]
+                # The viewer's later messages wait for it, in order; other viewers' do not.
                 if letter.transfer:
                     viewer.fetching = True
                     self._track(self._fetch_first(session, audience, viewer))
@@ -89,9 +93,11 @@ class Inbox:
     async def _fetch_first(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         letter = viewer.letters[0]
         try:
+            # Before it is fetched: the size that the edge gives is what memory is taken for.
             if not 0 < letter.size <= viewer.max_message_size + PACKED_OVERHEAD:
                 raise ProtocolError(f"message is larger than {viewer.max_message_size} bytes", MESSAGE_TOO_BIG)
             fragments = unpack_fragments(await self._fetch(letter.edge, letter.transfer, letter.size))
+            # It has left while its message was on the way here.
             if not audience.has(viewer):
                 return
             self._assemble(viewer, letter, fragments)
@@ -103,6 +109,7 @@ class Inbox:
                 log.warning("session %s: a viewer's message could not be fetched: %s", short_id(session.id), problem)
                 audience.refuse(viewer, SERVICE_RESTART, "a message is lost")
             return
+        # Not in a `finally`: where it fails the viewer is closed, and nothing of it may be assembled any more.
         viewer.fetching = False
         viewer.letters.popleft()
         self._open_letters(session, audience, viewer)
@@ -110,10 +117,12 @@ class Inbox:
     def _pump(self, session: Session, audience: SessionAudience, viewer: RemoteViewer) -> None:
         try:
             while viewer.pending and not viewer.busy:
+                # Looked at, and taken out only when it is admitted: `again` finds it in its place.
                 if not audience.admits(viewer, viewer.pending[0][0], lambda: self._pump(session, audience, viewer)):
                     return
                 message, viewer.seen, viewer.trace = viewer.pending.popleft()
                 viewer.slice.begin()
+                # As from a websocket here: a coroutine only where the document is busy, or app code is asynchronous.
                 work = self._receive(session, viewer, message)
                 give_way = viewer.slice.end()
                 if work is not None:

@@ -38,7 +38,7 @@ STALLED_TIME = 30.0
 """Seconds without a chunk after which a transfer is given up."""
 
 OFFER_TIME = 60.0
-"""Seconds for which an offer stands that nobody asks for: the worker that it is for is dead or has no use for it."""
+"""Seconds for which an offer stands without a request: the worker that it is for is dead or has no use for it."""
 
 RETRY = 0.1
 """Seconds between two looks whether the bus is back."""
@@ -78,9 +78,10 @@ class Transfers:
 
         Args:
             content: more than nothing.
-            ended: called when all of it was fetched, or when nobody has asked for so long that nobody will; the offer
+            ended: called when all of it was fetched, or when no request came for so long that none will; the offer
                 has ended by then. Without it the offer stands until `withdraw`.
         """
+        # Not guessable: it is all that anyone needs to fetch a document.
         name = uuid.uuid4().hex
         self._offers[name] = offer = _Offer(content, ended)
         self._expire_later(name, offer)
@@ -95,13 +96,16 @@ class Transfers:
     async def answer(self, request: ChunkRequest) -> None:
         """Send the chunk that another worker asks for; an empty one says that there is nothing of that name."""
         offer = self._offers.get(request.transfer)
+        # Answered, and not ignored: the receiver would ask again for `STALLED_TIME`.
         if offer is None:
             data = b""
+        # How the receiver says that it has everything; a request for a chunk never starts there.
         elif request.start >= len(offer.content):
             self._end(request.transfer)
             return
         else:
             data = offer.content[request.start : request.start + CHUNK_BYTES]
+            # A slow receiver is not a dead one: each request is a sign of life.
             self._expire_later(request.transfer, offer)
         await self._send(request.asker, Chunk(request.transfer, request.start, data))
 
@@ -115,6 +119,7 @@ class Transfers:
     def _end(self, name: str) -> None:
         offer = self._offers.get(name)
         if offer is not None and offer.ended is not None:
+            # In this order: it has ended by then, as `offer` says.
             self.withdraw(name)
             offer.ended()
 
@@ -131,9 +136,12 @@ class Transfers:
         Raises:
             TransferFailed: it was withdrawn, or that worker does not answer.
         """
+        # Rounded up: the last one may be shorter.
         chunks = [b""] * -(-size // CHUNK_BYTES)
+        # One iterator for all tasks: each takes the next chunk that no other has, so a slow one holds up its own alone.
         indices = iter(range(len(chunks)))
         try:
+            # One that fails cancels the others: without one chunk the rest is worth nothing.
             async with asyncio.TaskGroup() as group:
                 for _ in range(CHUNKS_AT_ONCE):
                     group.create_task(self._fetch_some(sender, name, size, chunks, indices))
@@ -145,6 +153,7 @@ class Transfers:
     def take(self, chunk: Chunk) -> None:
         """A chunk has come."""
         awaited = self._awaited.get((chunk.transfer, chunk.start))
+        # A chunk that was asked for twice comes twice.
         if awaited is not None and not awaited.done():
             awaited.set_result(chunk.data)
 
@@ -153,6 +162,7 @@ class Transfers:
         for index in indices:
             start = index * CHUNK_BYTES
             chunks[index] = await self._fetch_chunk(sender, name, start)
+            # Each by itself: an empty one says that the offer has ended, and the rest need not be fetched.
             if len(chunks[index]) != min(CHUNK_BYTES, size - start):
                 raise TransferFailed("it is not there any more" if not chunks[index] else "it is of another size")
 
@@ -168,10 +178,11 @@ class Transfers:
                     raise TransferFailed("the other worker does not answer") from None
             except BusDown:
                 if loop.time() > deadline:
-                    raise TransferFailed("the bus is away") from None
+                    raise TransferFailed("the bus is down") from None
                 await asyncio.sleep(RETRY)
 
     async def _ask(self, sender: str, name: str, start: int) -> bytes:
+        # Before it is sent: the answer may be delivered in the turn of the loop in which `send` returns.
         awaited = self._awaited[name, start] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(CHUNK_TIME):
@@ -185,4 +196,4 @@ class Transfers:
         try:
             await self._send(sender, ChunkRequest(self._me, name, start))
         except BusDown:
-            return
+            return  # the offer expires by itself

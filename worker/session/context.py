@@ -1,4 +1,4 @@
-"""What an app sees of its session: `curdoc().session_context`, and the request that created it."""
+"""What an app sees of its session: `curdoc().session_context`."""
 
 from __future__ import annotations
 
@@ -8,41 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from bokeh.application.application import ServerContext, SessionContext
 from bokeh.document import Document
-from tornado.httputil import HTTPServerRequest
+
+from aperture.worker.session.session_request import SessionRequest
 
 if TYPE_CHECKING:
     from aperture.worker.session.session import Session
 
-__all__ = ["AppServerContext", "AppSessionContext", "SessionRequest"]
-
-
-class SessionRequest:
-    """The request that created a session, as the app may read it.
-
-    Args:
-        request: the page's request, detached from its connection; every other attribute is looked up here.
-        arguments: of the query, without `bokeh-session-id`; lists of bytes.
-        cookies: name to value, after the include and exclude options.
-        headers: name to value, after the include and exclude options.
-    """
-
-    def __init__(
-        self,
-        request: HTTPServerRequest,
-        *,
-        arguments: dict[str, list[bytes]],
-        cookies: dict[str, str],
-        headers: dict[str, str],
-    ) -> None:
-        self._request = request
-        self.arguments = arguments
-        self.cookies = cookies
-        self.headers = headers
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return getattr(self._request, name)
+__all__ = ["AppServerContext", "AppSessionContext"]
 
 
 class _App(Protocol):
@@ -87,6 +59,10 @@ class AppSessionContext(SessionContext):
         self._token_payload = token_payload
         self._logout_url = logout_url
         self._session: Session | None = None
+
+    def fulfil(self, request: SessionRequest | None, payload: dict[str, Any]) -> None:
+        """The visitor has come for whom this session was made ahead."""
+        self._request, self._token_payload = request, payload
 
     @property
     def destroyed(self) -> bool:

@@ -10,14 +10,14 @@ from aperture.worker.session.host import Origin
 if TYPE_CHECKING:
     from aperture.worker.session.session import Session
 
-__all__ = ["Keeper", "KeptBefore", "Lost", "NoKeeper"]
+__all__ = ["Lost", "NoRecovery", "Recoverable", "Recovery"]
 
 
 Lost = Callable[["Session"], Awaitable[None]]
 """Drops a session that another worker has claimed."""
 
 
-class KeptBefore(Protocol):
+class Recoverable(Protocol):
     """A session that another worker had."""
 
     @property
@@ -27,11 +27,11 @@ class KeptBefore(Protocol):
 
     @property
     def remade(self) -> bool:
-        """Whether the app's code has made another document than then, from the values that it kept."""
+        """Whether the app's code has made another document than then, from the values that it stored."""
         ...
 
     async def restore(self, session: Session) -> None:
-        """Bring a session whose app code has just run to the kept state.
+        """Bring a session whose app code has just run to the stored state.
 
         Raises:
             StateMismatch: it does not fit; the session must be discarded then.
@@ -39,16 +39,16 @@ class KeptBefore(Protocol):
         ...
 
 
-class Keeper(Protocol):
-    """Keeps the sessions of a worker."""
+class Recovery(Protocol):
+    """Stores the sessions of a worker, and finds those that others have stored."""
 
     @property
-    def keeps(self) -> bool:
-        """Whether anything is kept at all."""
+    def enabled(self) -> bool:
+        """Whether anything is stored at all."""
         ...
 
-    async def find(self, app: str, session_id: str) -> KeptBefore | None:
-        """What is kept of a session that has just been claimed.
+    async def find(self, app: str, session_id: str) -> Recoverable | None:
+        """The stored state of a session that has just been claimed.
 
         Raises:
             BusDown: unknown.
@@ -60,27 +60,27 @@ class Keeper(Protocol):
         ...
 
     async def watch(self, session: Session, origin: Origin, made: str, *, again: bool, lost: Lost) -> None:
-        """Keep this session from now on; `made` is the fingerprint of what the app's code made.
+        """Store this session from now on; `made` is the fingerprint of what the app's code made.
 
         `lost` is called when it turns out to be another worker's.
 
-        A session that was kept before is, when this returns, kept as it is now, if that can be had in a moment.
+        A session that was stored before is, when this returns, stored as it is now, if that can be had in a moment.
 
         Raises:
-            SessionGone: it was kept before, and has been claimed by another meanwhile.
+            SessionGone: it was stored before, and has been claimed by another meanwhile.
         """
         ...
 
     def restored(self, session: Session) -> None:
-        """A kept session goes on here."""
+        """A stored session was rebuilt here."""
         ...
 
     def remade(self, session: Session) -> None:
-        """A kept session goes on here with a document that its app has made from its values."""
+        """A stored session continues here with a document that its app has made from its values."""
         ...
 
     def failed(self, app: str, session_id: str, problem: Exception) -> None:
-        """A kept session could not be built again and starts afresh."""
+        """A stored session could not be rebuilt and starts afresh."""
         ...
 
     async def forget(self, session: Session) -> None:
@@ -96,7 +96,7 @@ class Keeper(Protocol):
         ...
 
     async def touch(self) -> None:
-        """Keep for longer what is stored, and store again what Redis has lost. Called now and then."""
+        """Extend the lifetime of what is stored, and store again what Redis has lost. Called now and then."""
         ...
 
     async def flush(self, timeout: float) -> None:
@@ -104,12 +104,12 @@ class Keeper(Protocol):
         ...
 
 
-class NoKeeper:
+class NoRecovery:
     """Sessions end with their worker (`--durability none`)."""
 
-    keeps = False
+    enabled = False
 
-    async def find(self, app: str, session_id: str) -> KeptBefore | None:
+    async def find(self, app: str, session_id: str) -> Recoverable | None:
         return None
 
     async def exists(self, app: str, session_id: str) -> bool:
@@ -119,13 +119,13 @@ class NoKeeper:
         """No-op."""
 
     def restored(self, session: Session) -> None:
-        raise AssertionError("nothing is kept")
+        raise AssertionError("nothing is stored")
 
     def remade(self, session: Session) -> None:
-        raise AssertionError("nothing is kept")
+        raise AssertionError("nothing is stored")
 
     def failed(self, app: str, session_id: str, problem: Exception) -> None:
-        raise AssertionError("nothing is kept")
+        raise AssertionError("nothing is stored")
 
     async def forget(self, session: Session) -> None:
         """No-op."""

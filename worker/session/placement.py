@@ -65,6 +65,14 @@ class Placement(Protocol):
         """
         ...
 
+    async def owner(self, app: str, session_id: str) -> str | None:
+        """The worker that has the session, by its name on the bus; None if none has, as far as can be known.
+
+        Raises:
+            BusDown: that cannot be found out now.
+        """
+        ...
+
     async def lives(self, app: str, session_id: str) -> bool:
         """Whether some other worker has the session, or could build it again.
 
@@ -72,28 +80,6 @@ class Placement(Protocol):
             BusDown: that cannot be found out now; it does not say that there is none.
         """
         ...
-
-
-class LocalPlacement:
-    """For a server that is all there is: every session is here."""
-
-    async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
-        return 1
-
-    def release(self, app: str, session_id: str, *, last: bool) -> None:
-        """No-op: a single process has no registry."""
-
-    def forget(self, app: str, session_id: str, epoch: int) -> None:
-        """No-op."""
-
-    def steady(self) -> bool:
-        return True
-
-    async def renew(self) -> Sequence[LostClaim]:
-        return ()
-
-    async def lives(self, app: str, session_id: str) -> bool:
-        return False
 
 
 class Gateway(Protocol):
@@ -118,6 +104,45 @@ class _NoGateway:
         """No-op."""
 
 
+NO_GATEWAY = _NoGateway()
+
+
+class LocalPlacement:
+    """For a node that is all there is: every session is here, or in the worker that the gateway sends its requests to.
+
+    Args:
+        gateway: of this node.
+    """
+
+    def __init__(self, gateway: Gateway = NO_GATEWAY) -> None:
+        self._gateway = gateway
+
+    async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
+        await self._gateway.announce(session_id)
+        return 1
+
+    def release(self, app: str, session_id: str, *, last: bool) -> None:
+        if last:
+            self._gateway.retract(session_id)
+
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        """No-op: no session has two living workers."""
+
+    def steady(self) -> bool:
+        return True
+
+    async def renew(self) -> Sequence[LostClaim]:
+        return ()
+
+    async def owner(self, app: str, session_id: str) -> str | None:
+        """The gateway would have sent the request there."""
+        return None
+
+    async def lives(self, app: str, session_id: str) -> bool:
+        """The gateway would have sent the request there."""
+        return False
+
+
 class Fence(Protocol):
     """Asked before each hold of a document whether the session is still this worker's to change."""
 
@@ -140,5 +165,4 @@ class _NoFence:
         """No-op."""
 
 
-NO_GATEWAY = _NoGateway()
 NO_FENCE = _NoFence()

@@ -7,6 +7,8 @@ import inspect
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -61,7 +63,7 @@ class Schedule:
         self._call(self._begin, callback)
 
     def remove(self, callback: ScheduledCallback) -> None:
-        """Stop calling the callback; a running one finishes. Idempotent."""
+        """Stop calling the callback, also one that waits for the lock; a running one finishes. Idempotent."""
         with self._guard:
             if callback.id not in self._pending:
                 return
@@ -80,6 +82,15 @@ class Schedule:
         for wait in self._waits.values():
             wait.cancel()
         self._waits.clear()
+
+    async def rest(self, timeout: float) -> None:
+        """Return when none of the callbacks runs any more, or is about to; at the latest after so many seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.sleep(0)  # those that were just added begin at the loop's next turn
+                while self._running:
+                    await asyncio.wait(self._running)
+                    await asyncio.sleep(0)
 
     def _call(self, act: Callable[[T], None], argument: T) -> None:
         """Call soon. Most who add callbacks are callbacks; to wake a loop that is awake costs a write and a read."""
@@ -109,12 +120,19 @@ class Schedule:
         self._waits.pop(callback.id, None)
         period = _period_of(callback)
         with self._guard:
-            if self._run is None or callback.id not in self._pending:
-                return
-            if period is None:
-                self._pending.remove(callback.id)
-        run = self._run(_Timed(callback.callback, self._tally))
-        self._start(run if period is None else self._finish_period(callback, run, period))
+            run = self._run if callback.id in self._pending else None
+        if run is None:
+            return
+        work = run(_Timed(callback.callback, self._tally, partial(self._is_due, callback.id, once=period is None)))
+        self._start(work if period is None else self._finish_period(callback, work, period))
+
+    def _is_due(self, callback_id: str, *, once: bool) -> bool:
+        """Whether a callback that now has the lock is still to run; what held the lock may have removed it."""
+        with self._guard:
+            due = callback_id in self._pending
+            if once:
+                self._pending.discard(callback_id)
+            return due
 
     async def _finish_period(self, callback: ScheduledCallback, run: Awaitable[None], period: float) -> None:
         started = self._loop.time()
@@ -130,17 +148,22 @@ class Schedule:
 
 
 class _Timed:
-    """A callback that takes its own time, without the wait for the document's lock."""
+    """A callback that takes its own time, without the wait for the document's lock, and runs only if it is due."""
 
-    __slots__ = ("_func", "_tally", "nolock")
+    __slots__ = ("__wrapped__", "_func", "_is_due", "_tally", "nolock")
 
-    def __init__(self, func: Callable[[], Any], tally: AppTally) -> None:
+    def __init__(self, func: Callable[[], Any], tally: AppTally, is_due: Callable[[], bool]) -> None:
         self._func = func
         self._tally = tally
+        self._is_due = is_due
         self.nolock: bool = getattr(func, "nolock", False)
         """As Bokeh marks functions that run without the lock."""
+        self.__wrapped__ = func
+        """As functools has it: who asks whether this is async means the callback."""
 
     def __call__(self) -> Any:
+        if not self._is_due():
+            return None
         started = time.perf_counter()
         result = None
         try:

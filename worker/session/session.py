@@ -1,6 +1,7 @@
-"""A session: one document, who looks at it, and how long it lives.
+"""A session: one document, who looks at it, and the app code that runs for it.
 
 The document changes only while it is held (`aperture.worker.patch.hold`); what has changed goes out by the fan-out.
+A viewer gets to the present by `catch_up`; `pages`, `expiry` and `stays` are the session's own and need no document.
 
 The public names are those that apps reach through `curdoc().session_context.session`.
 """
@@ -10,11 +11,11 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Awaitable, Callable
+import weakref
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
-from math import inf
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from bokeh.document import Document
 from bokeh.events import ConnectionLost
@@ -23,26 +24,32 @@ from tornado.ioloop import IOLoop
 from aperture import tracing
 from aperture.document.current import invoke_with_curdoc
 from aperture.document.ids import IdSequence
-from aperture.errors import SessionGone
+from aperture.errors import NotTheirs, SessionGone
 from aperture.log_scope import REQUEST, SESSION, SessionScope, short_id
 from aperture.metrics import AppTally
 from aperture.protocol.closing import SERVICE_RESTART
+from aperture.worker.app_threads import ON_LOOP, AppCode, called, contained, stays_on_loop
+from aperture.worker.patch.catch_up import CatchUp
+from aperture.worker.patch.change_log import ChangeLog
 from aperture.worker.patch.changes import final_change
 from aperture.worker.patch.contention import Contention, Key
 from aperture.worker.patch.corrections import Corrections
 from aperture.worker.patch.fanout import Fanout
-from aperture.worker.patch.hold import DocumentDiscarded, HeldDocument, Hold
+from aperture.worker.patch.hold import DocumentDiscarded, HeldDocument
 from aperture.worker.patch.pulls import Pulls
 from aperture.worker.patch.receivers import Journal
 from aperture.worker.patch.viewer import Viewer
+from aperture.worker.session.expiry import Expiry
+from aperture.worker.session.framework import BOKEH, Framework
+from aperture.worker.session.known_pages import KnownPages
 from aperture.worker.session.placement import NO_FENCE, Fence
 from aperture.worker.session.schedule import Schedule
+from aperture.worker.session.stays import Stays
 
 if TYPE_CHECKING:
     from bokeh.application.application import SessionContext
-    from bokeh.model import Model
-
-    from aperture.protocol.messages import FramedDocument
+    from bokeh.core.types import ID
+    from bokeh.document.events import DocumentChangedEvent
 
 __all__ = ["Session"]
 
@@ -51,9 +58,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NOT_TRACED = nullcontext()
-
-_TOKENS_REMEMBERED = 50_000
-"""Pages that may come back to one session. A megabyte or two, and only for a session that many look at."""
 
 
 class Session:
@@ -68,10 +72,13 @@ class Session:
         context: what the app sees of the session.
         epoch: of the claim that this worker holds it by; grows with each claim.
         fence: asked before each hold of the document whether the session is still this worker's to change.
+        user: it was made for, as text; None where users have no names.
         inherited: whether the id is older than this object, so that pages may come that another worker has served.
+        framework: that the app is written with.
         pulls: what all sessions of the worker share for those who ask for a whole document.
         tally: counts what the app's sessions do.
-        clock: seconds that only grow; for who changed what lately.
+        code: runs the app's code.
+        clock: seconds that only grow; for who changed what lately, and since when the session is unused.
     """
 
     def __init__(
@@ -85,19 +92,29 @@ class Session:
         context: SessionContext | None = None,
         epoch: int = 1,
         fence: Fence = NO_FENCE,
+        user: str | None = None,
         inherited: bool = False,
+        framework: Framework = BOKEH,
         pulls: Pulls | None = None,
         tally: AppTally | None = None,
+        code: AppCode = ON_LOOP,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.app = app
         self.context = context
-        self.created = time.monotonic()
-        self.inherited = inherited
-        self.pulls = pulls or Pulls()
+        self.framework = framework
+        self.expiry = Expiry(clock)
+        self.pages = KnownPages(inherited=inherited)
+        self.stays = Stays(code)
         tally = tally or AppTally.unread(app)
         self.corrections = Corrections(self._correct)
-        self.fanout = Fanout(epoch, tally, self.corrections.expect)
+        self.fanout = Fanout(
+            epoch,
+            tally,
+            contested=self.corrections.expect,
+            drained=_refresher(self),
+            log=ChangeLog(partial(_has_model, document)),
+        )
         self.held = HeldDocument(
             document,
             ids=ids,
@@ -106,16 +123,12 @@ class Session:
             fanout=self.fanout,
             contention=Contention(clock),
         )
+        self.catch_up = CatchUp(self.held, self.pages, framework, pulls or Pulls())
         self._id = session_id
         self._issue_token = issue_token
         self._schedule = Schedule(self._run_scheduled, tally)
-        self._pulled_tokens: dict[int, None] = {}
-        self._issued_tokens: dict[int, None] = {}
-        self._last_unsubscribe = time.monotonic()
-        self._last_lost = -inf
+        self._user = user
         self._destroyed = False
-        self._expiration_requested = False
-        self._expiration_blocks = 0
         self._follow_callbacks()
 
     # What apps use
@@ -128,7 +141,7 @@ class Session:
     def token(self) -> str:
         """A fresh token that a page can open a websocket with."""
         token = self._issue_token(self._id)
-        _remember(self._issued_tokens, token)
+        self.pages.note_issued(token)
         return token
 
     @property
@@ -145,44 +158,45 @@ class Session:
 
     @property
     def expiration_requested(self) -> bool:
-        return self._expiration_requested
+        return self.expiry.requested
 
     @property
     def expiration_blocked(self) -> bool:
-        return self._expiration_blocks > 0
+        return self.expiry.blocks > 0
 
     @property
     def expiration_blocked_count(self) -> int:
-        return self._expiration_blocks
-
-    @property
-    def age_seconds(self) -> float:
-        return time.monotonic() - self.created
+        return self.expiry.blocks
 
     @property
     def milliseconds_since_last_unsubscribe(self) -> float:
-        return (time.monotonic() - self._last_unsubscribe) * 1000
-
-    @property
-    def seconds_since_last_lost(self) -> float:
-        """Since a connection ended whose page may come back; infinite, if none has."""
-        return time.monotonic() - self._last_lost
+        return self.expiry.unused_for * 1000
 
     def request_expiration(self) -> None:
         """Let the next check discard this session if it has no connection, however short a time it has been unused."""
-        self._expiration_requested = True
+        self.expiry.requested = True
 
-    def touch(self) -> None:
-        """Count the unused time from now: a page of this session has just been sent."""
-        self._last_unsubscribe = time.monotonic()
+    def check_user(self, user: str | None) -> None:
+        """Refuse a request that is not of the user the session was made for. None: of no user in particular.
+
+        Raises:
+            NotTheirs: it is another user's.
+        """
+        if user is not None and user != self._user:
+            raise NotTheirs("the session is another user's")
 
     def block_expiration(self) -> None:
-        self._expiration_blocks += 1
+        self.expiry.block()
 
     def unblock_expiration(self) -> None:
-        if self._expiration_blocks <= 0:
-            raise RuntimeError("mismatched block_expiration / unblock_expiration")
-        self._expiration_blocks -= 1
+        self.expiry.unblock()
+
+    # Two types for one function: mypy does not find T in a union with what awaits it, where the outcome is not used.
+    @overload
+    async def with_document_locked(self, func: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T | None: ...
+
+    @overload
+    async def with_document_locked(self, func: Callable[..., T], *args: Any, **kwargs: Any) -> T | None: ...
 
     async def with_document_locked(self, func: Callable[..., T | Awaitable[T]], *args: Any, **kwargs: Any) -> T | None:
         """Run `func`, or await it, while holding the document; its changes reach the viewers when it is done.
@@ -190,27 +204,55 @@ class Session:
         Does nothing once the session was discarded, as in Bokeh: an app's background task may outlive its session.
         """
         try:
-            return await self.locked(partial(func, *args, **kwargs))
+            return await self.locked(partial(func, *args, **kwargs), app_code=True)
         except DocumentDiscarded:
             log.debug("session %s was discarded; what was to be done with its document is not", short_id(self._id))
             return None
 
-    async def locked(self, func: Callable[[], T | Awaitable[T]]) -> T:
+    async def locked(self, func: Callable[[], T | Awaitable[T]], *, app_code: bool = False) -> T:
         """As `with_document_locked`, for those who must know that it was not done.
+
+        Args:
+            func: called, or awaited, with the lock.
+            app_code: whether it may take its time, and has a thread to itself if there are threads.
 
         Raises:
             SessionGone: the session was discarded, perhaps while this waited for its turn.
         """
-        self.block_expiration()
+        self.expiry.block()
         try:
             await self.held.enter()
-            with self.held.hold():
-                result = func()
+            with self.held.hold() as hold:
+                if app_code and self.stays.threaded and not stays_on_loop(func):
+                    result = await self.stays.run(hold, func)
+                else:
+                    result = called(func)
                 if result is not None and inspect.isawaitable(result):
-                    result = await result
+                    return cast("T", await _finished(result))
                 return result
         finally:
-            self.unblock_expiration()
+            self.expiry.unblock()
+
+    def flush(self, held_back: Sequence[DocumentChangedEvent]) -> None:
+        """Send changes that the app holds back to everyone now, in the middle of a callback or outside of one.
+
+        Behind what has changed before them; without the lock, if another has it, as soon as it is free.
+        """
+        if self._destroyed or self.held.flush(held_back):
+            return
+        self.held.callbacks.release_next(held_back)
+        if self.held.try_enter():
+            with self.held.hold():
+                pass
+        else:
+            IOLoop.current().spawn_callback(self.with_document_locked, _nothing)
+
+    @property
+    def _subscribed_connections(self) -> Sequence[object]:
+        """Bokeh's name for what Panel writes to, past the document's callbacks."""
+        from aperture.worker.panel.connections import connections_of
+
+        return connections_of(self)
 
     async def read_locked(self, func: Callable[[], T]) -> T:
         """Run a function that only reads the document, between two changes; also once the session is frozen."""
@@ -218,28 +260,18 @@ class Session:
             return func()
         return await self.locked(func)
 
-    def take_made(self) -> dict[str, Model]:
-        """The models that the app's code has made, in the document or not, by id; nothing is noted any more."""
-        ids = self.held.ids
-        made, ids.made = ids.made, None
-        return dict(made or {})
+    async def rest(self, timeout: float) -> None:
+        """Return when no callback of the app's that has begun still runs, or after so many seconds."""
+        if timeout > 0:
+            await self._schedule.rest(timeout)
 
-    def resume(self, *, held: bool) -> None:
-        """Go on with a document that another worker had.
-
-        Args:
-            held: whether the app held it there.
-        """
-        self.held.callbacks.resume(held=held)
-        # A new model must not get an id that a model of the document has.
-        self.held.ids.skip(model.id for model in self.document.models)
-
-    def keep_journal(self, journal: Journal) -> None:
+    def begin_journal(self, journal: Journal) -> None:
         """Have changes written down from now on. The journal begins with a snapshot."""
         self.fanout.journal = journal
         self.held.callbacks.journaled = True
         # The snapshot holds all models of now, and no viewer has any yet.
         self.document.models.flush_synced()
+        self.framework.journaled(self)
 
     # What connections use
 
@@ -251,14 +283,12 @@ class Session:
         """Count a connection out, and tell the app's `ConnectionLost` callbacks."""
         if viewer not in self.fanout.viewers:
             return
-        self.fanout.viewers.discard(viewer)
+        self.fanout.leave(viewer)
         self.viewer_left(lost=lost)
 
     def viewer_left(self, *, lost: bool) -> None:
         """A connection, here or elsewhere, has ended; `lost`, if its page did not say goodbye and may come back."""
-        self._last_unsubscribe = time.monotonic()
-        if lost:
-            self._last_lost = self._last_unsubscribe
+        self.expiry.note_left(lost=lost)
         if not self._destroyed and self.document.callbacks.event_callbacks_for_event_name(ConnectionLost.event_name):
             IOLoop.current().spawn_callback(self.with_document_locked, self.notify_connection_lost)
 
@@ -267,37 +297,6 @@ class Session:
         document = self.document
         invoke_with_curdoc(document, lambda: document.callbacks.trigger_event(ConnectionLost()))
 
-    def is_return(self, token: str, *, from_browser: bool = True) -> bool:
-        """Whether a page that used this token has pulled the document before, and so is coming back.
-
-        It is unknown which patches a page made by another worker has; it is treated as a page that reconnects. That
-        costs it a longer text, where the other mistake would leave it without a document.
-        """
-        known = hash(token)
-        strange = self.inherited and from_browser and known not in self._issued_tokens
-        return strange or known in self._pulled_tokens
-
-    def remember_pull(self, token: str) -> None:
-        """Count a page with this token as one that comes back, whatever this session has seen of it."""
-        _remember(self._pulled_tokens, token)
-
-    def whole_document(self, *, inline: bool) -> FramedDocument:
-        """What a pull is answered with. Called in a hold, and by what changes nothing before or after that."""
-        self.held.holds -= 1
-        as_of = (self.held.holds, self.held.callbacks.changes)
-        return self.pulls.take(self.document, as_of, inline=inline, keep=self.connection_count > 1)
-
-    def mark_pulled(self, viewer: Viewer, hold: Hold) -> None:
-        """The viewer has the whole document as of now, after all changes made in this hold."""
-        # What a push tells of its new roots is for the others.
-        hold.batch.leave_out(viewer)
-        # A journal or another viewer may lack the new models, as changes may be held back: keep them marked as new.
-        if not self.fanout.journal.writes and not self.fanout.any_live(but=viewer):
-            self.document.models.flush_synced()
-        self.held.callbacks.document_shown()
-        viewer.live = True
-        self.remember_pull(viewer.token)
-
     def destroy(self) -> None:
         """End the callbacks and refuse further use. The document is left for the hooks; see `teardown`."""
         if self._destroyed:
@@ -305,7 +304,7 @@ class Session:
         self._destroyed = True
         self._schedule.close()
         self.corrections.close()
-        self.pulls.forget(self.document)
+        self.catch_up.close()
         self.held.discard()
         self.document.remove_on_change(self)
         self.fanout.audience.close(SERVICE_RESTART, "the session is gone")
@@ -339,12 +338,13 @@ class Session:
 
     async def _run_callback(self, func: Callable[[], Any]) -> None:
         if not getattr(func, "nolock", False):
-            await self.locked(func)
+            await self.locked(func, app_code=True)
             return
         with self.held.ids.active():
-            result = func()
+            threaded = self.stays.threaded and not stays_on_loop(func)
+            result = await self.stays.run(None, func) if threaded else called(func)
             if inspect.isawaitable(result):
-                await result
+                await _finished(result)
 
     async def _correct(self, keys: set[Key]) -> None:
         """Send everyone what the document holds in these places."""
@@ -359,7 +359,29 @@ class Session:
             await self.locked(record)
 
 
-def _remember(tokens: dict[int, None], token: str) -> None:
-    tokens[hash(token)] = None
-    if len(tokens) > _TOKENS_REMEMBERED:
-        del tokens[next(iter(tokens))]
+async def _finished(work: Awaitable[T]) -> T:
+    """Await app code, which ends nothing but itself; its task may be cancelled."""
+    try:
+        return await work
+    except SystemExit as problem:
+        raise contained(problem) from problem
+
+
+def _nothing() -> None:
+    """For a hold that sends what waits for one."""
+
+
+def _refresher(session: Session) -> Callable[[Viewer], None]:
+    """Refreshes viewers of a session that it does not hold: a cycle would be freed by a collection only."""
+    weak = weakref.ref(session)
+
+    def refresh(viewer: Viewer) -> None:
+        found = weak()
+        if found is not None:
+            found.catch_up.refresh_soon(viewer)
+
+    return refresh
+
+
+def _has_model(document: Document, model_id: str) -> bool:
+    return document.models.get_by_id(cast("ID", model_id)) is not None

@@ -15,12 +15,13 @@ from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Any
 
-from tornado.iostream import IOStream
+from tornado.httputil import HTTPHeaders
+from tornado.iostream import IOStream, StreamClosedError
 from tornado.web import HTTPError
 from tornado.websocket import WebSocketHandler, WebSocketProtocol, WebSocketProtocol13
 
 from aperture import tracing
-from aperture.errors import BusDown, NotTheirs, OwnerGone, ProtocolError, SessionGone
+from aperture.errors import BusDown, NotTheirs, OwnerGone, PageRefused, ProtocolError, SessionGone
 from aperture.log_scope import SESSION, SessionScope, short_id
 from aperture.protocol import messages
 from aperture.protocol.closing import (
@@ -35,9 +36,10 @@ from aperture.protocol.fragments import Assembler
 from aperture.protocol.naming import SUBPROTOCOL
 from aperture.protocol.tokens import Token
 from aperture.worker.handler_context import Services
-from aperture.worker.http.access_log import Traffic, log_websocket_end
+from aperture.worker.http.access_log import RequestLine, Traffic, log_websocket_end
 from aperture.worker.http.admission import origin_of, verify
 from aperture.worker.http.auth import AuthenticatedHandler
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.attachment import Attachment
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.slice import Slice
@@ -55,6 +57,9 @@ _CLOSE_REASON_LIMIT = 120
 """Bytes; a control frame holds 125, two of which are the code (RFC 6455, section 5.5)."""
 
 
+_NO_HEADERS = HTTPHeaders()
+
+
 class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     """One websocket.
 
@@ -62,6 +67,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         host: the app.
         services: the worker's shared parts.
     """
+
+    __slots__ = (
+        *("_assembler", "_fragments", "_offered", "_opened_at", "_protocol", "_received", "_slice", "_token"),
+        *("_unknown", "attachment", "host", "outbox", "services"),
+    )
+    # With these in the instance's dictionary, it would have more entries than Python shares the keys of: 1.3 KB each.
 
     def initialize(self, host: AppHost, services: Services) -> None:
         self.host = host
@@ -76,7 +87,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         """Tornado forgets its own before it tells of the end."""
         self._token: Token | None = None
         self._unknown: BusDown | None = None
-        """Why nobody can say whether the token still opens its session."""
+        """Why it cannot be known whether the token still opens its session."""
         self._received = Traffic()
         self._opened_at = 0.0
 
@@ -100,7 +111,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         self._token = verify(self.services.tokens, offered[1])
         SESSION.set(SessionScope(self._token.session_id, self.host.url))  # for as long as the websocket is open
         try:
-            if not await self.services.door.opens(self._token, self.host):
+            if not await self.services.access.opens(self._token, self.host):
                 raise HTTPError(403, reason="Token is expired")
         except BusDown as problem:
             # Answered behind the handshake: a page that is refused sees no reason, one that is closed sees 1012.
@@ -143,30 +154,41 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         protocol = super().get_websocket_protocol()
         if not isinstance(protocol, WebSocketProtocol13):
             return protocol  # None: a version of the protocol that Tornado does not speak, which it answers
-        self._protocol = ServerProtocol(self, protocol.params, self.services.sockets.leave)
+        leave = self.services.sockets.leave
+        self._protocol = ServerProtocol(self, protocol.params, self._await_rest, leave, self._refuse)
         return self._protocol
 
     # The connection
 
+    def _detach_stream(self) -> IOStream:
+        """Tornado's puts functions that refuse in the place of seven of the handler's own, on each instance."""
+        return self.detach()
+
     async def open(self, *args: str, **kwargs: str) -> None:
         stream = self._stream()
         if stream is None:
-            return  # closed by either side while the handshake was answered; its end has been told already
+            return  # closed by either side while the handshake was answered; `on_close` has run already
         self._opened_at = time.monotonic()
         self.set_nodelay(True)
-        self.services.sockets.add(self)
+        self.services.sockets.add(self, self._pinged_every())
         self.services.collector.activity()
         self.outbox = StreamOutbox(
             stream,
             limit=self.services.settings.outbox_limit,
+            timeout=self.services.settings.viewer_timeout,
             close=self._close_slow,
             frames_of=self._deflated_frames(),
+            timed_out=self._count_timeout,
+            room=self.services.sockets.refresh_room,
         )
         try:
             with tracing.span("websocket open"):
                 attachment = await self._enter(self.outbox)
         except NotTheirs as problem:
             self.close(POLICY_VIOLATION, _fitting(str(problem)))
+            return
+        except PageRefused as problem:
+            self.close(problem.close_code, _fitting(str(problem)))
             return
         except (SessionGone, OwnerGone, BusDown) as problem:
             self.close(SERVICE_RESTART, _fitting(str(problem)))
@@ -180,20 +202,39 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             return
         self.attachment = attachment
         self.outbox.send(messages.ack())
+        self._forget_request()
+
+    def _pinged_every(self) -> float:
+        """Seconds between two pings; 0 for none, or where Tornado sends them and insists on pongs."""
+        return 0 if self.ping_timeout else self.ping_interval or 0
+
+    def _forget_request(self) -> None:
+        """Keep of the request what the log will say of it: all of it is 6 KB, for as long as the tab is open."""
+        self.request = RequestLine.of(self.request)  # type: ignore[assignment]
+        self._headers = _NO_HEADERS
+        self._transforms = []
+        self.ui = None  # type: ignore[assignment]
+
+    def keep_alive(self) -> None:
+        """Ping the peer, so that no proxy on the way takes the connection for an idle one."""
+        connection = self.ws_connection
+        if connection is not None and not connection.is_closing():
+            with suppress(StreamClosedError):
+                connection.write_ping(b"")
 
     async def _enter(self, outbox: StreamOutbox) -> Attachment:
         token = self._verified()
         if self._unknown is not None:
             raise self._unknown
         application = self.host.application
-        return await self.services.door.enter(
+        arrival = Arrival(
             self.host,
             token.session_id,
             lambda: origin_of(self.request, token, self.services.settings, application, self.user_name),
-            outbox,
-            self._offered,
+            token=self._offered,
             from_browser=self.request.headers.get("Origin") is not None,
         )
+        return await self.services.access.enter(arrival, outbox)
 
     def _verified(self) -> Token:
         if self._token is None:
@@ -228,7 +269,6 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             assembled = self._assembler.feed(message)
             self._fragments.append(message)
             if assembled is None:
-                self._acknowledge_now()
                 return None
             fragments, self._fragments = tuple(self._fragments), []
             self._received.messages += 1
@@ -240,6 +280,11 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         except SessionGone:
             self.close(SERVICE_RESTART, "the session is gone")
         return None
+
+    def _await_rest(self) -> None:
+        """All that has arrived is acted on."""
+        if not self._assembler.between_messages:
+            self._acknowledge_now()
 
     def _acknowledge_now(self) -> None:
         """Spare a client with Nagle's algorithm on, such as Bokeh's own, 40 ms for each fragment it sends.
@@ -259,6 +304,9 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     async def _finish_work(self, work: Awaitable[None]) -> None:
         try:
             await work
+        except asyncio.CancelledError:
+            # The event loop ends without app code that has not come back; Tornado would log that as a failure.
+            return
         except ProtocolError as problem:
             self._refuse(problem)
         except SessionGone:
@@ -270,6 +318,10 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         if self.outbox is not None:
             self.outbox.stop()
         self.close(problem.close_code, _fitting(str(problem)))
+
+    def _count_timeout(self) -> None:
+        if self.host.tally is not None:
+            self.host.tally.viewer_timeouts += 1
 
     def _close_slow(self, code: int, reason: str) -> None:
         """Close a viewer whose socket is full: it will hardly answer, so it gets little time to."""

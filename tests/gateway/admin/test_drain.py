@@ -31,7 +31,7 @@ def asked(*words: str) -> tuple[str, int]:
 def test_the_node_is_where_the_environment_puts_it(
     environment: dict[str, str], words: list[str], expected: tuple[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a container the command is given nothing, and the node was told by these variables."""
+    """In a container the command is given nothing, and the node was started with these variables."""
     for name in (ADDRESS, PORT):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -56,7 +56,7 @@ def nothing() -> None:
 def test_a_node_that_is_told_to_stop_stops_in_good_order(
     early: bool, late: bool, counts: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A signal before anybody handles it would end the program on the spot, so it is sent when somebody does."""
+    """A signal without a handler would end the program on the spot, so it is sent once there is one."""
 
     def stop() -> None:
         server.stop(wait=False)

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aperture.gateway.front.head import Head, HeadParser, Rejected, parse_head
+from aperture.protocol.naming import session_named
 
 LIMIT = 2000
 
-PLAIN = b"GET /sliders?bokeh-session-id=abc#x HTTP/1.1\r\nHost: h\r\nCookie: a=1\r\ncookie: b=2\r\n\r\nbody"
+PLAIN = b"GET /sliders?bokeh-session-id=abc&x HTTP/1.1\r\nHost: h\r\nCookie: a=1\r\ncookie: b=2\r\n\r\nbody"
 
 MESSAGES = [
     PLAIN,
@@ -53,13 +54,13 @@ def cut(message: bytes, places: list[int]) -> list[bytes]:
 
 
 def test_a_head_is_read_with_its_parts() -> None:
-    """Method, path, query and headers are told apart, and every byte is kept for the worker."""
+    """Method, path, query and headers are separated, and every byte is kept for the worker."""
     head = HeadParser(LIMIT).feed(PLAIN)
     assert head is not None
     assert (head.method, head.path, head.query, head.version) == (
         "GET",
         "/sliders",
-        "bokeh-session-id=abc",
+        "bokeh-session-id=abc&x",
         "HTTP/1.1",
     )
     assert head.headers.get("COOKIE") == "a=1,b=2"
@@ -133,8 +134,14 @@ def test_the_absolute_form_of_a_target_loses_its_authority() -> None:
     assert (head.path, head.query) == ("/c/d", "e=f")
 
 
+def test_a_fragment_stays_where_it_is() -> None:
+    """As in the worker's parser: what is routed as one session must not be answered as another."""
+    head = parse_head(b"GET /a?bokeh-session-id=#b HTTP/1.1\r\n\r\n", LIMIT)
+    assert session_named(head.query, head.headers) == "#b"
+
+
 def test_an_incomplete_head_that_was_handed_back_is_rejected() -> None:
-    """What a worker hands back has to be whole, as nobody reads on."""
+    """What a worker hands back has to be whole, as no more of it is read."""
     with pytest.raises(Rejected):
         parse_head(b"GET / HTTP/1.1\r\n", LIMIT)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from aperture.gateway.front import routing
-from aperture.gateway.front.routing import RoutingTable
-from aperture.wire.node_messages import REPORT_INTERVAL, Load
+from aperture.gateway.front.routing import SILENCE, RoutingTable
+from aperture.wire.accounts import Load
+from aperture.wire.node_messages import REPORT_INTERVAL, LoadReport
 
 
 def table(workers: int, now: float = 0.0, first: int = 1) -> RoutingTable:
@@ -20,9 +19,9 @@ def table(workers: int, now: float = 0.0, first: int = 1) -> RoutingTable:
     return made
 
 
-def load(sessions: int = 0, lag: float = 0.0, adopted: int = 0) -> Load:
+def load(sessions: int = 0, lag: float = 0.0, adopted: int = 0) -> LoadReport:
     """A load report."""
-    return Load(sessions, 0, lag, 0, adopted)
+    return LoadReport(Load(sessions, 0, lag, 0), adopted)
 
 
 def test_without_workers_there_is_no_choice() -> None:
@@ -103,12 +102,40 @@ def test_equals_take_turns() -> None:
 
 
 def test_the_worker_with_fewer_sessions_is_chosen_and_lag_breaks_ties() -> None:
-    """Sessions count first, then the event loop's lag in noticeable steps."""
+    """While no visitor has to wait for an event loop: then lag counts last, in noticeable steps."""
     routes = table(3)
     routes.report(0, load(sessions=2), 0.0)
-    routes.report(1, load(sessions=1, lag=0.2), 0.0)
+    routes.report(1, load(sessions=1, lag=0.05), 0.0)
     routes.report(2, load(sessions=1, lag=0.005), 0.0)
     assert routes.choose(None, 0.0) == 2
+
+
+def test_a_worker_whose_loop_lags_gets_no_new_session_while_another_has_room() -> None:
+    """However few sessions it has; one slow callback is forgotten soon, and says little."""
+    routes = table(2)
+    for report in range(4):
+        routes.report(0, load(sessions=1, lag=0.4), report / 2)
+        routes.report(1, load(sessions=50), report / 2)
+    assert [routes.choose(None, 1.5) for _ in range(3)] == [1, 1, 1]
+    for report in range(4, 8):
+        routes.report(0, load(sessions=1), report / 2)
+        routes.report(1, load(sessions=50), report / 2)
+    assert routes.choose(None, 3.5) == 0
+    routes.report(0, load(sessions=1, lag=0.15), 4.0)
+    routes.report(1, load(sessions=50), 4.0)
+    assert routes.choose(None, 4.0) == 0
+
+
+def test_visitors_between_two_reports_do_not_all_go_to_the_worker_that_was_idle() -> None:
+    """What was sent there is work, too, before it shows in a report."""
+    routes = table(2)
+    routes.report(0, load(lag=0.3), 0.0)
+    chosen = []
+    for _ in range(40):
+        chosen.append(routes.choose(None, 0.1))
+        routes.sent(chosen[-1] or 0)
+    assert chosen[:6] == [1, 1, 1, 1, 1, 0]
+    assert chosen.count(0) > 10
 
 
 def test_connections_under_way_count_until_the_worker_has_adopted_them() -> None:
@@ -162,7 +189,7 @@ def test_a_new_gateway_is_not_misled_by_what_an_earlier_one_sent() -> None:
 def test_a_worker_without_descriptors_is_passed_over_while_another_has_some() -> None:
     """It turns away what comes, so it is the idlest of all; viewers of a crowded session do not go there either."""
     routes = table(3)
-    exhausted = Load(0, 0, 0.0, 0, 0, exhausted=True)
+    exhausted = LoadReport(Load(0, 0, 0.0, 0), 0, exhausted=True)
     routes.claim(0, ["s"])
     routes.crowd(0, "s", True)
     routes.report(1, exhausted, 0.0)
@@ -170,19 +197,25 @@ def test_a_worker_without_descriptors_is_passed_over_while_another_has_some() ->
     routes.report(0, load(sessions=50), 0.0)
     assert 1 not in [routes.choose(None, 0.0) for _ in range(4)]
     assert routes.choose("s", 0.0, viewer=True) == 2
-    routes.report(0, replace(exhausted, sessions=50), 0.0)
-    routes.report(2, replace(exhausted, sessions=50), 0.0)
+    routes.report(0, LoadReport(Load(50, 0, 0.0, 0), 0, exhausted=True), 0.0)
+    routes.report(2, LoadReport(Load(50, 0, 0.0, 0), 0, exhausted=True), 0.0)
     assert {routes.choose(None, 0.0) for _ in range(4)} == {1}
     routes.report(1, load(), 0.1)
     assert routes.choose(None, 0.1) == 1
 
 
 def test_a_worker_that_has_not_reported_is_passed_over_while_another_has() -> None:
-    """A worker stuck in app code gets no new sessions, unless all are."""
-    routes = table(2)
-    routes.report(1, load(sessions=50), 10.0)
-    assert [routes.choose(None, 10.0) for _ in range(3)] == [1, 1, 1]
-    assert routes.choose(None, 100.0) == 0
+    """A worker stuck in app code gets neither new sessions nor a crowd's viewers, unless all are stuck."""
+    routes = table(3)
+    for worker in (1, 2):
+        routes.report(worker, load(sessions=50), SILENCE + 0.01)
+    assert 0 not in [routes.choose(None, SILENCE + 0.01) for _ in range(3)]
+    routes.claim(1, ["s"])
+    routes.crowd(1, "s", True)
+    assert routes.choose("s", SILENCE + 0.01, viewer=True) == 2
+    assert routes.choose(None, REPORT_INTERVAL) == 0, "its next report is not due"
+    routes.report(0, load(sessions=70), 90.0)
+    assert routes.choose(None, 100.0) == 0, "of all that are silent, the one that was heard last"
 
 
 def test_a_dead_worker_is_forgotten_with_all_it_had() -> None:
@@ -211,7 +244,7 @@ def test_a_late_word_of_an_earlier_death_changes_nothing() -> None:
 
 
 def test_words_of_a_worker_that_is_down_are_not_heeded() -> None:
-    """A claim by nobody would route to nobody."""
+    """Its sessions would be routed to a worker that does not exist."""
     routes = RoutingTable(2)
     routes.claim(0, ["a"])
     routes.report(0, load(), 0.0)
@@ -220,7 +253,7 @@ def test_words_of_a_worker_that_is_down_are_not_heeded() -> None:
 
 
 def test_long_ids_are_told_apart() -> None:
-    """Ids that are kept as digests are as good as whole ones."""
+    """Ids that are kept as digests work as whole ones do."""
     routes = table(2)
     routes.claim(0, ["x" * 500])
     routes.claim(1, ["x" * 501])
@@ -233,7 +266,7 @@ def test_viewers_of_a_crowded_session_go_to_the_worker_with_the_fewest_connectio
     """Its owner has enough of them; pages still go to the owner, and so do viewers once it is relieved."""
     routes = table(3)
     routes.claim(0, ["s"])
-    routes.report(1, Load(0, 9, 0.0, 0, 0), 0.0)
+    routes.report(1, LoadReport(Load(0, 9, 0.0, 0), 0), 0.0)
     routes.crowd(0, "s", True)
     assert routes.choose("s", 0.0, viewer=True) == 2
     assert routes.choose("s", 0.0) == 0
@@ -255,7 +288,7 @@ def test_only_its_owner_says_that_a_session_is_crowded() -> None:
 
 
 def test_a_crowded_session_of_the_only_worker_stays_there() -> None:
-    """There is nobody else to send its viewers to."""
+    """There is no other worker to send its viewers to."""
     routes = table(1)
     routes.claim(0, ["s"])
     routes.crowd(0, "s", True)
@@ -274,7 +307,7 @@ def test_a_moved_session_is_for_another_worker() -> None:
 
 
 def test_a_session_of_the_only_worker_comes_back_to_it() -> None:
-    """There is nobody else in this node."""
+    """There is no other worker in this node."""
     routes = table(1)
     routes.claim(0, ["s"])
     routes.move(0, "s", -1, 1.0)

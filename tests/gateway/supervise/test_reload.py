@@ -53,7 +53,7 @@ def test_a_module_from_elsewhere_that_was_imported_is_watched(tmp_path: Path, mo
 
 
 def test_installed_modules_are_not_watched() -> None:
-    """Bokeh alone has hundreds, which nobody edits while working on an app."""
+    """Bokeh alone has hundreds, which are not edited while working on an app."""
     assert not {"pytest", "json"} & {path.parent.name for path in imported_files()}
 
 

@@ -23,7 +23,7 @@ fork = get_context("fork")
 
 
 def terminated():
-    """The exit code of a process that was told to end, in the same moment as it was started."""
+    """The exit code of a process that was asked to end, in the same moment as it was started."""
     process = fork.Process(target=time.sleep, args=(LONG,))
     process.start()
     process.terminate()
@@ -45,7 +45,7 @@ def interrupted():
 
 
 def pooled():
-    """The results of a pool, which is told to end when the block is left."""
+    """The results of a pool, which is asked to end when the block is left."""
     with fork.Pool(2) as pool:
         return pool.map(abs, [-1, -2, -3])
 
@@ -56,9 +56,9 @@ def inherited():
     process = fork.Process(target=_tell, args=(there,))
     process.start()
     there.close()
-    told = here.recv()
+    result = here.recv()
     process.join()
-    return told
+    return result
 
 
 def _tell(pipe):
@@ -76,15 +76,47 @@ def _tell(pipe):
 
 def in_thread():
     """The same of a process that a thread of the app's forks, as pools do when one of their processes has died."""
-    told = []
-    thread = threading.Thread(target=lambda: told.append(inherited()))
+    result = []
+    thread = threading.Thread(target=lambda: result.append(inherited()))
     thread.start()
     thread.join()
-    return told[0]
+    return result[0]
+
+
+def left():
+    """The exit status of a process that leaves from within the callback."""
+    pid = os.fork()
+    if pid == 0:
+        sys.exit(3)
+    return _status(pid)
+
+
+def failed():
+    """The same of one that raises."""
+    pid = os.fork()
+    if pid == 0:
+        raise ValueError("in the child")
+    return _status(pid)
+
+
+def returned():
+    """The same of one that comes back from the callback, and so would serve the worker's browsers."""
+    pid = os.fork()
+    return "the child goes on" if pid == 0 else _status(pid)
+
+
+def _status(pid):
+    for _ in range(10 * LONG):
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    return f"lives on: {os.waitpid(pid, 0)[1]}"
 
 
 def living():
-    """The id of a process that goes on until somebody ends it."""
+    """The id of a process that goes on until it is ended."""
     process = fork.Process(target=time.sleep, args=(LONG,), daemon=True)
     process.start()
     return process.pid

@@ -21,7 +21,7 @@ def show(text):
 
 @without_document_lock
 async def work():
-    # Waits for the other slider, whose callback can only run if nobody holds the lock meanwhile.
+    # Waits for the other slider, whose callback can only run if no callback holds the lock meanwhile.
     doc.add_next_tick_callback(partial(show, "working"))
     await released.wait()
     doc.add_next_tick_callback(partial(show, "done"))

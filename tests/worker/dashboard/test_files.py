@@ -17,7 +17,7 @@ def write(path: Path, name: str, *readings: Reading) -> None:
 
 
 def test_each_process_is_read_for_itself(tmp_path: Path) -> None:
-    """What `/metrics` adds up is told apart here."""
+    """What `/metrics` adds up is separate here."""
     for index, count in enumerate((3, 4)):
         restarts = Reading(families.PATCHES, ("/a", "out"), count)
         write(tmp_path, f"worker-{index}", restarts, Reading(families.LOOP_LAG, (str(index),), 0.0))

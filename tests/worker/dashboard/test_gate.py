@@ -22,7 +22,7 @@ def asking(
 @pytest.mark.parametrize("peer", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:5006", "127.0.0.1:5006", "[::1]:5006", "[::1]"])
 def test_without_a_token_this_machine_may_look(peer: str, host: str) -> None:
-    """Whoever sits at the machine itself needs no password."""
+    """A local user needs no password."""
     assert Gate(None).refusal(asking(peer, host)) is None
 
 
@@ -60,7 +60,7 @@ def test_with_a_token_only_its_cookie_counts() -> None:
 
 
 def test_a_cookie_ends() -> None:
-    """After twelve hours somebody has to log in again."""
+    """After twelve hours a user has to log in again."""
     now = 1_000_000.0
     gate = Gate(TOKEN, clock=lambda: now)
     cookie = gate.cookie()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from aperture.metrics import Distribution, Reading, families
-from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, values_of
+from aperture.wire.node_figures import NodeFigures, ProcessFigures
+from aperture.worker.dashboard.figures import values_of
 from aperture.worker.dashboard.history import (
     APP_SLOTS,
     COLUMNS,
@@ -104,7 +105,7 @@ def test_a_worker_that_follows_a_dead_one_goes_on_from_its_counters() -> None:
 
 
 def test_the_first_look_knows_a_worker_that_took_anothers_place() -> None:
-    """Whoever drew the page may be the one that died, and its history with it; all workers of a new node are young."""
+    """The page's worker may be the one that died, with its history; all workers of a new node are young."""
     history = History("/admin")
     history.look([node(worker(0, started=NOW - 1, generation=2), worker(1, started=NOW - 1))], NOW)
     assert [rows(history)["n", index].state for index in (0, 1)] == ["new", "up"]
@@ -120,7 +121,7 @@ def test_a_worker_that_was_replaced_while_nobody_looked_is_not_new() -> None:
 
 
 def test_the_clock_of_another_node_may_be_wrong() -> None:
-    """How long a worker has been there is told by its own machine's clock alone."""
+    """How long a worker has been there is counted by its own machine's clock alone."""
     history = History("/admin")
     history.look([node(worker(at=NOW - 900, started=NOW - 905, generation=3))], NOW)
     assert rows(history)["n", 0].state == "new"
@@ -212,7 +213,7 @@ def test_lines_keep_their_place_and_are_given_on_when_needed() -> None:
 
 
 def test_an_interruption_is_a_gap() -> None:
-    """No line is drawn over the time in which nobody looked."""
+    """No line is drawn over the time in which no dashboard was open."""
     history = History("/admin")
     history.look([node(worker())], NOW)
     history.interrupt(NOW + 100)

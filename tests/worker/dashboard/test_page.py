@@ -11,8 +11,10 @@ from bokeh.document import Document
 from support.patience import run
 
 from aperture.metrics import Reading, families
+from aperture.wire.node_figures import NodeFigures, ProcessFigures
 from aperture.worker.dashboard import tables
-from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, values_of
+from aperture.worker.dashboard.exchange import NoExchange
+from aperture.worker.dashboard.figures import values_of
 from aperture.worker.dashboard.history import COLUMNS
 from aperture.worker.dashboard.page import Page
 from aperture.worker.dashboard.sampler import Sampler
@@ -52,7 +54,7 @@ def test_a_page_shows_what_was_seen_and_then_what_is_new() -> None:
 
     async def scenario() -> None:
         now = iter(range(100, 200))
-        sampler = Sampler("/admin", Read(), None, clock=lambda: float(next(now)))
+        sampler = Sampler("/admin", Read(), NoExchange(), clock=lambda: float(next(now)))
         await sampler.look()
         page, document = opened(sampler)
         series: Any = document.get_model_by_name("series")
@@ -77,7 +79,7 @@ def test_every_model_is_there_from_the_start() -> None:
     """Two runs make the same document, whatever has been seen, so that another worker can build it again."""
 
     async def scenario() -> None:
-        fresh, used = Sampler("/admin", Read(), None), Sampler("/admin", Read(), None)
+        fresh, used = Sampler("/admin", Read(), NoExchange()), Sampler("/admin", Read(), NoExchange())
         await used.look()
         types = []
         for sampler in (fresh, used):
@@ -98,7 +100,7 @@ def test_names_of_apps_and_nodes_are_escaped() -> None:
     async def scenario() -> None:
         reader = Read()
         reader.apps = [HOSTILE]
-        sampler = Sampler("/admin", reader, None)
+        sampler = Sampler("/admin", reader, NoExchange())
         await sampler.look()
         _, document = opened(sampler)
         texts = [model.text for model in document.models if hasattr(model, "text") and isinstance(model.text, str)]
@@ -113,7 +115,7 @@ def test_the_sampler_rests_when_the_last_session_ends() -> None:
     """Bokeh's own hook tells of it."""
 
     async def scenario() -> None:
-        sampler = Sampler("/admin", Read(), None)
+        sampler = Sampler("/admin", Read(), NoExchange())
         _, document = opened(sampler)
         assert sampler.running
         for callback in document.session_destroyed_callbacks:

@@ -1,4 +1,4 @@
-"""One look for all dashboards of a worker, and none when nobody looks."""
+"""One look for all dashboards of a worker, and none without a dashboard."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import asyncio
 from support.patience import run, seconds
 
 from aperture.metrics import Reading, families
-from aperture.worker.dashboard.exchange import Heard
-from aperture.worker.dashboard.figures import NodeFigures, ProcessFigures, values_of
+from aperture.wire.node_figures import NodeFigures, ProcessFigures
+from aperture.worker.dashboard.exchange import Heard, NoExchange
+from aperture.worker.dashboard.figures import values_of
 from aperture.worker.dashboard.reader import FigureReader
 from aperture.worker.dashboard.sampler import Sampler
 
 
 class Read:
-    """A reader that counts, and fails when it is told to."""
+    """A reader that counts, and fails when a test says so."""
 
     def __init__(self, *, failing: bool = False) -> None:
         self.times = 0
@@ -41,7 +42,7 @@ def test_it_looks_while_somebody_does() -> None:
 
     async def scenario() -> None:
         reader = Read()
-        sampler = Sampler("/admin", reader, None)
+        sampler = Sampler("/admin", reader, NoExchange())
         sampler.enter()
         sampler.enter()
         await asyncio.wait_for(reader.happened.wait(), seconds(5))
@@ -73,7 +74,7 @@ def test_a_failure_does_not_end_it() -> None:
 
     async def scenario() -> None:
         reader = Read(failing=True)
-        sampler = Sampler("/admin", reader, None)
+        sampler = Sampler("/admin", reader, NoExchange())
         sampler.enter()
         await asyncio.wait_for(reader.happened.wait(), seconds(5))
         await asyncio.sleep(0)

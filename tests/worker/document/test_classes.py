@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from bokeh.application import Application
@@ -18,6 +19,7 @@ from bokeh.events import _CONCRETE_EVENT_CLASSES
 from bokeh.models.widgets import Div, Slider
 from support.peers import in_loop
 
+from aperture.errors import AppQuit
 from aperture.worker.document.classes import forget_classes, only_packaged_models
 from aperture.worker.document.teardown import take_apart
 from aperture.worker.http.resources import PageResources
@@ -114,7 +116,7 @@ async def test_classes_go_when_their_script_fails_half_way(
     host = script_host(tmp_path, f"{SCRIPT}\n{failure}\n")
     try:
         session = await host.build("a", Origin(None, {}))
-    except SystemExit:
+    except AppQuit:
         pass
     else:
         await end(host, session)
@@ -125,7 +127,7 @@ async def test_classes_go_when_their_script_fails_half_way(
 
 @in_loop
 async def test_a_session_that_never_was_leaves_nothing(tables: list[frozenset[object]]) -> None:
-    """What a function app raises is the page's answer, and the modules of its document are nobody's."""
+    """What a function app raises is the page's answer, and the modules of its document are not kept."""
 
     def failing(document: Document) -> None:
         module = ModuleType("bokeh_app_failing")
@@ -164,7 +166,7 @@ def test_pages_are_made_though_a_models_package_has_no_file(there: bool, monkeyp
     """Such as that of `app_hooks.py`, or one without an `__init__.py`. The model is of use, and stays."""
     if there:
         monkeypatch.setitem(sys.modules, "bokeh_app_of_hooks", ModuleType("bokeh_app_of_hooks"))
-    hooked = type("Hooked", (Div,), {"__module__": "bokeh_app_of_hooks"})
+    hooked: Any = type("Hooked", (Div,), {"__module__": "bokeh_app_of_hooks"})
     PageResources("").bundle()
     assert HasProps.model_class_reverse_map[hooked.__qualified_model__] is hooked
 

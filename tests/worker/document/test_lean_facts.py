@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import bokeh.document.document
 import pytest
 from bokeh.core.has_props import HasProps, _default_resolver
@@ -21,20 +23,22 @@ CONCRETE = [Slider, Plot, Column, LinearAxis, figure]
 @pytest.fixture(autouse=True)
 def _no_new_classes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Classes of these tests must not stay in Bokeh's list, through which pages look for extensions."""
-    monkeypatch.setattr(_default_resolver, "_known_models", dict(_default_resolver._known_models))
+    resolver: Any = _default_resolver
+    monkeypatch.setattr(resolver, "_known_models", dict(resolver._known_models))
 
 
 @pytest.fixture(autouse=True)
-def _bokehs_own_answers_afterwards(monkeypatch):
-    for owner, name in (
+def _bokehs_own_answers_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    owners: list[tuple[object, str]] = [
         (HasProps, "_overridden_defaults"),
         (PropertyDescriptor, "has_unstable_default"),
         (bokeh.document.document, "check_integrity"),
-    ):
+    ]
+    for owner, name in owners:
         monkeypatch.setattr(owner, name, owner.__dict__[name])
 
 
-def test_overridden_defaults_are_bokehs_for_every_model_class():
+def test_overridden_defaults_are_bokehs_for_every_model_class() -> None:
     """What a class and its bases override is the same, asked once or twice."""
     for cls in Model.model_class_reverse_map.values():
         expected = facts._bokehs_defaults(cls)
@@ -43,7 +47,7 @@ def test_overridden_defaults_are_bokehs_for_every_model_class():
 
 
 @pytest.mark.parametrize("cls", CONCRETE)
-def test_unstable_defaults_are_bokehs(cls):
+def test_unstable_defaults_are_bokehs(cls: type[Model]) -> None:
     """Which defaults each model needs its own copy of is the same, asked once or twice."""
     model = cls()
     for _ in range(2):
@@ -52,12 +56,12 @@ def test_unstable_defaults_are_bokehs(cls):
             assert facts.has_unstable_default(descriptor, model) == bool(facts._bokehs_unstable(descriptor, model))
 
 
-def test_a_subclass_does_not_inherit_its_bases_answers():
+def test_a_subclass_does_not_inherit_its_bases_answers() -> None:
     """Defaults that a class overrides do not show in its base, nor the base's in place of its own."""
 
     class Base(HasProps):
-        count = Int(default=1)
-        names = List(String)
+        count: Any = Int(default=1)
+        names: Any = List(String)
 
     class Derived(Base):
         count = Override(default=2)
@@ -71,14 +75,14 @@ def test_a_subclass_does_not_inherit_its_bases_answers():
     assert facts.has_unstable_default(names, Derived())
 
 
-def test_models_made_after_the_installation_do_not_share_mutable_defaults():
+def test_models_made_after_the_installation_do_not_share_mutable_defaults() -> None:
     """Two models of one class still have lists and dicts of their own."""
     facts.install()
     facts.install()
 
     class Shelf(HasProps):
-        books = List(String, default=["one"])
-        prices = Dict(String, Int)
+        books: Any = List(String, default=["one"])
+        prices: Any = Dict(String, Int)
 
     first, second = Shelf(), Shelf()
     first.books.append("two")
@@ -88,7 +92,7 @@ def test_models_made_after_the_installation_do_not_share_mutable_defaults():
     assert figure().toolbar is not figure().toolbar
 
 
-def test_checks_find_what_bokehs_find():
+def test_checks_find_what_bokehs_find() -> None:
     """Errors and warnings about models are the same, and in the same order."""
     models = [figure(), Row(), Plot(), Column(children=[figure(width=0)]), Slider(start=0, end=1)]
     for _ in range(2):

@@ -6,13 +6,18 @@ import gc
 import pickle
 import subprocess
 import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bokeh.core.has_props import HasProps, Local
 from bokeh.core.properties import Instance, Int, List
+from bokeh.core.property.bases import Property
+from bokeh.core.property.descriptors import PropertyDescriptor
+from bokeh.core.property.validation import validate
 from bokeh.core.property.wrappers import PropertyValueContainer, PropertyValueList
 from bokeh.models import ColumnDataSource, Range1d
 from bokeh.models.widgets import Div, Slider
@@ -36,7 +41,7 @@ def test_models_of_every_class() -> None:
 
 
 def test_what_apps_do() -> None:
-    """Classes and defaults of their own, themes, shared lists, columns, and whole apps tell what they told before."""
+    """Classes and defaults of their own, themes, shared lists, columns, and whole apps report what they did before."""
     assert differences(APPS) == []
 
 
@@ -45,6 +50,11 @@ def test_installing_twice() -> None:
     before = {name: HasProps.__dict__[name] for name in ("__init__", "__setattr__", "query_properties_with_values")}
     lean.install()
     assert {name: HasProps.__dict__[name] for name in before} == before
+
+
+def owners(container: Any) -> Any:
+    """The models that a list or dict belongs to, each with the property."""
+    return container._owners
 
 
 class TestWhatIsNotMade:
@@ -68,28 +78,73 @@ class TestWhatIsNotMade:
         assert not any(isinstance(value, PropertyValueContainer) for value in held)
 
     def test_lists_that_are_replaced_as_they_were(self) -> None:
-        """Setting a list to what it is, in a model that nobody listens to, stores nothing."""
+        """Setting a list to what it is, in a model without listeners, stores nothing."""
         div = Div(tags=[], styles={})
         assert div._property_values == {}
         assert div._unstable_default_values.keys() & {"tags", "styles"} == set()
 
     def test_one_owner(self) -> None:
-        """A list keeps its only owner without a set; a second one makes it, and both are told of changes."""
+        """A list keeps its only owner without a set; a second one makes it, and both get changes."""
         one, other = Div(tags=["a"]), Div()
-        assert one.tags._owners == {(one, Div.tags)}
+        assert owners(one.tags) == {(one, Div.tags)}
         assert type(one.tags.__dict__["_owners"]) is tuple
         other.tags = one.tags
-        assert one.tags._owners == {(one, Div.tags), (other, Div.tags)}
-        told: list[str] = []
-        one.on_change("tags", lambda attr, old, new: told.append("one"))
-        other.on_change("tags", lambda attr, old, new: told.append("other"))
+        assert owners(one.tags) == {(one, Div.tags), (other, Div.tags)}
+        heard: list[str] = []
+        one.on_change("tags", lambda attr, old, new: heard.append("one"))
+        other.on_change("tags", lambda attr, old, new: heard.append("other"))
         one.tags.append("b")
-        assert sorted(told) == ["one", "other"]
+        assert sorted(heard) == ["one", "other"]
         shared = one.tags
         one.tags = []
-        assert shared._owners == {(other, Div.tags)}
+        assert owners(shared) == {(other, Div.tags)}
         other.tags = []
-        assert shared._owners == set()
+        assert owners(shared) == set()
+
+
+class TestThreads:
+    """Of an app, which may share models and lists."""
+
+    def test_one_default_for_all(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Two threads that are the first to look at a list get the same one, which the model has and hears of."""
+        both = threading.Barrier(2)
+        instance_default = PropertyDescriptor.instance_default
+
+        def at_once(descriptor: PropertyDescriptor[Any], obj: HasProps) -> Any:
+            default = instance_default(descriptor, obj)
+            both.wait()
+            return default
+
+        div, found, heard = Div(), [], []
+        monkeypatch.setattr(PropertyDescriptor, "instance_default", at_once)
+        with ThreadPoolExecutor(2) as threads:
+            found = [future.result() for future in [threads.submit(lambda: div.tags) for _ in range(2)]]
+        assert found[0] is found[1] is div.tags
+        div.on_change("tags", lambda attr, old, new: heard.append(new))
+        found[1].append("a")
+        assert heard == [["a"]]
+
+    def test_many_owners_at_once(self) -> None:
+        """A list that several threads give to a model each has all of these as its owners."""
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            for _ in range(300):
+                container: Any = PropertyValueList()
+                names, ready = ["a", "b", "c", "d"], threading.Barrier(4)
+
+                def register(name: str, container: Any = container, ready: threading.Barrier = ready) -> None:
+                    ready.wait()
+                    container._register_owner(name, "descriptor")
+
+                threads = [threading.Thread(target=register, args=(name,)) for name in names]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+                assert owners(container) == {(name, "descriptor") for name in names}
+        finally:
+            sys.setswitchinterval(interval)
 
 
 class TestContainersThatTravel:
@@ -138,8 +193,8 @@ class TestFacts:
         """What is known of a class that a script has defined goes with it."""
 
         class Mine(HasProps, Local):
-            numbers = List(Int, default=[1])
-            range = Instance(Range1d, default=lambda: Range1d())
+            numbers: Any = List(Int, default=[1])
+            range: Any = Instance(Range1d, default=cast("Any", lambda: Range1d()))
 
         mine = Mine()
         mine.numbers.append(2)
@@ -151,19 +206,40 @@ class TestFacts:
 
     def test_functions_are_not_called(self) -> None:
         """Looking at a class makes none of its defaults: they might be models, and take ids."""
-        called = []
+        called: list[int] = []
+
+        def made() -> Range1d:
+            called.append(1)
+            return Range1d()
 
         class Mine(HasProps, Local):
-            range = Instance(Range1d, default=lambda: called.append(1) or Range1d())
+            range: Any = Instance(Range1d, default=cast("Any", made))
 
         facts_of(Mine)
         assert called == []
         mine = Mine()
         assert (called, mine.range is mine.range) == ([1], True)
 
+    def test_validation_stays_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Looking at a class leaves validation as it is: it is on or off for all threads, and one may end meanwhile."""
+        seen: list[bool] = []
+        class_default = PropertyDescriptor.class_default
+
+        def noting(descriptor: PropertyDescriptor[Any], cls: type[HasProps], **how: bool) -> Any:
+            seen.append(Property._should_validate)
+            return class_default(descriptor, cls, **how)
+
+        class Mine(HasProps, Local):
+            numbers: Any = List(Int, default=[1])
+
+        monkeypatch.setattr(PropertyDescriptor, "class_default", noting)
+        with validate(False):
+            facts_of(Mine)
+        assert seen == [False]
+
     def test_facts_are_of_one_class(self) -> None:
         """A class that derives from another has its own."""
-        assert facts_of(Slider) is not facts_of(Slider.__mro__[1])  # type: ignore[arg-type]
+        assert facts_of(Slider) is not facts_of(Slider.__mro__[1])
         assert facts_of(ColumnDataSource) is facts_of(ColumnDataSource)
 
 

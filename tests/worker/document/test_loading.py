@@ -224,7 +224,7 @@ def test_destroyed_callbacks_are_called_in_the_order_of_adding() -> None:
 
 
 def test_all_destroyed_callbacks_are_called_though_one_fails() -> None:
-    """With the context, once; what went wrong is told together."""
+    """With the context, once; what went wrong is one report."""
     document = new_document()
     called: list[object] = []
 

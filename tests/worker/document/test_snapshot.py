@@ -265,7 +265,7 @@ def holder(document: Document) -> None:
 def test_whatever_a_property_holds_is_no_reason_to_lose_the_session(
     change: tuple[str, Any], title: str, journaled: bool
 ) -> None:
-    """By snapshot and by journal: what is there again is what viewers were told, and the next worker keeps the same."""
+    """By snapshot and by journal: what is there again is what viewers got, and the next worker keeps the same."""
     recipe = Application(FunctionHandler(holder))
     lived, rebuilt = Recorded(recipe), made(recipe)
     attr, value = change
@@ -293,7 +293,7 @@ def test_whatever_a_property_holds_is_no_reason_to_lose_the_session(
 
 
 def _is_inexact(value: Any) -> bool:
-    """Whether it has integers that viewers are told rounded, or halves of a pair that may be joined."""
+    """Whether it has integers that viewers get rounded, or halves of a pair that may be joined."""
     if isinstance(value, str):
         return presentable(value) != value
     return any(abs(number) > MAX_SAFE_INT for number in value)

@@ -23,9 +23,9 @@ from tornado.web import HTTPError
 from aperture.config.settings import Settings
 from aperture.protocol.tokens import Tokens, read_expiry
 from aperture.worker.http.admission import admit_page, origin_of, verify
-from aperture.worker.session.context import SessionRequest
+from aperture.worker.session.session_request import SessionRequest
 
-KEY = b"a key that nobody knows"
+KEY = b"a key that is not known"
 UNSIGNED = Tokens(None, False, 300)
 SIGNED = Tokens(KEY, True, 300)
 HOST = "example.org:5006"
@@ -79,7 +79,7 @@ class TestAdmission:
         assert admit_page(request(Bokeh_Session_Id="c"), UNSIGNED, generate_ids=True).session_id == "c"
 
     def test_two_names_are_one_too_many(self) -> None:
-        """Whichever two, and nobody has to guess which one was meant."""
+        """Whichever two, so that it is never open which one was meant."""
         token = UNSIGNED.issue("a")
         assert "argument and header" in refused(request("/app?bokeh-session-id=a", Bokeh_Session_Id="a"), UNSIGNED)
         assert "Both" in refused(request(f"/app?bokeh-session-id=a&bokeh-token={token}"), UNSIGNED)
@@ -250,7 +250,7 @@ class TestOrigin:
 
     @given(JSON, st.sampled_from(["headers", "cookies", "arguments", "more"]))
     def test_any_json_in_a_token_is_a_request_or_is_refused(self, content: Any, name: str) -> None:
-        """Whatever somebody packs into an unsigned token, the app sees a request's shapes, or 403 is answered."""
+        """Whatever is packed into an unsigned token, the app sees a request's shapes, or 403 is answered."""
         packed = base64.urlsafe_b64encode(zlib.compress(json.dumps({name: content}).encode())).decode()
         fields = json.dumps({"session_id": "s", "__bk__zlib_": packed}).encode()
         try:

@@ -82,7 +82,7 @@ def test_refused(pattern: str, origin: str) -> None:
 
 
 def test_any_pattern_of_several_will_do() -> None:
-    """And an empty list admits nobody."""
+    """And an empty list admits no origin."""
     allowed = AllowedOrigins(["a.corp", "b.corp:81"])
     assert allowed.admits("http://a.corp")
     assert allowed.admits("http://b.corp:81")
@@ -94,7 +94,7 @@ def test_any_pattern_of_several_will_do() -> None:
     "pattern", ["", ":5006", "host:", "host:port", "host:80a", "  ", "https://dash.corp", "https://dash.corp:443"]
 )
 def test_patterns_that_mean_nothing_are_refused_at_the_start(pattern: str) -> None:
-    """Rather than admitting nobody without a word."""
+    """Rather than admitting no origin without a word."""
     with pytest.raises(ConfigurationError, match="websocket origin"):
         AllowedOrigins([pattern])
 

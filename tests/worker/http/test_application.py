@@ -29,10 +29,12 @@ from aperture.worker.http.index import IndexHandler
 from aperture.worker.http.pages import AutoloadHandler, MetadataHandler, PageHandler
 from aperture.worker.http.path_names import Below
 from aperture.worker.http.resources import Extensions, PageResources
+from aperture.worker.relay.cluster import Alone
 from aperture.worker.session.host import AppHost
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.store import SessionStore
-from aperture.worker.session_access import Door
+from aperture.worker.session.warm import WarmSessions
+from aperture.worker.session_access import SessionAccess
 from aperture.worker.ws.handler import SessionSocket
 from aperture.worker.ws.sockets import OpenSockets
 
@@ -53,12 +55,13 @@ def application_of(*urls: str, apps: dict[str, Application] | None = None, **opt
         settings=settings,
         tokens=Tokens(None, False, 300),
         store=store,
-        door=Door(store, LocalPlacement(), resources, None),
+        access=SessionAccess(store, LocalPlacement(), resources, Alone().edges),
         collector=collector,
         resources=resources,
         extensions=Extensions(),
         origins=AllowedOrigins([]),
         sockets=OpenSockets(),
+        warm=WarmSessions({}, str, count=0, lifetime=1, idle=lambda: True, clock=lambda: 0.0),
     )
     return make_application(hosts, services, auth)
 

@@ -147,14 +147,14 @@ def test_everybody_is_somebody_without_hooks() -> None:
 
 
 def test_the_user_comes_from_the_hook() -> None:
-    """None means that nobody is logged in."""
+    """None means that there is no login."""
     assert handler(AuthHooks(get_user=user, login_url="/login")).current_user == "ann"
     assert handler(AuthHooks(get_user=lambda handler: None, login_url="/login")).current_user is None
 
 
 @in_loop
 async def test_an_async_hook_is_awaited_first() -> None:
-    """Until then nobody is logged in."""
+    """Until then there is no login."""
     hooks = AuthHooks(get_user_async=user_async, login_url="/login")
     assert handler(hooks).current_user is None
     asking = handler(hooks)
@@ -186,7 +186,7 @@ def test_the_login_url_may_depend_on_the_request() -> None:
     "problem", [BusDown("no connection to Redis"), StreamClosedError(), BrokenPipeError(32, "gone")]
 )
 def test_what_is_gone_leaves_one_line(problem: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    """A Redis that is away, or a peer that has left within its answer, is no failure of the server."""
+    """A Redis that is down, or a peer that has left within its answer, is no failure of the server."""
     request = SimpleNamespace(method="GET", path="/app", remote_ip="10.0.0.1")
     handler = cast("AuthenticatedHandler", SimpleNamespace(request=request))
     AuthenticatedHandler.log_exception(handler, type(problem), problem, None)

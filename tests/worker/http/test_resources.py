@@ -75,7 +75,7 @@ def test_bundles_are_made_once_per_server(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(made) == 2
     for number in range(200):
         resources.bundle(f"http://server-{number}")
-    assert len(resources._bundles) <= module._BUNDLES_KEPT + 1
+    assert len(resources._rendered) <= module._CACHED_BUNDLES + 1
 
 
 def test_a_file_that_is_not_there_has_no_version() -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_is_not_there_has_no_version() -> None:
 
 
 class Gateway:
-    """Keeps what all workers told of."""
+    """Keeps what all workers have sent."""
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}
@@ -99,7 +99,7 @@ class Gateway:
 
 @in_loop
 async def test_what_one_worker_renders_another_can_serve(dirs: dict[str, Path]) -> None:
-    """Told before the page leaves the worker; asked for when somebody wants what is not known."""
+    """Sent before the page leaves the worker; asked for when a folder is not known."""
     gateway = Gateway()
     renderer, server = Extensions(gateway.share), Extensions(gateway.share)
     dirs["panel"] = Path("/site-packages/panel/dist")
@@ -107,7 +107,7 @@ async def test_what_one_worker_renders_another_can_serve(dirs: dict[str, Path]) 
     assert gateway.known == {"panel": "/site-packages/panel/dist"}
     dirs.clear()
     assert await server.folder("panel") == Path("/site-packages/panel/dist")
-    assert await server.folder("nobody") is None
+    assert await server.folder("absent") is None
 
 
 @in_loop
@@ -127,12 +127,12 @@ async def test_only_news_is_told(dirs: dict[str, Path]) -> None:
 
 @in_loop
 async def test_alone_a_worker_knows_what_it_knows(dirs: dict[str, Path]) -> None:
-    """Nobody to tell, nobody to ask."""
+    """There is no gateway to ask."""
     extensions = Extensions()
     dirs["panel"] = Path("/panel")
     await extensions.publish()
     assert await extensions.folder("panel") == Path("/panel")
-    assert await extensions.folder("nobody") is None
+    assert await extensions.folder("absent") is None
 
 
 @in_loop

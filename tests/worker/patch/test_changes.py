@@ -194,7 +194,8 @@ def test_titles_and_streams_are_contested_too() -> None:
     source.stream({"x": [1]})
     batch = desk.next_batch()
     desk.document.set_title("one's", setter=ONE)  # type: ignore[arg-type]
-    source._stream({"x": [2]}, setter=ONE)  # type: ignore[arg-type]
+    stream: Any = getattr(source, "_stream")  # noqa: B009 - unknown to Bokeh's types
+    stream({"x": [2]}, setter=ONE)
     assert batch.contested == {(None, "title"), (source.id, "data")}
 
 
@@ -226,7 +227,7 @@ def test_the_final_change_is_what_the_document_holds() -> None:
 
 
 def test_scalars_are_encoded_at_the_end_and_the_rest_when_it_happens() -> None:
-    """A list is written down before somebody changes it in place."""
+    """A list is written down before it is changed in place."""
     column = Column(tags=[])
     desk = Desk(column)
     mine = [1]

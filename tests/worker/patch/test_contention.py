@@ -6,6 +6,7 @@ import asyncio
 import heapq
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -26,7 +27,7 @@ ONE, OTHER = object(), object()
 
 
 class Clock:
-    """Time that passes when it is told to."""
+    """Time that passes when a test says so."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -48,7 +49,7 @@ def test_what_waited_is_overtaken_by_what_was_sent_meanwhile() -> None:
 
 
 def test_what_waited_longer_than_memory_is_overtaken() -> None:
-    """Nobody can say any more who wrote what; a correction more does no harm."""
+    """It is not known any more who wrote what; a correction more does no harm."""
     for seen, overtaken in ((4, True), (5, False)):
         clock = Clock()
         contention = Contention(clock)
@@ -62,7 +63,7 @@ def test_what_waited_longer_than_memory_is_overtaken() -> None:
 
 
 def test_a_single_writer_is_never_overtaken() -> None:
-    """Nobody else writes, so nobody needs a correction."""
+    """No other viewer writes, so none needs a correction."""
     contention = Contention(Clock())
     assert not any(contention.note(KEY, ONE) for _ in range(10))
 
@@ -144,7 +145,7 @@ def test_memory_is_bounded() -> None:
 class _Arrival:
     at: float
     number: int
-    act: Callable[[], None] = field(compare=False)
+    act: Callable[[], object] = field(compare=False)
 
 
 class Network:
@@ -175,13 +176,13 @@ class Network:
         self._correct_before(until)
         self._clock.now = until
 
-    def change(self, who: int, act: Callable[[Peer], None]) -> None:
+    def change(self, who: int, act: Callable[[Peer], object]) -> None:
         """Have a peer change its document; the message is on its way."""
         peer = self.peers[who]
         act(peer)
         changes, peer.changes = peer.changes, []
         for message in changes:
-            self._arrive_in(self._delays[who][0], lambda message=message: self._to_session(peer, message))
+            self._arrive_in(self._delays[who][0], partial(self._to_session, peer, message))
 
     def serve(self, act: Callable[[], None]) -> None:
         """Have the app change the document."""
@@ -195,7 +196,7 @@ class Network:
             self.wait(2 * WINDOW)
 
     def _correct_before(self, next_arrival: float) -> None:
-        """What the session's timer does in a pause; here time only passes when it is told to."""
+        """What the session's timer does in a pause; here time only passes when a test says so."""
         if next_arrival - self._clock.now > PAUSE and (contested := self.session.corrections.take()):
             self._clock.now += PAUSE
             work = self.session._correct(contested)
@@ -214,7 +215,7 @@ class Network:
     def _send_down(self) -> None:
         for peer, (_, down) in zip(self.peers, self._delays, strict=True):
             for message in peer.mailbox.unread():
-                self._arrive_in(down, lambda peer=peer, message=message: peer.take(message))
+                self._arrive_in(down, partial(peer.take, message))
 
     def _arrive_in(self, delay: float, act: Callable[[], object]) -> None:
         heapq.heappush(self._arrivals, _Arrival(self._clock.now + delay, next(self._number), act))
@@ -290,6 +291,10 @@ async def test_the_servers_order_wins() -> None:
     assert [named(peer.document, "slider").value for peer in network.peers] == [20, 20, 20]
 
 
+def _write(peer: Peer, number: int) -> None:
+    CHANGES["text"](peer.document, number)
+
+
 @in_loop
 async def test_without_contention_there_are_no_echoes() -> None:
     """A viewer alone at its slider gets nothing but its OKs."""
@@ -297,7 +302,7 @@ async def test_without_contention_there_are_no_echoes() -> None:
     session = shared_session(clock)
     network = Network(session, clock, [(0.1, 0.1), (0.1, 0.1)])
     for number in (10, 20, 30):
-        network.change(0, lambda peer, number=number: CHANGES["text"](peer.document, number))  # type: ignore[misc]
+        network.change(0, partial(_write, number=number))
         network.wait(1)
     types = [message.msgtype for write in network.peers[0].mailbox.writes[1:] for message in write]
     assert types == ["OK"] * 3

@@ -35,7 +35,9 @@ async def test_places_are_corrected_together_when_the_contest_pauses() -> None:
     last = now() - PAUSE * 0.8
     assert desk.made == []
     await asyncio.sleep(10)
-    assert desk.made == [(pytest.approx(last + PAUSE, abs=0.002), {ONE, OTHER})]
+    [(at, places)] = desk.made
+    assert at == pytest.approx(last + PAUSE, abs=0.002)
+    assert places == {ONE, OTHER}
 
 
 @in_fake_time
@@ -64,7 +66,7 @@ async def test_where_nothing_is_contested_nothing_is_corrected() -> None:
 
 @in_fake_time
 async def test_what_was_taken_is_not_corrected_again() -> None:
-    """Whoever takes the places corrects them itself."""
+    """The caller that takes the places corrects them itself."""
     desk = Desk()
     desk.corrections.expect({ONE})
     assert desk.corrections.take() == {ONE}
@@ -75,7 +77,7 @@ async def test_what_was_taken_is_not_corrected_again() -> None:
 
 @in_fake_time
 async def test_closing_forgets_everything() -> None:
-    """Nobody is left to be corrected, now or later; twice is once."""
+    """No viewer is left to be corrected, now or later. Idempotent."""
     desk = Desk()
     desk.corrections.expect({ONE})
     for _ in range(2):

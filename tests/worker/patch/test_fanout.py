@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bokeh.models import Column, ColumnDataSource, CustomJS
 from bokeh.models.widgets import Div, Slider
+from support.outboxes import PlayedOutbox
 from support.peers import Peer, in_loop, make_session
 
 from aperture.worker.patch.viewer import Viewer
@@ -79,7 +80,7 @@ async def test_others_see_the_cause_before_its_result() -> None:
 
 @in_loop
 async def test_a_callback_that_corrects_its_own_cause_is_believed_by_all() -> None:
-    """The corrected value reaches the sender too, whose own is wrong, and nobody is left with the first one."""
+    """The corrected value reaches the sender too, whose own is wrong, and none is left with the first one."""
     moved = slider()
     moved.on_change("value", lambda attr, old, new: moved.update(value=min(new, 100)))
     session = make_session(moved)
@@ -158,7 +159,7 @@ async def test_all_viewers_that_changed_nothing_get_the_same_bytes() -> None:
     assert len(set(map(id, runs))) == 1
 
 
-class _Recorder:
+class _Recorder(PlayedOutbox):
     def __init__(self, runs: list[object]) -> None:
         self._runs = runs
 
@@ -171,7 +172,7 @@ class _Recorder:
 
 @in_loop
 async def test_a_viewer_that_left_is_sent_nothing() -> None:
-    """Detaching is for good; the change still goes to whoever stays."""
+    """Detaching is for good; the change still goes to those who stay."""
     moved = slider()
     session = make_session(moved)
     leaver, stayer = Peer.pulled(session), Peer.pulled(session)
@@ -421,6 +422,61 @@ async def test_a_list_changed_in_place_after_it_was_set_goes_out_as_it_was() -> 
     assert [event["new"] for event in patch.content["events"]] == [["b", "c"], "named", ["b", "c", "d"]]
     peer.read()
     assert peer.is_equal()
+
+
+@in_loop
+async def test_what_is_held_back_can_be_sent_in_the_middle_of_a_callback() -> None:
+    """Behind what has changed before it; the sender hears that its message was acted on at the end, and once."""
+    moved, first, then, last = slider(), Div(text=""), Div(text=""), Div(text="")
+
+    def follow(attr: str, old: int, new: int) -> None:
+        first.text = "first"
+        session.document.hold()
+        then.text = "then"
+        session.flush(session.document.callbacks._held_events)
+        session.document.callbacks._held_events = []
+        session.document.unhold()
+        halfway.extend((sender.read(), other.read()))
+        last.text = "last"
+
+    moved.on_change("value", follow)
+    halfway: list[list[str]] = []
+    session = make_session(moved, first, then, last)
+    sender, other = Peer.pulled(session), Peer.pulled(session)
+    sender.change(lambda: sender.find(moved).update(value=7))
+    assert halfway == [["PATCH-DOC"], ["PATCH-DOC"]]
+    assert sender.find(then).text == "then"
+    assert sender.read() == ["PATCH-DOC", "OK"]
+    assert other.read() == ["PATCH-DOC"]
+    assert sender.is_equal()
+    assert other.is_equal()
+
+
+@in_loop
+async def test_what_is_held_back_without_the_lock_is_sent_when_it_is_free() -> None:
+    """At once where the lock is free; else before anything that the next who has it changes."""
+    shown = Div(text="")
+    session = make_session(shown)
+    peer = Peer.pulled(session)
+
+    def change(text: str) -> None:
+        session.document.hold()
+        shown.text = text
+        session.flush(session.document.callbacks._held_events)
+        session.document.callbacks._held_events = []
+        session.document.unhold()
+
+    change("at once")
+    assert peer.read() == ["PATCH-DOC"]
+    await session.held.freeze()
+    change("later")
+    assert peer.read() == []
+    session.held.thaw()
+    await session.with_document_locked(lambda: shown.update(text="last"))
+    assert peer.read() == ["PATCH-DOC", "PATCH-DOC"]
+    assert peer.find(shown).text == "last"
+    session.destroy()
+    session.flush([])
 
 
 def test_a_viewer_starts_without_the_document() -> None:

@@ -13,7 +13,7 @@ from bokeh.events import ButtonClick
 from bokeh.model import Model
 from bokeh.models import Column, ColumnDataSource
 from bokeh.models.widgets import Button, Div, Slider
-from support.peers import Peer, in_loop, make_session, state_of
+from support.peers import Peer, holding, in_loop, make_session, state_of
 
 from aperture.errors import ProtocolError, SessionGone
 from aperture.protocol.allowance import MIN_BUDGET, Allowance
@@ -48,12 +48,12 @@ async def test_a_pull_is_answered_with_the_whole_document() -> None:
 async def test_a_page_that_comes_back_gets_its_arrays_inline() -> None:
     """BokehJS 3.9 loses the buffers of a second pull, so the same token pulls without any from then on."""
     session = make_session(ColumnDataSource({"x": np.arange(5.0)}))
-    assert not session.is_return("token")
+    assert not session.pages.is_return("token")
     first = Peer.pulled(session)
     session.detach(first.viewer)
-    assert session.is_return("token")
-    assert not session.is_return("another")
-    second = Peer(session, inline_pulls=session.is_return("token"))
+    assert session.pages.is_return("token")
+    assert not session.pages.is_return("another")
+    second = Peer(session, inline_pulls=session.pages.is_return("token"))
     second.pull()
     [reply] = second.mailbox.writes[0]
     assert not reply.buffers
@@ -74,7 +74,7 @@ async def test_a_patch_changes_the_document_and_is_answered() -> None:
     assert sender.read() == ["OK"] * 4
     assert (moved.value, dict(source.data), session.document.title) == (9, {"x": [10, 2, 3]}, "patched")
     sender.change(lambda: sender.find(source).update(data={"x": np.arange(4.0)}))
-    assert source.data["x"].tolist() == [0, 1, 2, 3]
+    assert list(source.data["x"]) == [0, 1, 2, 3]
     other.read()
     assert other.is_equal()
 
@@ -139,7 +139,7 @@ async def test_a_patch_of_an_unknown_model_is_refused() -> None:
     moved = slider()
     session = make_session(moved)
     peer = Peer.pulled(session)
-    peer.send_events({**change_of(moved, "value", 2), "model": {"id": "p-nobody"}})
+    peer.send_events({**change_of(moved, "value", 2), "model": {"id": "p-absent"}})
     assert peer.read() == ["ERROR"]
     assert peer.mailbox.closed is None
     assert moved.value == 1
@@ -147,7 +147,7 @@ async def test_a_patch_of_an_unknown_model_is_refused() -> None:
 
 @in_loop
 async def test_a_patch_of_a_model_that_left_is_dropped() -> None:
-    """It crossed the removal on the way, by nobody's fault: OK, and no event of the patch is applied."""
+    """It crossed the removal on the way, by no fault: OK, and no event of the patch is applied."""
     leaving, staying = slider(), slider()
     column = Column(children=[leaving, staying])
     session = make_session(column)
@@ -158,7 +158,7 @@ async def test_a_patch_of_a_model_that_left_is_dropped() -> None:
     assert (leaving.value, staying.value) == (1, 1)
 
 
-@pytest.mark.parametrize("new", ["text", {"type": "nonsense"}, [1, 2], {"id": "p-nobody"}])
+@pytest.mark.parametrize("new", ["text", {"type": "nonsense"}, [1, 2], {"id": "p-absent"}])
 @in_loop
 async def test_a_value_that_does_not_fit_is_refused(new: Any) -> None:
     """Bokeh's validation, or the codec, says no; the connection stays and works."""
@@ -199,7 +199,7 @@ async def test_a_broken_message_that_had_to_wait_raises_when_its_turn_comes() ->
     session = make_session(slider())
     peer = Peer.pulled(session)
     released = asyncio.Event()
-    busy = asyncio.create_task(session.with_document_locked(released.wait))
+    busy = holding(session, released)
     await asyncio.sleep(0)
     work = peer.send_content("PATCH-DOC", {})
     assert work is not None
@@ -317,7 +317,7 @@ async def test_versions_are_told_even_while_the_document_is_busy() -> None:
     session = make_session(slider())
     peer = Peer.pulled(session)
     released = asyncio.Event()
-    busy = asyncio.create_task(session.with_document_locked(released.wait))
+    busy = holding(session, released)
     await asyncio.sleep(0)
     assert peer.ask("SERVER-INFO-REQ") is None
     [info] = peer.mailbox.unread()
@@ -328,11 +328,11 @@ async def test_versions_are_told_even_while_the_document_is_busy() -> None:
 
 @in_loop
 async def test_a_discarded_session_answers_nobody() -> None:
-    """The connection handler is told, whether or not it had to wait."""
+    """The connection handler gets the error, whether or not it had to wait."""
     session = make_session(slider())
     peer = Peer.pulled(session)
     released = asyncio.Event()
-    busy = asyncio.create_task(session.with_document_locked(released.wait))
+    busy = holding(session, released)
     await asyncio.sleep(0)
     waiting = peer.pull()
     assert waiting is not None
@@ -374,7 +374,7 @@ async def test_a_client_that_replaces_one_column_leaves_the_others() -> None:
 
 @in_loop
 async def test_a_viewer_may_change_the_documents_configuration() -> None:
-    """As from BokehJS 3.10 on; later pulls have it, and viewers that are there are not told, as in Bokeh."""
+    """As from BokehJS 3.10 on; later pulls have it, and viewers that are there do not get it, as in Bokeh."""
     session = make_session(slider())
     peer, other = Peer.pulled(session), Peer.pulled(session)
     config = session.document.config
@@ -428,6 +428,27 @@ async def test_a_message_of_many_changes_to_a_large_document_is_refused_before_i
     assert refusal.value.close_code == 1009
     assert len(session.document.roots) < 120
     peer.send_events(*(change_of(session.document.roots[0], "text", str(number)) for number in range(50)))
+
+
+@in_loop
+async def test_streams_into_arrays_are_bounded_by_what_they_have_copied() -> None:
+    """Bokeh makes each column anew for each of them; a list is extended, and costs what is sent."""
+    array, plain = (ColumnDataSource({"y": column}) for column in (np.zeros(1000), [0.0] * 1000))
+    session = make_session(array, plain)
+    peer = Peer.pulled(session)
+    peer.viewer.allowance = Allowance(MIN_BUDGET, copied=100_000)
+
+    def streams(source: ColumnDataSource) -> list[dict[str, Any]]:
+        model = {"id": source.id}
+        return [{"kind": "ColumnsStreamed", "model": model, "attr": "data", "data": {"y": [1.0]}}] * 20
+
+    peer.send_events(*streams(plain))
+    for _ in range(3):  # each message has its own
+        peer.send_events(*streams(array)[:10])
+    assert peer.read() == ["OK"] * 4
+    with pytest.raises(ProtocolError) as refusal:
+        peer.send_events(*streams(array))
+    assert refusal.value.close_code == 1009
 
 
 @in_loop

@@ -17,7 +17,7 @@ async def turns(count: int = 5) -> None:
 
 
 def test_a_free_lock_is_taken_without_awaiting() -> None:
-    """No event loop is needed while nobody else has it."""
+    """No event loop is needed while it is free."""
     lock = DocumentLock()
     assert lock.try_acquire()
     assert lock.held
@@ -28,7 +28,7 @@ def test_a_free_lock_is_taken_without_awaiting() -> None:
 
 @in_loop
 async def test_waiters_are_served_in_the_order_in_which_they_asked() -> None:
-    """Nobody overtakes, whether or not the lock is passed on while others ask."""
+    """No caller overtakes, whether or not the lock is passed on while others ask."""
     lock = DocumentLock()
     order: list[int] = []
 
@@ -64,7 +64,7 @@ async def test_nobody_slips_in_while_the_lock_is_passed_on() -> None:
 
 @in_loop
 async def test_a_waiter_that_gives_up_is_passed_over() -> None:
-    """The lock goes to the next one, and to nobody when all have left."""
+    """The lock goes to the next one, and is free when all have left."""
     lock = DocumentLock()
     lock.try_acquire()
     leaver, stayer = asyncio.create_task(lock.acquire()), asyncio.create_task(lock.acquire())

@@ -12,6 +12,7 @@ from bokeh.models import ColumnDataSource
 from bokeh.models.widgets import Div, Slider
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.outboxes import PlayedOutbox
 from support.patience import run, seconds
 from support.peers import in_loop, make_session
 
@@ -27,7 +28,7 @@ from aperture.worker.session.session import Session
 PULL = Message("m1", "PULL-DOC-REQ", None, {}, {})
 
 
-class Runs:
+class Runs(PlayedOutbox):
     """An outbox that keeps what it is given."""
 
     def __init__(self) -> None:
@@ -82,7 +83,7 @@ def test_a_crowd_that_pulls_one_state_has_it_encoded_once(encoded: list[bool], i
         session = make_session(source())
         viewers = [viewer_of(session, inline=inline) for _ in range(20)]
         answers = await asyncio.gather(*(pull(session, viewer) for viewer in viewers))
-        expected = FramedDocument.of(*encode_document(session.document, inline=inline)).frames
+        expected = b"".join(FramedDocument.of(*encode_document(session.document, inline=inline)).parts)
         assert all(answer.endswith(expected) for answer in answers)
         assert len(set(answers)) == len(answers)
         assert encoded == [inline]
@@ -105,7 +106,7 @@ async def test_nothing_is_kept_for_a_lone_viewer() -> None:
     """Nearly every session has one, and it pulls once."""
     session = make_session(source())
     await pull(session, viewer_of(session))
-    assert session.pulls.bytes == 0
+    assert session.catch_up.pulls.bytes == 0
 
 
 def _value(session: Session) -> None:
@@ -152,10 +153,10 @@ def _unlocked(session: Session) -> None:
 
 
 def _held_unlocked(session: Session) -> None:
-    """Nobody can be told before it is let go."""
+    """No viewer learns of it before it is let go."""
     session.document.hold("combine")
     _value(session)
-    session.document._hold = session.document.callbacks._hold = None
+    session.document.callbacks._hold = None
     session.document.callbacks._held_events.clear()
 
 
@@ -198,7 +199,7 @@ def test_no_change_between_two_pulls_is_missed(steps: list[Any], inline: bool) -
                 (_held_unlocked if session.document.callbacks._hold else _unlocked)(session)
             elif step != "pull":
                 await session.with_document_locked(step, session)
-            expected = FramedDocument.of(*encode_document(session.document, inline=inline)).frames
+            expected = b"".join(FramedDocument.of(*encode_document(session.document, inline=inline)).parts)
             for viewer in viewers:
                 assert (await pull(session, viewer)).endswith(expected), step
                 viewer.outbox.sent.clear()  # type: ignore[attr-defined]
@@ -209,15 +210,15 @@ def test_no_change_between_two_pulls_is_missed(steps: list[Any], inline: bool) -
 @in_loop
 async def test_what_is_kept_is_let_go_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without anybody asking again."""
-    monkeypatch.setattr(module, "KEPT_SECONDS", 0.01)
+    monkeypatch.setattr(module, "CACHED_SECONDS", 0.01)
     session = make_session(source())
     viewers = [viewer_of(session), viewer_of(session)]
     await pull(session, viewers[0])
-    assert session.pulls.bytes > 240_000
+    assert session.catch_up.pulls.bytes > 240_000
     async with asyncio.timeout(seconds(10)):
-        while session.pulls.bytes:
+        while session.catch_up.pulls.bytes:
             await asyncio.sleep(0.01)
-    assert not session.pulls._kept
+    assert not session.catch_up.pulls._cached
 
 
 @in_loop
@@ -227,7 +228,7 @@ async def test_what_is_kept_goes_with_its_session() -> None:
     for viewer in (viewer_of(session), viewer_of(session, inline=False)):
         await pull(session, viewer)
     session.destroy()
-    assert (session.pulls.bytes, session.pulls._kept) == (0, {})
+    assert (session.catch_up.pulls.bytes, session.catch_up.pulls._cached) == (0, {})
 
 
 @in_loop
@@ -235,20 +236,20 @@ async def test_the_oldest_goes_when_all_together_are_too_large(
     monkeypatch: pytest.MonkeyPatch, encoded: list[bool]
 ) -> None:
     """And what is too large by itself is not kept at all."""
-    monkeypatch.setattr(module, "KEPT_BYTES", 700_000)
+    monkeypatch.setattr(module, "CACHED_BYTES", 700_000)
     session = make_session(source())
     others = [make_session(source()) for _ in range(2)]
     for other in others:
-        other.pulls = session.pulls
+        other.catch_up.pulls = session.catch_up.pulls
     for each in (session, *others):
         viewer_of(each)
         await pull(each, viewer_of(each))
-    assert [document for document, _ in session.pulls._kept] == [other.document for other in others]
-    monkeypatch.setattr(module, "KEPT_BYTES", 100_000)
-    session.pulls.forget(others[0].document)
-    session.pulls.forget(others[1].document)
+    assert [document for document, _ in session.catch_up.pulls._cached] == [other.document for other in others]
+    monkeypatch.setattr(module, "CACHED_BYTES", 100_000)
+    session.catch_up.pulls.forget(others[0].document)
+    session.catch_up.pulls.forget(others[1].document)
     await pull(session, viewer_of(session))
-    assert session.pulls.bytes == 0
+    assert session.catch_up.pulls.bytes == 0
 
 
 @in_loop
@@ -261,12 +262,12 @@ async def test_large_pulls_take_turns() -> None:
         await pull(session, viewer_of(session))
         seen.append("pull")
 
-    async def somebody_else() -> None:
+    async def another_task() -> None:
         while seen.count("pull") < 5:
             seen.append("-")
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(one() for _ in range(5)), somebody_else())
+    await asyncio.gather(*(one() for _ in range(5)), another_task())
     assert "pull pull" not in " ".join(seen)
 
 

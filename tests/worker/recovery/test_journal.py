@@ -11,8 +11,8 @@ from bokeh.document import Document
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource
 from bokeh.models.widgets import Div, Slider
-from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, make_session, state_of
+from support.stored_memory import MemoryStore, settled
 
 from aperture.document import ids
 from aperture.document.ids import IdSequence
@@ -55,7 +55,7 @@ def journalled(
         lost.append(session)
 
     journal = SessionJournal(session, SESSION_KEY, b"origin", store, turns=Turns(), at_once=at_once, fenced=fenced)
-    session.keep_journal(journal)
+    session.begin_journal(journal)
     return session, journal
 
 
@@ -87,7 +87,7 @@ async def assert_kept(store: MemoryStore, session: Session) -> None:
 
 @in_loop
 async def test_a_session_is_kept_from_its_beginning() -> None:
-    """One that nobody has changed yet can be built again as well."""
+    """One that was not changed yet can be built again as well."""
     store = MemoryStore()
     session, _ = journalled(store)
     await settled()
@@ -111,7 +111,7 @@ async def test_changes_that_come_together_go_to_redis_in_one_call() -> None:
 
 @in_loop
 async def test_a_change_of_the_configuration_is_kept() -> None:
-    """Bokeh tells nobody of it, but it was acknowledged. In the journal, and in a snapshot with what belongs to it."""
+    """Bokeh does not report it, but it was acknowledged. In the journal, and in a snapshot with what belongs to it."""
     store = MemoryStore()
     session, journal = journalled(store)
     await settled()
@@ -240,12 +240,12 @@ async def test_a_change_that_cannot_be_encoded_leaves_no_hole(caplog: pytest.Log
     await move(session, 3)
     await settled()
     await assert_kept(store, session)
-    assert "cannot be kept" not in caplog.text
+    assert "cannot be stored" not in caplog.text
 
 
 @in_loop
 async def test_what_cannot_be_encoded_is_never_missing_from_what_is_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """While it is in the document, what was kept last stays; nobody waits; once it is replaced, all is kept again."""
+    """While it is in the document, what was kept last stays; no answer waits; once replaced, all is kept again."""
     store = MemoryStore()
     session, journal = journalled(store, at_once=True)
     await settled()
@@ -254,13 +254,13 @@ async def test_what_cannot_be_encoded_is_never_missing_from_what_is_kept(caplog:
     answered: list[int] = []
     journal.when_safe(lambda: answered.append(1), unexpected)
     await move(session, 1)
-    await settled(lambda: "is not kept for now" in caplog.text)
+    await settled(lambda: "is not stored for now" in caplog.text)
     kept = await store.load(SESSION_KEY)
     assert kept is not None
     assert (kept.sequence, kept.entries) == (0, ())
     assert answered == [1]
     assert not journal.safe
-    assert caplog.text.count("is not kept for now") == 1
+    assert caplog.text.count("is not stored for now") == 1
     await session.with_document_locked(lambda: setattr(div, "tags", ["good"]))
     await move(session, 2)
     await settled(lambda: journal.safe)
@@ -294,11 +294,11 @@ async def test_a_model_that_is_brought_back_in_one_callback_is_kept_as_it_was_le
 
 @in_loop
 async def test_a_model_that_is_held_back_is_kept_in_full() -> None:
-    """Also when somebody else pulls the document meanwhile, and nobody else is there."""
+    """Also when the only other viewer pulls the document meanwhile."""
     store = MemoryStore()
     session, _ = journalled(store)
     await settled()
-    session.resume(held=False)
+    session.held.resume(held=False)
     page: Any = session.document.roots[0]
 
     def hold() -> None:
@@ -338,6 +338,48 @@ async def test_a_snapshot_of_what_is_held_back_does_not_get_it_twice() -> None:
     await settled()
     late.read()
     assert late.is_equal()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_what_is_held_back_without_the_lock_is_kept_with_the_next_who_has_it() -> None:
+    """Panel's async callbacks change a document so. Rows that were streamed come once, also from a snapshot."""
+    store = MemoryStore()
+    session, journal = journalled(store)
+    source = ColumnDataSource({"x": [1]}, name="source")
+    page: Any = session.document.roots[0]
+    await session.with_document_locked(lambda: setattr(page, "tags", [source]))
+    await settled()
+    peer = Peer.pulled(session)
+
+    session.document.hold()
+    source.stream({"x": [2]})
+    page.children[1].text = "changed"
+    journal.start_over()
+    await settled(lambda: journal.safe)
+    source.stream({"x": [3]})
+    session.flush(session.document.callbacks._held_events)
+    session.document.callbacks._held_events = []
+    session.document.unhold()
+    await settled()
+    peer.read()
+    assert peer.is_equal()
+    await assert_kept(store, session)
+
+
+@in_loop
+async def test_what_panel_drops_before_there_is_a_page_is_kept() -> None:
+    """Its hold forgets changes that no viewer needs; the journal has them all the same."""
+    store = MemoryStore()
+    session, _ = journalled(store)
+    await settled()
+    page: Any = session.document.roots[0]
+    session.document.hold()
+    page.children[1].text = "changed"
+    session.document.callbacks._held_events = []
+    session.document.callbacks._hold = None
+    await move(session, 3)
+    await settled()
     await assert_kept(store, session)
 
 
@@ -383,7 +425,7 @@ async def test_a_viewer_hears_ok_after_its_change_is_safe() -> None:
 
 @in_loop
 async def test_a_session_that_another_worker_has_is_written_no_more() -> None:
-    """And nobody is told that a change is safe that the other does not have; its viewers are sent there."""
+    """And no change is acknowledged that the other does not have; its viewers are sent there."""
     store, lost = MemoryStore(), list[Session]()
     session, journal = journalled(store, at_once=True, lost=lost)
     await settled()
@@ -406,7 +448,7 @@ async def test_a_session_that_another_worker_has_is_written_no_more() -> None:
 
 @in_loop
 async def test_a_document_that_is_too_large_is_not_kept(caplog: pytest.LogCaptureFixture) -> None:
-    """That is logged once, nobody waits for it, and what was kept before is gone: it would be of another time."""
+    """That is logged once, no answer waits for it, and what was kept before is gone: it would be of another time."""
     store = MemoryStore(max_snapshot=20_000)
     session, journal = journalled(store, at_once=True)
     answers: list[int] = []
@@ -417,7 +459,7 @@ async def test_a_document_that_is_too_large_is_not_kept(caplog: pytest.LogCaptur
             journal.when_safe(lambda number=number: answers.append(number), unexpected)  # type: ignore[misc]
             await settled()
     assert answers == list(range(6))
-    assert [record.message for record in caplog.records].count("session session is too large to be kept") == 1
+    assert [record.message for record in caplog.records].count("session session is too large to be stored") == 1
     assert SESSION_KEY not in store.stored
 
 

@@ -12,8 +12,8 @@ from tornado.httputil import HTTPHeaders, HTTPServerRequest, RequestStartLine
 
 from aperture.errors import StateMismatch
 from aperture.worker.recovery.origin import FORMAT, pack_origin, unpack_origin
-from aperture.worker.session.context import SessionRequest
 from aperture.worker.session.host import Origin
+from aperture.worker.session.session_request import SessionRequest
 
 FINGERPRINT = "f" * 64
 SEEN = ("uri", "path", "query", "method", "version", "host", "protocol", "remote_ip", "arguments", "cookies", "headers")

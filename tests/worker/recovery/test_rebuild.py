@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from bokeh.application import Application
@@ -15,14 +15,16 @@ from bokeh.events import ButtonClick, DocumentReady
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource
 from bokeh.models.widgets import Button, Div, Slider
-from support.kept_memory import MemoryStore, settled
 from support.peers import Peer, in_loop, state_of
+from support.stored_memory import MemoryStore, settled
 
 from aperture.document import ids
-from aperture.errors import BusDown, Fenced, KeepingBroken, SessionGone
+from aperture.errors import BusDown, Fenced, SessionGone, StoredStateBroken
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.recovery import journal as journal_module
-from aperture.worker.recovery.rebuild import Survival
+from aperture.worker.recovery.rebuild import RedisRecovery
+from aperture.worker.session.arrival import Arrival
+from aperture.worker.session.context import AppSessionContext
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
@@ -64,15 +66,15 @@ class Worker:
     epochs = 0
 
     def __init__(self, kept: MemoryStore, act: Act = app, application: Application | None = None) -> None:
-        self.survival = Survival(kept, acknowledge=False)
-        application = application or Application(FunctionHandler(act))
+        self.survival = RedisRecovery(kept, acknowledge=False)
+        application = application or Application(FunctionHandler(cast("Any", act)))
         self.host = AppHost(URL, application, logout_url=None, issue_token=str)
         self.store = SessionStore(
-            {URL: self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, keeper=self.survival
+            {URL: self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, recovery=self.survival
         )
 
     async def get(self, session_id: str = "s") -> Session:
-        session = await self.store.get_or_create(self.host, session_id, Origin(None, {"from": "page"}))
+        session = await self.store.get_or_create(Arrival(self.host, session_id, lambda: Origin(None, {"from": "page"})))
         await settled()
         return session
 
@@ -95,7 +97,7 @@ async def test_another_worker_goes_on_with_the_document_and_its_callbacks() -> N
         assert value(session, "slider", "value") == step - 1
         await do(session, "slider", "value", step)
         assert value(session, "text", "text") == f"at {step}"
-        assert session.context is not None
+        assert isinstance(session.context, AppSessionContext)
         assert session.context.token_payload == {"from": "page"}
 
 
@@ -106,14 +108,14 @@ async def test_a_session_is_kept_anew_before_anybody_has_it_again() -> None:
     await do(await Worker(kept).get(), "slider", "value", 5)
     kept.calls.clear()
     second = Worker(kept)
-    await second.store.get_or_create(second.host, "s", Origin(None, {}))
+    await second.store.get_or_create(Arrival(second.host, "s", lambda: Origin(None, {})))
     assert kept.calls == ["load", "begin"]
     assert kept.stored[SESSION_KEY].entries == []
 
 
 @in_loop
 async def test_a_session_is_built_again_though_it_cannot_be_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Redis that takes its time, or has gone since, keeps nobody waiting; the session is kept when it can be."""
+    """A Redis that takes its time, or has gone since, does not delay the session; it is kept when it can be."""
     monkeypatch.setattr(journal_module, "SETTLE", 0)
     kept = MemoryStore()
     await do(await Worker(kept).get(), "slider", "value", 5)
@@ -133,7 +135,7 @@ async def test_a_session_is_built_again_though_it_cannot_be_kept(monkeypatch: py
 
 @in_loop
 async def test_a_session_that_is_claimed_by_another_while_it_is_built_again_is_nobodys_here() -> None:
-    """Whoever asked for it is sent to look for it once more, and nothing of it stays."""
+    """Its request looks for the session once more, and nothing of it stays."""
     kept = MemoryStore()
     await do(await Worker(kept).get(), "slider", "value", 5)
 
@@ -195,10 +197,10 @@ async def test_an_app_that_was_changed_starts_afresh() -> None:
 
     kept = MemoryStore()
     await do(await Worker(kept).get(), "slider", "value", 5)
-    for _ in range(2):
-        worker = Worker(kept, changed)
+    workers = [Worker(kept, changed) for _ in range(2)]
+    for worker in workers:
         assert value(await worker.get(), "other", "text") == "new"
-    assert worker.survival.outcomes == {"restored": 1, "remade": 0, "fresh": 0}
+    assert workers[-1].survival.outcomes == {"restored": 1, "remade": 0, "fresh": 0}
 
 
 @in_loop
@@ -222,7 +224,7 @@ async def test_an_app_that_cannot_make_the_same_again_starts_afresh() -> None:
 
 @in_loop
 async def test_a_session_does_not_start_afresh_while_what_was_kept_cannot_be_asked_for() -> None:
-    """That would overwrite it: whoever asks is told that Redis is away, and finds the session as it was later."""
+    """That would overwrite it: the request gets an error, Redis being down, and finds the session as it was later."""
     kept = MemoryStore()
     await do(await Worker(kept).get(), "slider", "value", 5)
     kept.problem = BusDown("away")
@@ -244,7 +246,7 @@ async def test_a_redis_that_refuses_to_say_what_was_kept_starts_the_session_afre
         kept.problem = None
         app(document)
 
-    kept.problem = KeepingBroken("refused")
+    kept.problem = StoredStateBroken("refused")
     worker = Worker(kept, refusing)
     assert value(await worker.get(), "slider", "value") == 0
     assert worker.survival.outcomes == {"restored": 0, "remade": 0, "fresh": 1}
@@ -380,7 +382,7 @@ async def test_a_session_that_ends_in_good_order_is_not_kept() -> None:
     await worker.store.discard_unused()
     await settled()
     assert kept.stored == {}
-    quick = await worker.store.get_or_create(worker.host, "s", Origin(None, {}))
+    quick = await worker.store.get_or_create(Arrival(worker.host, "s", lambda: Origin(None, {})))
     quick.request_expiration()
     await worker.store.discard_unused()
     await settled()
@@ -389,7 +391,7 @@ async def test_a_session_that_ends_in_good_order_is_not_kept() -> None:
 
 @in_loop
 async def test_whether_a_session_could_be_built_again_is_known_without_its_snapshot() -> None:
-    """A Redis that refuses keeps nothing of use; one that is away leaves it open."""
+    """A Redis that refuses keeps nothing of use; one that is down leaves it open."""
     kept = MemoryStore()
     worker = Worker(kept)
     assert not await worker.survival.exists(URL, "s")
@@ -397,7 +399,7 @@ async def test_whether_a_session_could_be_built_again_is_known_without_its_snaps
     kept.calls.clear()
     assert await worker.survival.exists(URL, "s")
     assert kept.calls == ["exists"]
-    kept.problem = KeepingBroken("refused")
+    kept.problem = StoredStateBroken("refused")
     assert not await worker.survival.exists(URL, "s")
     kept.problem = BusDown("away")
     with pytest.raises(BusDown):
@@ -456,7 +458,7 @@ for root in (points, loud, button):
 
 async def click(session: Session) -> None:
     button = session.document.get_model_by_name("button")
-    assert button is not None
+    assert isinstance(button, Button)
     await session.with_document_locked(lambda: button._trigger_event(ButtonClick(button)))
     await settled()
 
@@ -530,7 +532,7 @@ async def unhold(session: Session) -> None:
 @pytest.mark.parametrize("policy", ["combine", "collect"])
 @in_loop
 async def test_what_an_app_holds_back_is_kept_when_it_happens(policy: str) -> None:
-    """Whoever made the change has its answer, and viewers are not who is asked what has changed."""
+    """The viewer that made the change has its answer, and viewers are not who is asked what has changed."""
     kept = MemoryStore()
     first = await Worker(kept).get()
     await hold(first, policy)

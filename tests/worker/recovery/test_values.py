@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import numpy as np
@@ -16,19 +16,20 @@ from bokeh.document import Document
 from bokeh.events import ButtonClick
 from bokeh.layouts import column
 from bokeh.models.widgets import Button, Div, Slider, TextInput
-from support.kept_memory import MemoryStore, settled
 from support.node import EXAMPLES
 from support.peers import Peer, in_loop
+from support.stored_memory import MemoryStore, settled
 
 from aperture import session_state
 from aperture.app_state import pack_value
 from aperture.document import ids
 from aperture.errors import BusDown, NotLocked, StateMismatch
 from aperture.worker.collector import GarbageCollector
-from aperture.worker.document.snapshot import kept_values, pack_patch
+from aperture.worker.document.snapshot import pack_patch, stored_values
 from aperture.worker.patch.batch import Patch
 from aperture.worker.recovery import journal as journal_module
-from aperture.worker.recovery.rebuild import Survival
+from aperture.worker.recovery.rebuild import RedisRecovery
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.host import AppHost, Origin
 from aperture.worker.session.placement import LocalPlacement
 from aperture.worker.session.session import Session
@@ -64,15 +65,15 @@ class Worker:
     """
 
     def __init__(self, kept: MemoryStore, code: Act | Handler = app, *, acknowledge: bool = False) -> None:
-        handler = code if isinstance(code, Handler) else FunctionHandler(code)
-        self.survival = Survival(kept, acknowledge=acknowledge)
+        handler = code if isinstance(code, Handler) else FunctionHandler(cast("Any", code))
+        self.survival = RedisRecovery(kept, acknowledge=acknowledge)
         self.host = AppHost("/app", Application(handler), logout_url=None, issue_token=str)
         self.store = SessionStore(
-            {"/app": self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, keeper=self.survival
+            {"/app": self.host}, LocalPlacement(), GarbageCollector(), unused_lifetime=15, recovery=self.survival
         )
 
     async def get(self) -> Session:
-        session = await self.store.get_or_create(self.host, "s", Origin(None, {}))
+        session = await self.store.get_or_create(Arrival(self.host, "s", lambda: Origin(None, {})))
         await settled()
         return session
 
@@ -133,7 +134,7 @@ async def test_values_go_from_worker_to_worker_through_journal_and_snapshot() ->
 
 @in_loop
 async def test_a_change_of_both_is_one_entry() -> None:
-    """So that nobody is ever given one without the other."""
+    """So that there is never one without the other."""
     kept = MemoryStore()
     session = await Worker(kept).get()
 
@@ -144,7 +145,7 @@ async def test_a_change_of_both_is_one_entry() -> None:
 
     await do(session, both)
     (entry,) = kept.stored[SESSION_KEY].entries
-    assert kept_values(kept.stored[SESSION_KEY].snapshot, [entry]) == {"count": pack_value(2)}
+    assert stored_values(kept.stored[SESSION_KEY].snapshot, [entry]) == {"count": pack_value(2)}
 
 
 @in_loop
@@ -178,7 +179,8 @@ async def test_a_change_of_values_alone_is_acknowledged_when_it_is_safe() -> Non
     kept.problem = None
     await settled()
     assert peer.read() == ["OK"]
-    assert kept_values(kept.stored[SESSION_KEY].snapshot, kept.stored[SESSION_KEY].entries) == {"count": pack_value(1)}
+    after = kept.stored[SESSION_KEY]
+    assert stored_values(after.snapshot, after.entries) == {"count": pack_value(1)}
 
 
 class Elsewhere:
@@ -194,14 +196,18 @@ class Elsewhere:
         self.published.append((sequence, everyone is not None))
 
     def close(self, code: int, reason: str) -> None:
-        pass
+        """No-op."""
+
+    def abandon(self) -> None:
+        """No-op."""
 
 
 @in_loop
 async def test_viewers_elsewhere_count_on_when_values_change() -> None:
     """They get nothing, but its number, or they would look for a lost patch."""
     session = await Worker(MemoryStore()).get()
-    audience = session.fanout.audience = Elsewhere()
+    audience = Elsewhere()
+    session.fanout.relay_to(audience)
     await keep(session, count=1)
     await do(session, lambda: setattr(named(session, "slider"), "value", 3))
     assert audience.published == [(1, False), (2, True)]
@@ -327,7 +333,7 @@ async def test_damaged_values_start_the_session_afresh(values: Any, caplog: pyte
     stored = kept.stored[SESSION_KEY]
     stored.entries[-1] = msgpack.packb([2, b"", [], values])
     with pytest.raises(StateMismatch):
-        kept_values(stored.snapshot, stored.entries)
+        stored_values(stored.snapshot, stored.entries)
     second = Worker(kept)
     with caplog.at_level(logging.INFO, logger="aperture.worker.recovery"):
         assert state_of(await second.get()) == {"count": 0}
@@ -342,7 +348,7 @@ def test_a_patch_without_values_changes_none() -> None:
         pack_patch(Patch([(b"{}", [])])),
         pack_patch(Patch([], {"a": pack_value(2), "b": None, "c": None})),
     ]
-    assert kept_values(state, patches) == {"a": pack_value(2)}
+    assert stored_values(state, patches) == {"a": pack_value(2)}
 
 
 def test_buttons_have_names_in_the_example() -> None:

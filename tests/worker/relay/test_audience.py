@@ -11,7 +11,7 @@ from bokeh.document import Document
 from bokeh.models.widgets import Div, Slider
 from bokeh.protocol import Protocol
 from support.clock import in_fake_time
-from support.peers import Peer, make_session
+from support.peers import Peer, holding, make_session
 from support.relay_posts import SESSION_KEY, OwnerPostbox, run_of
 
 from aperture.errors import BusFull
@@ -108,7 +108,7 @@ async def test_answers_and_patches_keep_their_order() -> None:
     await stage.slide(3)
     await turn()
     assert stage.post.order == ["patches 1-1", "Reply", "patches 2-2"]
-    [reply] = stage.post.told_of(Reply)
+    [reply] = stage.post.messages_of(Reply)
     assert isinstance(reply, Reply)
     assert (reply.after, reply.number, reply.frames) == (1, 1, run.plain)
 
@@ -132,11 +132,11 @@ async def test_a_sender_elsewhere_is_answered_in_the_publication() -> None:
     assert b"OK" in own
     assert b'"attr":"value"' in relayed.frames
     assert relayed.answers == {viewer.connection: 1}
-    assert stage.post.told == []
+    assert stage.post.messages == []
 
 
 class SlowJournal:
-    """Keeps everything, and says so when it is told to."""
+    """Keeps everything, and says so when it is asked to."""
 
     writes = True
     acknowledges = True
@@ -157,7 +157,7 @@ async def test_an_answer_that_waits_to_be_safe_says_as_of_when_it_is() -> None:
     """Who pushed a document elsewhere has had no patch since, and its edge must notice."""
     stage = Stage()
     journal = SlowJournal()
-    stage.session.keep_journal(journal)
+    stage.session.begin_journal(journal)
     pusher = stage.join(live=False)
     stage.join()
     peer = Peer(stage.session)  # only makes messages here
@@ -171,7 +171,7 @@ async def test_an_answer_that_waits_to_be_safe_says_as_of_when_it_is() -> None:
     assert stage.session.fanout.sequence == pushed + 1
     journal.held[0]()
     await turn()
-    [reply] = stage.post.told_of(Reply)
+    [reply] = stage.post.messages_of(Reply)
     assert isinstance(reply, Reply)
     assert reply.live
     assert reply.after == pushed
@@ -184,13 +184,13 @@ async def test_a_viewer_here_that_left_while_it_waited() -> None:
     stage.join()
     peer = Peer.pulled(stage.session)
     release = asyncio.Event()
-    holding = asyncio.ensure_future(stage.session.with_document_locked(release.wait))
+    busy = holding(stage.session, release)
     await turn()
     work = peer.send_events({"kind": "ModelChanged", "model": {"id": stage.slider.id}, "attr": "value", "new": 7})
     assert work is not None
     stage.session.detach(peer.viewer)
     release.set()
-    await asyncio.gather(holding, work)
+    await asyncio.gather(busy, work)
     await turn()
     assert stage.sequences == [(1, 1)]
 
@@ -247,7 +247,7 @@ async def test_without_edges_nothing_is_published() -> None:
 
 @in_fake_time
 async def test_live_counts_those_with_the_document() -> None:
-    """Whoever has joined without pulling makes no patch worth encoding."""
+    """A viewer that has joined and not pulled makes no patch worth encoding."""
     stage = Stage()
     viewer = stage.join(live=False)
     assert not stage.audience.live
@@ -262,7 +262,7 @@ async def test_live_counts_those_with_the_document() -> None:
 
 @in_fake_time
 async def test_a_viewer_that_has_left_does_not_get_the_document() -> None:
-    """Its pull may still wait for its turn; nobody would ever count it out again."""
+    """Its pull may still wait for its turn; it would never be counted out again."""
     stage = Stage()
     viewer = stage.join(live=False)
     stage.audience.leave(viewer)
@@ -288,7 +288,7 @@ async def test_an_outage_loses_nothing() -> None:
 
 @in_fake_time
 async def test_what_is_tried_again_is_what_was_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Packed once, however long Redis is away; and if it has had it after all, it knows it by its number."""
+    """Packed once, however long Redis is down; and if it has had it after all, it knows it by its number."""
     packed: list[int] = []
     pack = SessionAudience._pack_first
 
@@ -313,7 +313,7 @@ async def test_what_is_tried_again_is_what_was_tried(monkeypatch: pytest.MonkeyP
 
 @in_fake_time
 async def test_what_waits_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond it the viewers are given up, told so when the bus is back, and their patches are gone."""
+    """Beyond it the viewers are given up, closed when the bus is back, and their patches are gone."""
     monkeypatch.setattr(module, "QUEUE_LIMIT", 20_000)
     stage = Stage()
     stage.join()
@@ -400,20 +400,20 @@ async def test_an_answer_is_said_again_as_it_was() -> None:
     await stage.slide(2)
     stage.audience.answer_again(viewer)
     await turn()
-    first, again = stage.post.told_of(Reply)
+    first, again = stage.post.messages_of(Reply)
     assert first == again
 
 
 @in_fake_time
 async def test_a_document_is_not_kept_to_be_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of viewers would keep hundreds of documents; who missed its own pulls it again."""
-    monkeypatch.setattr(module, "KEPT_ANSWER", 10)
+    monkeypatch.setattr(module, "RESENDABLE_ANSWER", 10)
     stage = Stage()
     viewer = stage.join()
     viewer.send(run_of("document"))
     stage.audience.answer_again(viewer)
     await turn()
-    assert [type(envelope) for _, envelope in stage.post.told] == [Reply, Refused]
+    assert [type(envelope) for _, envelope in stage.post.messages] == [Reply, Refused]
     assert stage.audience.connections == 0
 
 
@@ -425,7 +425,7 @@ async def test_edges_hear_where_the_owner_is() -> None:
     viewer.received, viewer.answered = 5, 4
     stage.audience.welcome_all()
     await turn()
-    assert stage.post.told == [(EDGE, Joined(SESSION_KEY, "node/0/owner", viewer.connection, 1, 0, 5, 4))]
+    assert stage.post.messages == [(EDGE, Joined(SESSION_KEY, "node/0/owner", viewer.connection, 1, 0, 5, 4))]
 
 
 @in_fake_time
@@ -474,7 +474,7 @@ async def test_what_is_too_large_for_other_workers_says_so(
     viewer = stage.join()
     viewer.send(run_of("x" * 2000))
     await turn()
-    [refused] = stage.post.told_of(Refused)
+    [refused] = stage.post.messages_of(Refused)
     assert isinstance(refused, Refused)
     assert (refused.code, refused.reason) == (1011, "the document is too large for this worker")
     stage.join()
@@ -496,7 +496,7 @@ async def test_a_large_document_is_offered_to_its_edge() -> None:
     other.send(run)
     await turn()
     assert stage.post.order == ["Reply", "patches 1-1", "Reply"]
-    first, second = stage.post.told_of(Reply)
+    first, second = stage.post.messages_of(Reply)
     assert isinstance(first, Reply)
     assert isinstance(second, Reply)
     assert (first.frames, first.size, first.after, second.after) == (b"", len(run.plain), 0, 1)
@@ -504,4 +504,4 @@ async def test_a_large_document_is_offered_to_its_edge() -> None:
     stage.audience.leave(viewer)
     stage.post.end_offer(second.transfer)
     assert stage.post.offers == {}
-    assert stage.audience._offered == {}
+    assert stage.audience._turns._offered == {}

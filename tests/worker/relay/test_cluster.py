@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bokeh.document import Document
 from bokeh.models.widgets import Div, Slider
 from support.clock import in_fake_time, now
+from support.outboxes import PlayedOutbox
 from support.relay_bus import FakeRedis
 from support.relay_world import SESSION, Client, Worker, World, world_of
 
 from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.wire.envelopes import Probe
+from aperture.wire.session_key import session_key_of
 from aperture.worker.relay.audience import SessionAudience
 from aperture.worker.relay.edge_side import CALL_TIME
 from aperture.worker.relay.heartbeat import ROLL_CALL
-from aperture.worker.session.host import Origin
+from aperture.worker.session.early import Making
 
 APP = "/app"
 
@@ -42,6 +45,13 @@ async def connected(world: World, *workers: int) -> list[Client]:
     return clients
 
 
+def shown(world: World) -> object:
+    """The value of the owner's slider."""
+    slider = world.session.document.roots[0]
+    assert isinstance(slider, Slider)
+    return slider.value
+
+
 def audience_of(worker: Worker) -> SessionAudience:
     assert worker.session is not None
     assert isinstance(worker.session.fanout.audience, SessionAudience)
@@ -58,6 +68,28 @@ async def test_one_session_whoever_asks() -> None:
         await asyncio.sleep(1)
         assert world.created == 1
         assert all(client.is_equal for client in clients)
+        await world.stop()
+
+
+@in_fake_time
+async def test_a_page_says_anywhere_that_it_has_its_scripts() -> None:
+    """Long before its code would run without a word; no word makes a session."""
+    with world_of(app) as world:
+        await world.start()
+        here, there, _ = world.workers
+        await there.access.loaded(there.arrival())
+        await here.access.loaded(here.arrival())
+        assert (world.created, here.store.ids()) == (0, set())
+        making = await here.store.begin(replace(here.arrival(), early=True))
+        assert isinstance(making, Making)
+        assert making.held
+        await there.access.loaded(there.arrival())
+        assert not making.held
+        await asyncio.sleep(0.1)
+        assert world.created == 1
+        await there.access.loaded(there.arrival())
+        await here.access.loaded(here.arrival())
+        assert world.created == 1
         await world.stop()
 
 
@@ -94,21 +126,38 @@ async def test_a_session_without_edges_costs_the_bus_nothing() -> None:
 
 @in_fake_time
 async def test_subscriptions_last_as_long_as_connections() -> None:
-    """One for all of them; and a gateway of another node is told where the session is looked at."""
+    """One for all of them; and a gateway of another node learns where the session is looked at."""
     with world_of(app) as world:
         _, one, other = await connected(world, 0, 1, 1)
         edge = world.workers[1]
         assert len(edge.bus.subscriptions) == 2
-        assert edge.told == [f"+{SESSION}"]
+        assert edge.routes == [f"+{SESSION}"]
         one.leave()
         await asyncio.sleep(0.1)
         assert len(edge.bus.subscriptions) == 2
         other.leave()
         await asyncio.sleep(0.1)
         assert edge.bus.subscriptions == [edge.bus.names.inbox(edge.name)]
-        assert edge.told == [f"+{SESSION}", f"-{SESSION}"]
+        assert edge.routes == [f"+{SESSION}", f"-{SESSION}"]
         assert edge.is_idle
         assert world.session.connection_count == 1
+        await world.stop()
+
+
+@pytest.mark.parametrize("from_browser", [True, False])
+@in_fake_time
+async def test_the_owner_knows_whether_a_page_comes_back(from_browser: bool) -> None:
+    """A browser with a token of an earlier owner has the document; a client that is not one has never had it."""
+    with world_of(app) as world:
+        await connected(world, 0)
+        world.session.pages.inherited = True
+        caller = world.workers[1]
+        came = replace(caller.arrival(), from_browser=from_browser)
+        viewer = await caller.edges.enter(world.owner.name, came, Box())
+        known = audience_of(world.owner).find(caller.name, viewer.connection)
+        assert known is not None
+        assert known.inline_pulls is from_browser
+        viewer.leave()
         await world.stop()
 
 
@@ -118,30 +167,30 @@ async def test_pages_are_rendered_by_the_owner() -> None:
     with world_of(app) as world:
         await connected(world, 0)
         caller = world.workers[1]
-        body = await caller.edges.render(world.owner.name, APP, SESSION, "page", {})
+        body = await caller.edges.render(world.owner.name, caller.arrival(), "page", {})
         assert body == f"page of {SESSION}".encode()
         with pytest.raises(OwnerGone):
-            await caller.edges.render(world.owner.name, APP, "another", "page", {})
+            await caller.edges.render(world.owner.name, caller.arrival("another"), "page", {})
         assert caller.cluster.idle
         await world.stop()
 
 
 @in_fake_time
 async def test_owners_that_do_not_answer() -> None:
-    """Nobody waits longer than a call's time, and at once if nobody listens."""
+    """No call waits longer than its time, and not at all if no worker listens."""
     with world_of(app) as world:
         await connected(world, 0)
         owner, caller = world.owner, world.workers[1]
         started = now()
         with pytest.raises(OwnerGone):
-            await caller.edges.enter("node/9/gone", APP, SESSION, Box(), "token", inline=False)
+            await caller.edges.enter("node/9/gone", caller.arrival(), Box())
         with pytest.raises(OwnerGone):
-            await caller.edges.render("node/9/gone", APP, SESSION, "page", {})
+            await caller.edges.render("node/9/gone", caller.arrival(), "page", {})
         assert now() - started < 1
         owner.bus._delivers[owner.bus.names.inbox(owner.name)] = lambda payload: None
         for attempt in (
-            caller.edges.enter(owner.name, APP, SESSION, Box(), "token", inline=False),
-            caller.edges.render(owner.name, APP, SESSION, "page", {}),
+            caller.edges.enter(owner.name, caller.arrival(), Box()),
+            caller.edges.render(owner.name, caller.arrival(), "page", {}),
         ):
             started = now()
             with pytest.raises(OwnerGone):
@@ -152,8 +201,8 @@ async def test_owners_that_do_not_answer() -> None:
         await world.stop()
 
 
-class Box:
-    """An outbox that nobody reads."""
+class Box(PlayedOutbox):
+    """An outbox that is not read."""
 
     closed: tuple[int, str] | None = None
 
@@ -173,7 +222,7 @@ async def test_a_bus_that_breaks_during_the_entry_leaves_nothing() -> None:
         await world.client(0).connect()
         await asyncio.sleep(1)
         guest = world.workers[1]
-        entry = asyncio.ensure_future(guest.edges.enter(world.owner.name, APP, SESSION, Box(), "token", inline=False))
+        entry = asyncio.ensure_future(guest.edges.enter(world.owner.name, guest.arrival(), Box()))
         while len(guest.bus.subscriptions) < 2:
             await asyncio.sleep(0.1)
         guest.bus.cut()
@@ -188,9 +237,9 @@ async def test_a_session_that_is_not_there_refuses_without_closing() -> None:
     """Another attempt may find it: its app's code may still be running."""
     with world_of(app) as world:
         await connected(world, 0)
-        box = Box()
+        box, caller = Box(), world.workers[1]
         with pytest.raises(OwnerGone):
-            await world.workers[1].edges.enter(world.owner.name, APP, "another", box, "token", inline=False)
+            await caller.edges.enter(world.owner.name, caller.arrival("another"), box)
         assert box.closed is None
         await world.stop()
 
@@ -204,9 +253,9 @@ async def test_a_cancelled_entry_leaves_nothing() -> None:
         owner = world.client(0)
         await owner.connect()
         await asyncio.sleep(1)
-        guest = world.workers[1].edges
-        entry = asyncio.ensure_future(guest.enter(world.owner.name, APP, SESSION, Box(), "token", inline=False))
-        while not guest._edges:
+        guest = world.workers[1]
+        entry = asyncio.ensure_future(guest.edges.enter(world.owner.name, guest.arrival(), Box()))
+        while not guest.edges._edges:
             await asyncio.sleep(0.1)
         entry.cancel()
         await asyncio.sleep(10)
@@ -294,7 +343,7 @@ async def test_an_owner_that_died_is_noticed() -> None:
 
 @in_fake_time
 async def test_a_redis_that_comes_back_empty_closes_nobody() -> None:
-    """It knows of no lease until the next heartbeats; nobody is taken for dead for that."""
+    """It knows of no lease until the next heartbeats; no worker is taken for dead for that."""
     with world_of(app) as world:
         clients = await connected(world, 0, 1, 2)
         for worker in world.workers:
@@ -331,11 +380,11 @@ async def test_lost_messages_of_clients_are_found_missing() -> None:
         there.change(slide(5))
         there.change(slide(6))
         await asyncio.sleep(0.5)
-        assert world.session.document.roots[0].value == 6
+        assert shown(world) == 6
         lost = 1
         there.change(slide(7))
         await asyncio.sleep(10)
-        assert world.session.document.roots[0].value == 7
+        assert shown(world) == 7
         assert all(world.handled[msgid] == 1 for msgid in there.sent)
         assert there.closes == []
         await world.stop()
@@ -343,7 +392,7 @@ async def test_lost_messages_of_clients_are_found_missing() -> None:
 
 @in_fake_time
 async def test_an_end_that_got_lost_is_found_by_the_roll_call() -> None:
-    """Even if nobody ever learns that a message was lost."""
+    """Even if no side ever learns that a message was lost."""
     with world_of(app) as world:
         _, there = await connected(world, 0, 1)
         world.redis.copies = lambda bus, channel, payload: 0
@@ -407,9 +456,12 @@ async def test_a_claim_that_was_lost_and_made_anew_is_kept() -> None:
     with world_of(app) as world:
         await world.start()
         worker = world.workers[0]
-        session = await worker.store.get_or_create(worker.host, SESSION, Origin(None, {}))
+        session = await worker.store.get_or_create(worker.arrival())
         session.fanout.epoch += 1
-        worker.registry.renew = lambda sessions: asyncio.sleep(0, set(sessions))  # type: ignore[method-assign,assignment]
+        world.redis.sessions[worker.bus.names.session(session_key_of(APP, SESSION))] = (
+            "another/0/life",
+            session.fanout.epoch,
+        )
         await worker.store.renew()
         assert worker.session is session
         await world.stop()

@@ -26,7 +26,7 @@ def app(document: Document) -> None:
     slider = Slider(start=0, end=1000, value=1, name="slider")
     shown = Div(text="", name="shown")
     source = ColumnDataSource({"x": [0, 1], "y": [0, 1]}, name="source")
-    holder = Column(Div(text="first"), name="holder")
+    holder = Column(children=[Div(text="first")], name="holder")
 
     def moved(attr: str, old: int, new: int) -> None:
         shown.text = f"{new} after {old}"
@@ -36,7 +36,7 @@ def app(document: Document) -> None:
             source.stream({"x": [new], "y": [new]})
 
     slider.on_change("value", moved)
-    document.add_root(Column(slider, shown, holder))
+    document.add_root(Column(children=[slider, shown, holder]))
     document.add_root(source)
 
 
@@ -66,7 +66,8 @@ def rename(document: Document, value: int) -> None:
 
 def grow(document: Document, value: int) -> None:
     holder = named(document, "holder")
-    holder.children = [*holder.children[:2], Column(Div(text=f"new {value}"), Slider(start=0, end=9, value=value % 9))]
+    made = Column(children=[Div(text=f"new {value}"), Slider(start=0, end=9, value=value % 9)])
+    holder.children = [*holder.children[:2], made]
 
 
 def shrink(document: Document, value: int) -> None:
@@ -91,6 +92,7 @@ accidents = st.one_of(
     st.tuples(st.just("cut"), workers, moments),
     st.tuples(st.just("drop"), st.integers(1, 4)),
     st.tuples(st.just("double"), st.integers(1, 4)),
+    st.tuples(st.just("jam"), clients, moments),
     st.tuples(st.just("outage"), moments),
     st.tuples(st.just("empty"), moments),
     st.tuples(st.just("trim")),
@@ -165,6 +167,11 @@ class Story:
     async def do_double(self, count: int) -> None:
         self.doubles += count
 
+    async def do_jam(self, client: int, seconds: float) -> None:
+        mailbox = self.clients[client].mailbox
+        mailbox.fill()
+        asyncio.get_running_loop().call_later(seconds, mailbox.drain)
+
     async def do_trim(self) -> None:
         self.world.redis.forget_streams()
 
@@ -184,7 +191,7 @@ class Story:
         async def forgiving() -> None:
             try:
                 await work
-            except Exception as problem:  # a session that is gone, or a bus that is away
+            except Exception as problem:  # a session that is gone, or a bus that is down
                 assert type(problem).__module__.startswith("aperture"), problem
 
         self._tasks.append(asyncio.ensure_future(forgiving()))

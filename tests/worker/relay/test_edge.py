@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.clock import in_fake_time
 from support.relay_posts import ME, OWNER, SESSION_KEY, EdgePostbox, Outbox, joined, patches, reply
 
 from aperture.errors import ProtocolError, TransferFailed
-from aperture.metrics import RelayTally
+from aperture.metrics import AppTally, RelayTally
+from aperture.protocol import messages
+from aperture.protocol.frames import FrameRun
 from aperture.protocol.messages import Message
 from aperture.wire.envelopes import FromClient, Hostile, Join, Leave, Probe, SessionEnded, Stored, unpack_fragments
 from aperture.worker.relay import edge as module
-from aperture.worker.relay.edge import EdgeSession, EdgeViewer
+from aperture.worker.relay import edge_viewer, repair
+from aperture.worker.relay.edge import EdgeSession
+from aperture.worker.relay.edge_viewer import EdgeViewer
 from aperture.worker.relay.transfers import MAX_TRANSFER
 
 RESTART = 1012
@@ -26,7 +29,8 @@ LARGEST = 1_000_000
 class Edge:
     """An edge of one session, and all that it touches."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, acknowledged: bool = False) -> None:
+        self.acknowledged = acknowledged
         self.post = EdgePostbox()
         self.hostile = Hostile()
         self.ended = 0
@@ -40,7 +44,14 @@ class Edge:
 
     def enter(self) -> tuple[EdgeViewer, Outbox]:
         outbox = Outbox()
-        viewer = EdgeViewer(self.session, outbox, "token", inline=False, max_message_size=LARGEST)
+        viewer = EdgeViewer(
+            self.session,
+            outbox,
+            "token",
+            from_browser=True,
+            max_message_size=LARGEST,
+            acknowledged=self.acknowledged,
+        )
         self.session.enter(viewer)
         return viewer, outbox
 
@@ -54,7 +65,7 @@ class Edge:
 
 
 def say(viewer: EdgeViewer, kind: str = "PATCH-DOC", fragment: str = "fragment") -> None:
-    message: Any = Message("id", kind, {}, b"{}", [])
+    message = Message("id", kind, None, {}, {})
     assert viewer.receive(message, (fragment,)) is None
 
 
@@ -65,7 +76,7 @@ async def turn() -> None:
 
 @in_fake_time
 async def test_patches_are_written_once_and_in_order() -> None:
-    """Published twice, because nobody knew whether it had been, is written once."""
+    """Published twice, because the first answer was lost, is written once."""
     edge = Edge()
     _, outbox = edge.live()
     edge.session.deliver(patches(1, b"one", b"two"))
@@ -100,6 +111,28 @@ async def test_a_variant_goes_instead_and_answers() -> None:
     assert not sender.unanswered
     edge.session.take_reply(reply(sender.connection, 2, b"again", after=1))
     assert outbox.runs[1:] == [b"own"]
+
+
+@in_fake_time
+async def test_a_patch_to_the_author_of_a_change_counts_as_any_other() -> None:
+    """But for the answer that travels with it, and not where there is nothing but the answer."""
+    edge = Edge()
+    tally = edge.session.tally = AppTally.unread("/app")
+    author, _ = edge.live()
+    edge.live()
+    everyone, own = (messages.patch(content, [], epoch=1, sequence=1) for content in (b'{"events":[1]}', b"{}"))
+    answer = messages.ok("1")
+
+    say(author)
+    both = FrameRun.join((own, answer)).plain
+    edge.session.deliver(patches(1, everyone.plain, variants={author.connection: both}, answers={author.connection: 2}))
+    assert (tally.patches_out, tally.patch_bytes_out) == (2, len(everyone.plain) + len(own.plain))
+
+    say(author)
+    edge.session.deliver(
+        patches(2, everyone.plain, variants={author.connection: answer.plain}, answers={author.connection: 3})
+    )
+    assert (tally.patches_out, tally.patch_bytes_out) == (3, 2 * len(everyone.plain) + len(own.plain))
 
 
 @in_fake_time
@@ -172,7 +205,7 @@ async def test_what_is_gone_from_the_stream_closes() -> None:
     assert edge.ended == 1
 
 
-@pytest.mark.parametrize("problem", [ValueError("an entry of somebody else"), RuntimeError("whatever")])
+@pytest.mark.parametrize("problem", [ValueError("an entry of another program"), RuntimeError("whatever")])
 @in_fake_time
 async def test_a_repair_that_fails_closes(problem: Exception) -> None:
     """Else all that comes would be held for a repair that never ends."""
@@ -188,12 +221,12 @@ async def test_a_repair_that_fails_closes(problem: Exception) -> None:
 
 @in_fake_time
 async def test_a_bus_that_stays_away_closes() -> None:
-    """Nobody looks at an old document for ever."""
+    """No viewer looks at an old document for ever."""
     edge = Edge()
     _, outbox = edge.live()
     edge.post.down = True
     edge.session.deliver(patches(2, b"two"))
-    await asyncio.sleep(module.REPAIR_TIME - 1)
+    await asyncio.sleep(repair.REPAIR_TIME - 1)
     assert outbox.closed is None
     await asyncio.sleep(2)
     assert outbox.closed is not None
@@ -202,7 +235,7 @@ async def test_a_bus_that_stays_away_closes() -> None:
 @in_fake_time
 async def test_too_much_behind_a_hole_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is bounded."""
-    monkeypatch.setattr(module, "HELD_BYTES", 100)
+    monkeypatch.setattr(repair, "HELD_BYTES", 100)
     edge = Edge()
     _, outbox = edge.live()
     edge.post.readable.clear()
@@ -280,12 +313,12 @@ async def test_messages_are_numbered_and_sent_again_if_the_owner_lacks_them() ->
     for _ in range(4):
         say(viewer)
     await turn()
-    numbers = [message.number for message in edge.post.sent_of(FromClient)]  # type: ignore[attr-defined]
+    numbers = [message.number for message in edge.post.sent_of(FromClient)]
     assert numbers == [1, 2, 3, 4, 5]
     edge.post.sent.clear()
     edge.session.take_joined(joined(viewer.connection, received=3, answered=2))
     await turn()
-    assert [m.number for m in edge.post.sent_of(FromClient)] == [2, 4, 5]  # type: ignore[attr-defined]
+    assert [m.number for m in edge.post.sent_of(FromClient)] == [2, 4, 5]
 
 
 @in_fake_time
@@ -296,12 +329,12 @@ async def test_messages_say_what_their_sender_can_have_seen() -> None:
     edge.session.deliver(patches(1, b"one", b"two"))
     say(viewer)
     await turn()
-    assert [m.seen for m in edge.post.sent_of(FromClient)] == [0, 2]  # type: ignore[attr-defined]
+    assert [m.seen for m in edge.post.sent_of(FromClient)] == [0, 2]
 
 
 @in_fake_time
 async def test_nobody_who_listens_is_asked_again() -> None:
-    """Until somebody does, or the registry is asked who has the session."""
+    """Until an owner listens, or the registry is asked who has the session."""
     edge = Edge()
     viewer, _ = edge.live()
     edge.post.receivers = 0
@@ -359,6 +392,19 @@ async def test_an_answer_that_is_waited_for_is_not_skipped() -> None:
 
 
 @in_fake_time
+async def test_the_answer_to_a_change_is_not_skipped_where_it_acknowledges() -> None:
+    """The owner repeats its last answer only, and a client that waits for an earlier one would wait for ever."""
+    edge = Edge(acknowledged=True)
+    viewer, outbox = edge.live()
+    for number in (2, 3, 4):
+        say(viewer)
+        if number != 3:
+            edge.session.take_reply(reply(viewer.connection, number, b"ok", after=0))
+    assert outbox.runs == [b"document", b"ok"]
+    assert outbox.closed == (RESTART, "out of step")
+
+
+@in_fake_time
 async def test_an_owner_that_has_forgotten_a_connection() -> None:
     """It took this worker for dead: their counts of messages would never meet again."""
     edge = Edge()
@@ -370,7 +416,7 @@ async def test_an_owner_that_has_forgotten_a_connection() -> None:
 
 @in_fake_time
 async def test_a_connection_that_is_gone_is_reported_until_the_bus_takes_it() -> None:
-    """Or the owner would keep the session, and publish, for nobody; and when asked about it, once more."""
+    """Or the owner would keep the session, and publish, without viewers; and when asked about it, once more."""
     edge = Edge()
     viewer, _ = edge.live()
     edge.post.down = True
@@ -403,7 +449,7 @@ async def test_the_owner_learns_whether_a_page_was_closed_or_cut_off() -> None:
 
 @in_fake_time
 async def test_a_refusal_before_joining_leaves_the_socket_open() -> None:
-    """Whoever lets the connection in looks for the owner once more; later, the browser has to."""
+    """Its `enter` looks for the owner once more; later, the browser has to."""
     edge = Edge()
     viewer, outbox = edge.enter()
     edge.session.refuse(viewer.connection, RESTART, "not here")
@@ -417,7 +463,7 @@ async def test_a_refusal_before_joining_leaves_the_socket_open() -> None:
 @in_fake_time
 async def test_too_much_that_is_unanswered_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a code that says to try again later, in bytes as in messages."""
-    monkeypatch.setattr(module, "UNANSWERED_MESSAGES", 3)
+    monkeypatch.setattr(edge_viewer, "UNANSWERED_MESSAGES", 3)
     edge = Edge()
     viewer, _ = edge.live()
     for _ in range(3):
@@ -425,7 +471,7 @@ async def test_too_much_that_is_unanswered_closes(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ProtocolError) as problem:
         say(viewer)
     assert problem.value.close_code == 1013
-    monkeypatch.setattr(module, "UNANSWERED_BYTES", 100)
+    monkeypatch.setattr(edge_viewer, "UNANSWERED_BYTES", 100)
     other, _ = edge.live()
     say(other, fragment="x" * LARGEST)  # one of the largest always fits
     with pytest.raises(ProtocolError):
@@ -472,7 +518,7 @@ async def test_a_document_that_cannot_be_fetched_closes_its_connection(size: int
 @in_fake_time
 async def test_too_much_behind_a_document_that_is_being_fetched_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory is bounded, however long the owner takes."""
-    monkeypatch.setattr(module, "HELD_BYTES", 10)
+    monkeypatch.setattr(edge_viewer, "BEHIND_BYTES", 10)
     edge = Edge()
     viewer, outbox = edge.enter()
     edge.session.take_joined(joined(viewer.connection))
@@ -502,7 +548,7 @@ async def test_patches_too_large_to_be_published_are_read_from_the_stream() -> N
 
 @in_fake_time
 async def test_a_large_message_is_offered_until_it_is_answered() -> None:
-    """Its place among the others is told, and the owner fetches it."""
+    """Its place among the others is sent, and the owner fetches it."""
     edge = Edge()
     viewer, _ = edge.live()
     say(viewer, fragment="x" * 500_000)
@@ -523,7 +569,7 @@ async def test_a_large_message_is_offered_until_it_is_answered() -> None:
 
 @in_fake_time
 async def test_a_closed_connection_sends_nothing_more() -> None:
-    """What its browser sent before it learned of that is nobody's."""
+    """What its browser sent before it learned of that is dropped."""
     edge = Edge()
     viewer, _ = edge.live()
     edge.session.close_all()

@@ -54,7 +54,10 @@ class Desk:
 
     def _receive(self, session: Session, viewer: Viewer, message: Message) -> Awaitable[None] | None:
         self.handled.append((message.msgid, viewer.seen))
-        return self._work() if self.busy else self._act()
+        if self.busy:
+            return self._work()
+        self._act()
+        return None
 
     def _act(self) -> None:
         self._spent += self.work
@@ -76,8 +79,8 @@ class Desk:
         letter = FromClient(SESSION_KEY, EDGE, viewer.connection, number, 10 + number, (header, "{}", "{}"))
         self.inbox.take(self.session, self.audience, viewer, letter)
 
-    def told(self, kind: type[Any]) -> list[Any]:
-        return self.post.told_of(kind)
+    def answers(self, kind: type[Any]) -> list[Any]:
+        return self.post.messages_of(kind)
 
 
 class Crowd(Desk):
@@ -105,7 +108,10 @@ class Crowd(Desk):
             viewer.outbox.send(run_of("OK"))
             return None
         self.made += 1
-        return self._make(viewer) if self.busy else viewer.outbox.send(self._run)
+        if self.busy:
+            return self._make(viewer)
+        viewer.outbox.send(self._run)
+        return None
 
     async def _make(self, viewer: Viewer) -> None:
         assert self.busy is not None
@@ -118,7 +124,7 @@ class Crowd(Desk):
 
     @property
     def answered(self) -> list[str]:
-        return [reply.connection for reply in self.told(Reply)]
+        return [reply.connection for reply in self.answers(Reply)]
 
 
 async def turn() -> None:
@@ -139,7 +145,7 @@ async def test_a_gap_is_asked_for_once() -> None:
     desk = Desk()
     desk.take(1, 3, 4, 5)
     await turn()
-    assert [(j.received, j.answered) for j in desk.told(Joined)] == [(1, 1)]
+    assert [(j.received, j.answered) for j in desk.answers(Joined)] == [(1, 1)]
 
 
 @in_fake_time
@@ -148,7 +154,7 @@ async def test_the_last_answer_is_said_again() -> None:
     desk = Desk()
     desk.take(1, 2, 2, 1)
     await turn()
-    assert [r.number for r in desk.told(Reply)] == [1, 2, 2]
+    assert [r.number for r in desk.answers(Reply)] == [1, 2, 2]
 
 
 @in_fake_time
@@ -211,7 +217,7 @@ async def test_what_breaks_the_protocol_ends_its_connection(caplog: pytest.LogCa
     desk.busy.set()
     await turn()
     assert desk.handled == [("m1", 11)]
-    assert [(r.code, r.reason) for r in desk.told(Refused)] == [(1008, "bad")]
+    assert [(r.code, r.reason) for r in desk.answers(Refused)] == [(1008, "bad")]
     assert [record.getMessage().partition(", ")[2] for record in caplog.records if record.levelname == "WARNING"] == [
         "in another worker, broke the protocol: bad"
     ]
@@ -225,7 +231,7 @@ async def test_fragments_that_are_none_end_their_connection() -> None:
     letter = FromClient(SESSION_KEY, EDGE, "c", 1, 0, ("no json",))
     desk.inbox.take(desk.session, desk.audience, desk.viewer, letter)
     await turn()
-    assert len(desk.told(Refused)) == 1
+    assert len(desk.answers(Refused)) == 1
 
 
 @in_fake_time
@@ -235,7 +241,7 @@ async def test_a_session_that_is_gone_sends_its_viewers_away() -> None:
     desk.problem = SessionGone("gone")
     desk.take(1)
     await turn()
-    assert [r.code for r in desk.told(Refused)] == [1012]
+    assert [r.code for r in desk.answers(Refused)] == [1012]
 
 
 @in_fake_time
@@ -245,7 +251,7 @@ async def test_a_bus_that_is_down_costs_a_line_and_a_reconnect(caplog: pytest.Lo
     desk.problem = BusDown("no connection")
     desk.take(1)
     await turn()
-    assert [r.code for r in desk.told(Refused)] == [1012]
+    assert [r.code for r in desk.answers(Refused)] == [1012]
     assert [record.exc_info for record in caplog.records] == [None]
 
 
@@ -260,12 +266,12 @@ async def test_what_fails_is_not_sent_for_ever() -> None:
         if busy is not None:
             busy.set()
         await turn()
-        assert [r.code for r in desk.told(Refused)] == [1011]
+        assert [r.code for r in desk.answers(Refused)] == [1011]
 
 
 @in_fake_time
 async def test_a_crowd_is_answered_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """However much larger its documents are than all that may wait for Redis: nobody is given up, nothing piles up."""
+    """However much larger its documents are than all that may wait for Redis: none is given up, nothing piles up."""
     monkeypatch.setattr(module, "QUEUE_LIMIT", 300_000)
     monkeypatch.setattr(module, "PULL_MARK", 250_000)
     crowd = Crowd(20)
@@ -311,7 +317,7 @@ async def test_a_message_that_is_fetched_keeps_its_place() -> None:
     arrives.set_result(pack_fragments(('{"msgid": "m1", "msgtype": "PATCH-DOC"}', "{}", "{}")))
     await turn()
     assert desk.handled == [("m1", 11), ("m2", 12)]
-    assert desk.told(Joined) == []
+    assert desk.answers(Joined) == []
 
 
 @in_fake_time
@@ -326,7 +332,7 @@ async def test_a_message_that_cannot_be_fetched_ends_its_connection(size: int, c
     desk.take(2)
     await turn()
     assert desk.handled == []
-    [refused] = desk.told(Refused)
+    [refused] = desk.answers(Refused)
     assert refused.code == code
     assert gone.exception() is not None
 
@@ -346,7 +352,7 @@ async def test_a_crowd_that_waits_for_a_busy_document_gets_it_one_after_the_othe
 
 @in_fake_time
 async def test_whoever_leaves_keeps_nobody_waiting() -> None:
-    """Whether it is its turn or not, and whether or not its document is made in the end: that goes to nobody."""
+    """Whether it is its turn or not, and whether or not its document is made in the end: that is not sent."""
     crowd = Crowd(4)
     crowd.busy = asyncio.Event()
     crowd.pull()
@@ -389,7 +395,7 @@ async def test_answers_are_not_said_again_on_top_of_much_that_waits(monkeypatch:
     assert desk.audience._queued < 6000
     desk.post.open.set()
     await turn()
-    before = len(desk.told(Reply))
+    before = len(desk.answers(Reply))
     desk.take(1)
     await turn()
-    assert len(desk.told(Reply)) == before + 1
+    assert len(desk.answers(Reply)) == before + 1

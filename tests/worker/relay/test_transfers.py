@@ -48,7 +48,7 @@ class Wire:
 @in_fake_time
 @pytest.mark.parametrize("size", [1, CHUNK_BYTES, CHUNK_BYTES + 1, 10 * CHUNK_BYTES + 7])
 async def test_all_of_it_arrives_and_nothing_is_left(size: int) -> None:
-    """Whole chunks and a rest; then the sender is told, and keeps it no longer."""
+    """Whole chunks and a rest; then the sender learns of it, and keeps it no longer."""
     wire = Wire()
     content = random.Random(1).randbytes(size)
     ended: list[bool] = []
@@ -113,7 +113,7 @@ async def test_a_sender_that_does_not_answer_is_given_up(trouble: str) -> None:
     assert await fetching == b"x" * 100
     name = wire.sender.offer(b"x" * 100, lambda: None)
     setattr(wire, trouble, True)
-    with pytest.raises(TransferFailed, match="does not answer" if trouble == "deaf" else "the bus is away"):
+    with pytest.raises(TransferFailed, match="does not answer" if trouble == "deaf" else "the bus is down"):
         await wire.receiver.fetch(SENDER, name, 100)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +15,15 @@ from bokeh.application.handlers import DirectoryHandler, FunctionHandler, Script
 from bokeh.application.handlers.lifecycle import LifecycleHandler
 from bokeh.document import Document
 from bokeh.models.widgets import Div
+from support.node import APPS
 from support.peers import in_loop
 from tornado.ioloop import IOLoop
 
-from aperture.errors import AppLoadError
+from aperture.errors import AppLoadError, AppQuit
+from aperture.worker.session.context import AppSessionContext
 from aperture.worker.session.host import AppHost, Origin
 
+EXITING = APPS / "exiting.py"
 ORIGIN = Origin(None, {"headers": {}, "made": "before"})
 
 
@@ -30,8 +36,9 @@ class Hooks(LifecycleHandler):
             setattr(self, name, hook)
 
 
-def host_of(*handlers: Any, logout_url: str | None = None) -> AppHost:
-    return AppHost("/app", Application(*handlers), logout_url=logout_url, issue_token=lambda name: f"token of {name}")
+def host_of(*handlers: Any, logout_url: str | None = None, clock: Callable[[], float] = time.monotonic) -> AppHost:
+    app = Application(*handlers)
+    return AppHost("/app", app, logout_url=logout_url, issue_token=lambda name: f"token of {name}", clock=clock)
 
 
 @in_loop
@@ -54,7 +61,7 @@ async def test_the_hooks_run_around_the_apps_code() -> None:
     host = host_of(Hooks(on_session_created=created, on_session_destroyed=destroyed), FunctionHandler(app))
     session = await host.build("s", ORIGIN)
     host.publish(session)
-    assert session.context is not None
+    assert isinstance(session.context, AppSessionContext)
     assert session.context.session is session
     assert not session.context.destroyed
     assert list(host.sessions) == [session]
@@ -62,6 +69,21 @@ async def test_the_hooks_run_around_the_apps_code() -> None:
     await host.retire(session)
     assert order == ["created s False", "app mine None", "destroyed mine True"]
     assert list(host.sessions) == []
+
+
+@in_loop
+async def test_code_that_ends_everything_ends_its_own_session(caplog: pytest.LogCaptureFixture) -> None:
+    """`sys.exit()` of a function, a script and a hook would end the worker, and every session in it."""
+
+    async def leave(context: Any) -> None:
+        sys.exit(3)
+
+    host = host_of(Hooks(on_session_created=leave, on_session_destroyed=leave), FunctionHandler(lambda document: None))
+    await host.retire(await host.build("s", ORIGIN))
+    assert caplog.text.count("SystemExit: 3") == 2
+    for handler in (FunctionHandler(lambda document: sys.exit(3)), ScriptHandler(filename=EXITING)):
+        with pytest.raises(AppQuit, match="SystemExit"):
+            await host_of(handler).build("s", ORIGIN)
 
 
 @in_loop
@@ -168,3 +190,15 @@ async def test_hooks_find_the_loop_and_the_app() -> None:
     host = host_of(FunctionHandler(lambda document: None))
     assert host.io_loop is IOLoop.current()
     assert host.server_context.application_context is host
+
+
+@in_loop
+async def test_a_session_is_unused_from_its_publication_on() -> None:
+    """One that takes longer to rebuild than an unused one lives is still there when those who wait for it come."""
+    now = 100.0
+    host = host_of(FunctionHandler(lambda document: None), clock=lambda: now)
+    session = await host.build("s", Origin(None, {}))
+    now = 160.0
+    assert session.milliseconds_since_last_unsubscribe == 60_000
+    host.publish(session)
+    assert session.milliseconds_since_last_unsubscribe == 0

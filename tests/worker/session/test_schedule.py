@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -119,6 +120,27 @@ async def test_a_periodic_callback_that_removes_itself_was_run_for_the_last_time
     schedule.add(periodic)
     await asyncio.sleep(1)
     assert len(ran) == 1
+
+
+@pytest.mark.parametrize("kind", [Tick, partial(Timeout, timeout=10), partial(Periodic, period=10)])
+@in_fake_time
+async def test_one_that_is_removed_while_it_waits_for_the_lock_does_not_run(kind: Callable[..., Tick]) -> None:
+    """As when the callback that holds the document removes it: to its author it is gone."""
+    lock = asyncio.Lock()
+    ran: list[float] = []
+
+    async def locked(callback: Callable[[], Any]) -> None:
+        async with lock:
+            await call(callback)
+
+    schedule = Schedule(locked, AppTally.unread("/"))
+    callback = kind(lambda: ran.append(now()))
+    async with lock:
+        schedule.add(callback)
+        await asyncio.sleep(0.05)  # it is its turn, and it waits
+        schedule.remove(callback)
+    await asyncio.sleep(1)
+    assert ran == []
 
 
 @in_fake_time

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 from bokeh.application import Application
-from bokeh.application.handlers import FunctionHandler
+from bokeh.application.application import SessionContext
+from bokeh.application.handlers import FunctionHandler, Handler
 from bokeh.document import Document
 from bokeh.models.widgets import Div
 from support.peers import Peer, in_loop
 
 from aperture.errors import SessionGone
 from aperture.worker.collector import GarbageCollector
+from aperture.worker.session.arrival import Arrival
 from aperture.worker.session.host import AppHost, Origin
-from aperture.worker.session.placement import LocalPlacement
+from aperture.worker.session.placement import LocalPlacement, LostClaim
 from aperture.worker.session.session import Session
 from aperture.worker.session.store import SessionStore
 
@@ -25,11 +27,24 @@ LIFETIME = 15.0
 
 
 class Log(LocalPlacement):
-    """A placement that keeps what it was told, among what else happened."""
+    """A placement that notes its calls, among what else happened."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.entries: list[str] = []
         self.gate: asyncio.Future[None] | None = None
+        self.lost: list[LostClaim] = []
+        """What another worker has claimed, while this one was stopped."""
+
+    def steady(self) -> bool:
+        return not self.lost
+
+    async def renew(self) -> list[LostClaim]:
+        lost, self.lost = self.lost, []
+        return lost
+
+    def forget(self, app: str, session_id: str, epoch: int) -> None:
+        self.entries.append(f"forget {session_id} at {epoch}")
 
     async def claim(self, app: str, session_id: str, *, fresh: bool) -> int:
         self.entries.append(f"claim {session_id}")
@@ -42,12 +57,25 @@ class Log(LocalPlacement):
 
 
 class CountingCollector(GarbageCollector):
-    """Counts what it is told of."""
+    """Counts its calls."""
 
     discarded = 0
 
     def session_discarded(self) -> None:
         self.discarded += 1
+
+
+class SlowHooks(Handler):
+    """An app's `on_session_destroyed`, which may wait for an event."""
+
+    destroyed: asyncio.Event | None = None
+
+    def modify_document(self, doc: Document) -> None:
+        """No-op."""
+
+    async def on_session_destroyed(self, session_context: SessionContext) -> None:
+        if self.destroyed is not None:
+            await self.destroyed.wait()
 
 
 class Shop:
@@ -66,18 +94,20 @@ class Shop:
             document.add_root(Div(text="root"))
             act(document)
 
+        self.hooks = SlowHooks()
         self.hosts = {
-            url: AppHost(url, Application(FunctionHandler(app)), logout_url=None, issue_token=str) for url in urls
+            url: AppHost(url, Application(FunctionHandler(app), self.hooks), logout_url=None, issue_token=str)
+            for url in urls
         }
         self.host = self.hosts[urls[0]]
         self.store = SessionStore(self.hosts, self.log, self.collector, unused_lifetime=LIFETIME)
 
     async def get(self, session_id: str = "s", url: str = "/app") -> Session:
-        return await self.store.get_or_create(self.hosts[url], session_id, ORIGIN)
+        return await self.store.get_or_create(Arrival(self.hosts[url], session_id, lambda: ORIGIN))
 
 
 def age(session: Session, by: float = LIFETIME + 1) -> None:
-    session._last_unsubscribe -= by
+    session.expiry.last_used -= by
 
 
 @in_loop
@@ -106,6 +136,19 @@ async def test_the_session_is_claimed_before_its_code_runs() -> None:
     assert await asking is shop.store.find(shop.host, "s")
     assert len(shop.store) == 1
     assert [session.id for session in shop.store] == ["s"]
+
+
+@in_loop
+async def test_the_code_does_not_run_of_a_session_that_another_worker_has_claimed_meanwhile() -> None:
+    """It waits for its page, while this process is stopped for longer than its lease; the claim is left as it is."""
+    shop = Shop()
+    await shop.store.begin(Arrival(shop.host, "s", lambda: ORIGIN, early=True))
+    shop.log.lost = [LostClaim("/app", "s", 1)]
+    with pytest.raises(SessionGone, match="another worker"):
+        await shop.get()
+    assert shop.log.entries == ["claim s", "forget s at 1", "release s"]
+    await shop.get()
+    assert shop.log.entries[3:] == ["claim s", "app"]
 
 
 @in_loop
@@ -175,7 +218,7 @@ async def test_who_asked_first_may_leave() -> None:
 
 @in_loop
 async def test_unused_sessions_are_discarded_after_their_lifetime() -> None:
-    """Not before, and not while somebody is connected."""
+    """Not before, and not while a viewer is connected."""
     shop = Shop()
     session = await shop.get()
     await shop.store.discard_unused()
@@ -301,7 +344,7 @@ async def test_a_session_asked_for_while_its_namesake_ends_is_a_new_one() -> Non
     """The old one's release does not take the new one's claim away."""
     shop = Shop()
     hook = asyncio.Event()
-    shop.host.application.on_session_destroyed = lambda context: hook.wait()  # type: ignore[method-assign,assignment]
+    shop.hooks.destroyed = hook
     old = await shop.get()
     age(old)
     ending = asyncio.create_task(shop.store.discard_unused())
@@ -340,7 +383,7 @@ async def test_a_session_whose_page_was_cut_off_is_kept_for_a_minute() -> None:
     await shop.store.discard_unused()
     assert shop.store.find(shop.host, "lost") is lost
     assert shop.store.find(shop.host, "closed") is None
-    lost._last_lost -= 61
+    lost.expiry.last_lost -= 61
     await shop.store.discard_unused()
     assert shop.store.find(shop.host, "lost") is None
 

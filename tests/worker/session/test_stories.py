@@ -1,4 +1,4 @@
-"""Random stories of one session: whatever its callbacks do, whoever looks on ends with the session's document.
+"""Random stories of one session: whatever its callbacks do, every viewer ends with the session's document.
 
 A peer decodes all of a message before it applies any of it, as BokehJS and `bokeh.client` do. So a model that is taken
 away, changed and brought back in one callback is where an order that looks right is not.
@@ -6,16 +6,18 @@ away, changed and brought back in one callback is where an order that looks righ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from bokeh.core.serialization import Serializer
+from bokeh.core.types import ID
 from bokeh.core.validation import silence
 from bokeh.core.validation.warnings import EMPTY_LAYOUT
 from bokeh.document import Document
 from bokeh.models import Column, ColumnDataSource
 from bokeh.models.widgets import Div, Slider
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.patience import run
 from support.peers import Peer, make_session, state_of
@@ -31,7 +33,7 @@ PARTS = 2
 
 
 class Notes:
-    """A journal that keeps what it is told."""
+    """A journal that keeps what is recorded."""
 
     writes = True
     acknowledges = False
@@ -69,7 +71,7 @@ class Stage:
         self.kept: tuple[bytes, Notes] | None = None
         if kept:
             self.kept = (snapshot(self.session.document), Notes())
-            self.session.keep_journal(self.kept[1])
+            self.session.begin_journal(self.kept[1])
         self.peers = [Peer.pulled(self.session), Peer.pulled(self.session)] if watched else []
         self.count = 0
 
@@ -102,7 +104,7 @@ class Stage:
             case "take":
                 column.children = [child for child in column.children if child is not part]
             case "clear" | "root" if holding:
-                pass  # Bokeh itself tells of roots that are let go late what nobody can follow
+                pass  # Bokeh itself tells of roots that are let go late what no peer can follow
             case "clear":
                 document.clear()
                 for root in (self.mover, *self.columns):
@@ -143,7 +145,7 @@ class Stage:
         self.look_at_kept()
 
     def look_at_kept(self) -> None:
-        """Who is built again from what was written down has the document, also while viewers are told nothing."""
+        """Who is built again from what was written down has the document, also while viewers get nothing."""
         if self.kept is not None:
             rebuilt = new_document()
             lay_over(rebuilt, self.kept[0])
@@ -157,7 +159,7 @@ def same(one: Document, other: Document) -> bool:
     return state_of(one) == state_of(other) or values_of(one) == values_of(other)
 
 
-def values_of(document: Document) -> tuple[list[str], dict[str, Any]]:
+def values_of(document: Document) -> tuple[list[str], dict[ID, Any]]:
     """The roots, and every property of every model."""
     encoder = Serializer(references=set(document.models))
     values = {model.id: encoder.encode(model.properties_with_values()) for model in document.models}
@@ -224,7 +226,7 @@ def test_so_does_a_viewer_whose_changes_cause_it(callbacks: list[list[tuple[str,
 def test_what_is_written_down_is_the_document_whatever_is_held_back(
     callbacks: list[list[tuple[str, int, int]]],
 ) -> None:
-    """After each callback, models that come and go among it: whoever kills the worker then loses nothing."""
+    """After each callback, models that come and go among it: a worker killed then loses nothing."""
 
     async def tell() -> None:
         stage = Stage(kept=True, watched=False)
@@ -235,3 +237,45 @@ def test_what_is_written_down_is_the_document_whatever_is_held_back(
         stage.look_at_kept()
 
     run(tell())
+
+
+@settings(max_examples=80)
+@given(
+    st.lists(
+        st.tuples(CALLBACKS.map(lambda callbacks: callbacks[0]), st.sampled_from(["fill", "drain", "read", ""])),
+        min_size=1,
+        max_size=8,
+    ),
+    st.booleans(),
+)
+@example(story=[([("set", 0, 0)], "fill"), ([("bounce", 1, 0), ("put", 1, 1), ("root", 0, 0)], "fill")], kept=False)
+def test_so_does_a_viewer_that_reads_slowly(story: list[tuple[list[tuple[str, int, int]], str]], kept: bool) -> None:
+    """Its socket fills and drains between the callbacks; the other viewer does not notice."""
+
+    async def tell() -> None:
+        stage = Stage(kept=kept)
+        slow = stage.peers[1]
+        for steps, then in story:
+            await stage.session.with_document_locked(stage.play, steps)
+            match then:
+                case "fill":
+                    slow.mailbox.fill()
+                case "drain":
+                    slow.mailbox.drain()
+                    await refreshed(stage.session)
+                case "read":
+                    slow.read()
+        await stage.let_go()
+        slow.mailbox.drain()
+        await refreshed(stage.session)
+        stage.look()
+        assert not slow.mailbox.behind
+        assert stage.session.fanout.log.since is None
+
+    run(tell())
+
+
+async def refreshed(session: Session) -> None:
+    """Wait until no viewer whose socket has drained is behind."""
+    while session.catch_up.refreshing:
+        await asyncio.sleep(0)

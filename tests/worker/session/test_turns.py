@@ -11,7 +11,7 @@ from aperture.worker.session.turns import Turns
 
 
 def test_a_lone_caller_does_not_wait() -> None:
-    """Whoever comes alone goes on without giving the event loop a turn."""
+    """A task that comes alone goes on without giving the event loop a turn."""
 
     async def scenario() -> None:
         turns = Turns()
@@ -37,7 +37,7 @@ def test_a_crowd_goes_one_by_one_with_others_in_between() -> None:
             await turns.take()
             seen.append(name)
 
-        async def somebody_else() -> None:
+        async def another_task() -> None:
             while len(seen) < 8:
                 seen.append("-")
                 await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_a_crowd_goes_one_by_one_with_others_in_between() -> None:
         async with asyncio.TaskGroup() as group:
             for name in "abcd":
                 group.create_task(work(name))
-            group.create_task(somebody_else())
+            group.create_task(another_task())
         return seen
 
     seen = run(scenario())
@@ -54,7 +54,7 @@ def test_a_crowd_goes_one_by_one_with_others_in_between() -> None:
 
 
 def test_who_was_cancelled_keeps_nobody_waiting() -> None:
-    """A turn that nobody takes any more goes to the next."""
+    """A turn that is not taken goes to the next."""
 
     async def scenario() -> None:
         turns = Turns()

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.clock import in_fake_time
 from support.peers import in_loop
 from tornado.iostream import SSLIOStream, StreamClosedError
 
 from aperture.protocol.closing import TRY_AGAIN_LATER
 from aperture.protocol.frames import FrameRun
+from aperture.worker.patch.viewer import Offer
 from aperture.worker.ws.outbox import StreamOutbox
+from aperture.worker.ws.progress import Progress
+from aperture.worker.ws.refresh_room import RefreshRoom
 
 LIMIT = 1024 * 1024
 
@@ -79,16 +83,35 @@ class Stream:
 class Desk:
     """An outbox with everything around it played."""
 
-    def __init__(self, takes: list[int] | None = None, *, limit: int = LIMIT, otherwise: int = 1 << 30, **options: Any):
+    def __init__(
+        self,
+        takes: list[int] | None = None,
+        *,
+        limit: int = LIMIT,
+        timeout: float = 60,
+        otherwise: int = 1 << 30,
+        **options: Any,
+    ):
         self.kernel = Kernel(takes, otherwise)
         self.stream = Stream(self.kernel)
         self.closes: list[tuple[int, str]] = []
+        self.timeouts = 0
+        self.progress = Progress(0, 0)
         self.outbox = StreamOutbox(
             self.stream,  # type: ignore[arg-type]
             limit=limit,
+            timeout=timeout,
             close=lambda code, reason: self.closes.append((code, reason)),
+            timed_out=self._count_timeout,
+            progress=lambda stream: self.progress,
             **options,
         )
+
+    def _count_timeout(self) -> None:
+        self.timeouts += 1
+
+    def offer(self, frames: bytes) -> Offer:
+        return self.outbox.offer(FrameRun(frames))
 
     def send(self, frames: bytes) -> None:
         self.outbox.send(FrameRun(frames))
@@ -147,48 +170,123 @@ async def test_nothing_overtakes_what_the_stream_still_writes() -> None:
 
 
 @in_loop
-async def test_a_viewer_that_falls_too_far_behind_is_closed() -> None:
-    """With 1013, once, and what waited for it is dropped; one byte less would have been taken."""
+async def test_a_viewer_that_is_behind_is_refused_patches() -> None:
+    """From the first on that does not fit, also smaller ones, until it has caught up; what waits still goes out."""
     desk = Desk([0], limit=100)
-    desk.send(b"x" * 10)
-    desk.send(b"y" * 90)
-    assert desk.closes == []
+    assert desk.offer(b"x" * 10) is Offer.QUEUED
+    assert desk.offer(b"y" * 90) is Offer.QUEUED
     assert desk.outbox.waiting == 100
-    desk.send(b"z")
-    desk.send(b"z")
-    assert desk.closes == [(TRY_AGAIN_LATER, "too slow")]
+    assert desk.offer(b"z") is Offer.REFUSED
+    assert desk.outbox.behind
     await desk.stream.drain()
-    assert desk.taken == b"x" * 10
+    assert desk.offer(b"z") is Offer.REFUSED
+    desk.outbox.resume()
+    assert desk.offer(b"z") is Offer.WRITTEN
+    assert desk.taken == b"x" * 10 + b"y" * 90 + b"z"
+    assert desk.closes == []
 
 
 @in_loop
 async def test_one_large_message_passes_through_an_empty_outbox() -> None:
-    """A document may be larger than the bound; nobody could ever pull it otherwise."""
+    """A document or a picture may be larger than the mark; no viewer could ever get it otherwise."""
+    desk = Desk([5, 5], limit=100)
+    for send in (desk.send, desk.offer):
+        send(b"x" * 1000)
+        await desk.stream.drain()
+    assert desk.taken == b"x" * 2000
+    assert desk.closes == []
+
+
+@in_loop
+async def test_patches_do_not_wait_behind_a_large_message() -> None:
+    """What is above the mark is the one that passes."""
     desk = Desk([5], limit=100)
     desk.send(b"x" * 1000)
+    assert desk.offer(b"y") is Offer.REFUSED
+    assert desk.outbox.waiting == 995
+
+
+@in_loop
+async def test_answers_are_not_refused() -> None:
+    """Those to a viewer that is behind wait, and one of them may be a document."""
+    desk = Desk([0], limit=100)
+    desk.offer(b"x" * 100)
+    desk.offer(b"y")
+    desk.send(b"ok")
+    desk.send(b"z" * 1000)
+    await desk.stream.drain()
+    assert desk.taken == b"x" * 100 + b"ok" + b"z" * 1000
     assert desk.closes == []
+
+
+@in_loop
+async def test_a_viewer_that_asks_for_more_than_it_reads_is_closed() -> None:
+    """With 1013, once, and what waited for it is dropped; so it can fill no memory."""
+    desk = Desk([0], limit=100)
+    desk.send(b"x" * 1000)
+    desk.send(b"y" * 1000)
+    assert desk.closes == []
+    desk.send(b"z")
+    desk.send(b"z")
+    assert desk.closes == [(TRY_AGAIN_LATER, "too slow")]
     await desk.stream.drain()
     assert desk.taken == b"x" * 1000
 
 
 @in_loop
-async def test_patches_may_wait_behind_a_large_message() -> None:
-    """Otherwise a large document that changes often could never be pulled over a slow line."""
-    desk = Desk([5], limit=100)
-    desk.send(b"x" * 1000)
-    desk.send(b"y" * 100)
+async def test_who_waits_for_the_socket_is_told_when_it_has_drained() -> None:
+    """Once, when nothing waits any more; at once, but not within the call, when nothing waits now."""
+    waited: list[int] = []
+    desk = Desk([0])
+    desk.send(b"first")
+    desk.send(b"second")
+    desk.outbox.when_drained(lambda: waited.append(desk.outbox.waiting))
+    assert waited == []
+    await desk.stream.drain()
+    await asyncio.sleep(0)
+    assert waited == [0]
+    desk.outbox.when_drained(lambda: waited.append(-1))
+    assert waited == [0]
+    await asyncio.sleep(0)
+    assert waited == [0, -1]
+    desk.kernel.broken = True
+    desk.send(b"lost")
+    desk.outbox.when_drained(lambda: waited.append(-2))
+    await asyncio.sleep(0)
+    assert waited == [0, -1]
+
+
+@in_fake_time
+async def test_a_socket_that_takes_nothing_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """After the timeout, with one line, and not sooner; what comes meanwhile does not put it off."""
+    desk = Desk([0], timeout=10)
+    desk.send(b"first")
+    await asyncio.sleep(9.9)
+    desk.send(b"second")
     assert desk.closes == []
-    desk.send(b"z")
+    await asyncio.sleep(2.6)
     assert desk.closes == [(TRY_AGAIN_LATER, "too slow")]
+    assert desk.timeouts == 1
+    await asyncio.sleep(60)
+    assert [record.message for record in caplog.records] == [
+        "viewer has taken nothing for 10 s and is closed; it may come back"
+    ]
 
 
-@in_loop
-async def test_a_large_message_does_not_pass_through_a_full_outbox() -> None:
-    """It would wait behind what waits already."""
-    desk = Desk([0], limit=100)
-    desk.send(b"x" * 10)
-    desk.send(b"y" * 1000)
-    assert desk.closes == [(TRY_AGAIN_LATER, "too slow")]
+@in_fake_time
+async def test_a_socket_that_takes_a_byte_now_and_then_is_not_closed() -> None:
+    """However slow it is: it makes progress."""
+    desk = Desk([0], timeout=10)
+    desk.send(b"first")
+    for taken in range(1, 10):
+        await asyncio.sleep(9)
+        desk.progress = Progress(taken, 0)
+    assert desk.closes == []
+    await asyncio.sleep(9)
+    await desk.stream.drain()
+    await asyncio.sleep(60)
+    assert desk.closes == []
+    assert desk.timeouts == 0
 
 
 @in_loop
@@ -266,7 +364,9 @@ async def test_a_stream_with_tls_is_never_written_around() -> None:
 
     desk = Desk()
     stream = Tls(desk.kernel)
-    outbox = StreamOutbox(stream, limit=LIMIT, close=lambda code, reason: None)
+    outbox = StreamOutbox(
+        stream, limit=LIMIT, timeout=60, close=lambda code, reason: None, progress=lambda stream: Progress(0, 0)
+    )
     outbox.send(FrameRun(b"run"))
     assert desk.kernel.calls == 0
     await stream.drain()
@@ -312,3 +412,29 @@ def test_whole_runs_arrive_in_order_whatever_the_kernel_takes(
         assert desk.closes == []
 
     asyncio.run(scenario())
+
+
+@in_loop
+async def test_viewers_that_are_behind_wait_for_room() -> None:
+    """One that keeps up again waits for no other; each is called when those before it have read what they were sent."""
+    room = RefreshRoom(1)
+    called: list[int] = []
+    desks = [Desk([0, 0], limit=100, room=room) for _ in range(2)]
+    for number, desk in enumerate(desks):
+        desk.offer(b"x")
+        assert desk.offer(b"y" * 200) is Offer.REFUSED
+        desk.outbox.when_drained(lambda number=number: called.append(number))  # type: ignore[misc]
+        await desk.stream.drain()
+        await asyncio.sleep(0)
+    assert called == [0]
+    first, second = desks
+    assert first.outbox.expected == 200
+    first.outbox.resume()
+    first.send(b"z")  # the refresh
+    first.outbox.when_drained(lambda: called.append(2))
+    await asyncio.sleep(0)
+    assert called == [0]
+    await first.stream.drain()
+    await asyncio.sleep(0)
+    assert called == [0, 1, 2]
+    second.outbox.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from support.peers import in_loop
 
@@ -11,7 +12,7 @@ from aperture.worker.ws.sockets import OpenSockets
 
 
 class Socket:
-    """A websocket as far as its end is concerned; it answers a close when told to.
+    """A websocket as far as its end is concerned; it answers a close when a test says so.
 
     Args:
         sockets: where it is counted.
@@ -19,8 +20,14 @@ class Socket:
 
     def __init__(self, sockets: OpenSockets, *, answers: bool = True) -> None:
         self.codes: list[int | None] = []
+        self.pings = 0
+        self.pinged: Callable[[Socket], object] = lambda socket: None
         self._sockets = sockets
         self._answers = answers
+
+    def keep_alive(self) -> None:
+        self.pings += 1
+        self.pinged(self)
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         self.codes.append(code)
@@ -40,6 +47,37 @@ async def test_sockets_are_counted() -> None:
     for _ in range(2):
         sockets.remove(one)
     assert list(sockets) == [other]
+
+
+@in_loop
+async def test_open_sockets_are_pinged_again_and_again() -> None:
+    """All of them, also more than have their turn at once, and none that has ended."""
+    sockets = OpenSockets()
+    opened = [Socket(sockets) for _ in range(250)]
+    ended, last = opened[100], opened[-1]
+    pings: asyncio.Queue[Socket] = asyncio.Queue()
+    last.pinged = pings.put_nowait
+    for socket in opened:
+        sockets.add(socket, 0.001)
+    sockets.remove(ended)
+    for _ in range(3):
+        await pings.get()
+    assert ended.pings == 0
+    assert {min(socket.pings, 2) for socket in opened if socket is not ended} == {2}
+
+
+@in_loop
+async def test_no_timer_is_left_behind() -> None:
+    """Of a worker without websockets, or one that closes."""
+    sockets = OpenSockets()
+    socket = Socket(sockets)
+    for _ in range(2):
+        sockets.add(socket, 60)
+        assert sockets._pinging is not None
+        sockets.remove(socket)
+        assert sockets._pinging is None
+    sockets.add(socket)
+    assert sockets._pinging is None
 
 
 @in_loop

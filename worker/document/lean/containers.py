@@ -6,6 +6,7 @@ with the second. Pickled and copied, they are as Bokeh's are, so that processes 
 
 from __future__ import annotations
 
+from threading import RLock
 from typing import Any, TypeAlias
 
 from bokeh.core.has_props import HasProps
@@ -18,6 +19,10 @@ Owner: TypeAlias = tuple[HasProps, PropertyDescriptor[Any]]
 
 _OWNERS = "_owners"
 """In the container's own dictionary: an `Owner`, or a set of them; what Bokeh and pickle put there is a set, too."""
+
+_sharing = RLock()
+"""Held while owners come to be several or fewer: threads may give one list to two models at once. By one thread more
+than once, too, since models of an app's own may be compared by code of its own."""
 
 
 def install() -> None:
@@ -50,23 +55,26 @@ def _set_owners(self: PropertyValueContainer, kept: set[Owner]) -> None:
 
 def register_owner(self: PropertyValueContainer, owner: HasProps, descriptor: PropertyDescriptor[Any]) -> None:
     """Stands in for `PropertyValueContainer._register_owner`."""
-    kept = self.__dict__.get(_OWNERS)
-    if kept is None:
-        self.__dict__[_OWNERS] = (owner, descriptor)
-    elif type(kept) is not tuple:
-        kept.add((owner, descriptor))
-    elif kept != (owner, descriptor):
-        self.__dict__[_OWNERS] = {kept, (owner, descriptor)}
+    only = (owner, descriptor)
+    if self.__dict__.setdefault(_OWNERS, only) is only:
+        return
+    with _sharing:
+        kept = self.__dict__.setdefault(_OWNERS, only)
+        if type(kept) is not tuple:
+            kept.add(only)
+        elif kept != only:
+            self.__dict__[_OWNERS] = {kept, only}
 
 
 def unregister_owner(self: PropertyValueContainer, owner: HasProps, descriptor: PropertyDescriptor[Any]) -> None:
     """Stands in for `PropertyValueContainer._unregister_owner`."""
-    kept = self.__dict__.get(_OWNERS)
-    if type(kept) is not tuple:
-        if kept is not None:
-            kept.discard((owner, descriptor))
-    elif kept == (owner, descriptor):
-        del self.__dict__[_OWNERS]
+    with _sharing:
+        kept = self.__dict__.get(_OWNERS)
+        if type(kept) is not tuple:
+            if kept is not None:
+                kept.discard((owner, descriptor))
+        elif kept == (owner, descriptor):
+            del self.__dict__[_OWNERS]
 
 
 def notify_owners(self: PropertyValueContainer, old: Any, hint: Any = None) -> None:

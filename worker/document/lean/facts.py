@@ -23,16 +23,16 @@ from bokeh.core.property.descriptors import (
     UnitsSpecPropertyDescriptor,
 )
 from bokeh.core.property.singletons import Undefined
-from bokeh.core.property.validation import validate
 from bokeh.core.property.vectorization import Expr, Field, Value
 from bokeh.core.property.wrappers import PropertyValueContainer
 from bokeh.model import Model
 from bokeh.model.util import HasDocumentRef
 from bokeh.util.dataclasses import entries, is_dataclass
 
-__all__ = ["ClassFacts", "facts_of", "has_unstable_default", "install"]
+__all__ = ["CHECKS", "ClassFacts", "facts_of", "has_unstable_default", "install"]
 
-_FACTS, _DEFAULTS = "_aperture_facts", "_aperture_defaults"
+_FACTS, _DEFAULTS, CHECKS = "_aperture_facts", "_aperture_defaults", "_aperture_checks"
+"""Where on a class its facts are, its overridden defaults, and the names of its integrity checks."""
 
 _PLAIN = (PropertyDescriptor, ColumnDataPropertyDescriptor)
 """Descriptors that serialize a value as it is."""
@@ -54,6 +54,9 @@ _CONSTANT = frozenset((type(None), bool, int, float, complex, str, bytes, date, 
 
 _EVALUATED = frozenset((*_CONSTANT, list, dict, set, tuple, frozenset, Field, Value, Expr))
 """Types of defaults that are worked out here. To copy others might be noticed: the copy of a model takes an id."""
+
+_KEPT = "_aperture_"
+"""How the names begin of what is kept on classes."""
 
 _LISTED = ("descriptors", "dataspecs", "properties", "properties_with_refs")
 """What Bokeh keeps of classes, in tables that keep the classes, too, for as long as the process lives."""
@@ -95,7 +98,7 @@ class ClassFacts:
     references: tuple[tuple[str, bool], ...] = ()
     """Names that may refer to models, each with whether its default surely does not."""
     triggers: bool = True
-    """Whether its models have somebody to tell of changes: models have, plain `HasProps` have not."""
+    """Whether its models report changes: models do, plain `HasProps` do not."""
     quiet: bool = False
     """Whether a change of a model that has neither document nor callbacks has no further effect."""
 
@@ -106,12 +109,32 @@ def install() -> None:
     for name in _LISTED:
         setattr(HasProps, name, _kept[name])
     PropertyDescriptor.has_unstable_default = has_unstable_default  # type: ignore[method-assign, assignment]
+    # What Bokeh assumes of a class that does not say so. It asks all classes for each document that it writes out, and
+    # where nothing is found each answer costs an exception.
+    HasProps.__data_model__ = False
+    type(HasProps).__setattr__ = set_on_class  # type: ignore[method-assign, assignment]
+
+
+def set_on_class(cls: type[HasProps], name: str, value: object) -> None:
+    """Stands in for `type.__setattr__`: a class that is changed after its first model was made is looked at anew."""
+    type.__setattr__(cls, name, value)
+    if not name.startswith(_KEPT):
+        _forget(cls)
+
+
+def _forget(cls: type[Any]) -> None:
+    for name in (_FACTS, _DEFAULTS, CHECKS):
+        if name in cls.__dict__:
+            type.__delattr__(cls, name)
+    for derived in cls.__subclasses__():
+        _forget(derived)
 
 
 def facts_of(cls: type[HasProps]) -> ClassFacts | None:
     """The facts of a class; None for one that has changed what they are made of."""
     try:
-        return cast("ClassFacts | None", cls.__dict__[_FACTS])
+        known: ClassFacts | None = cls.__dict__[_FACTS]  # no `cast`: it is called for each value that is set
+        return known
     except KeyError:
         facts = _find(cls) if _is_as_bokeh_made_it(cls) else None
         setattr(cls, _FACTS, facts)
@@ -155,7 +178,7 @@ def _find(cls: type[HasProps]) -> ClassFacts:
         descriptor: Any = cls.lookup(name)
         facts.order[name] = len(facts.order)
         facts.descriptors[name] = descriptor
-        if type(descriptor) not in _KNOWN or not _has_bokehs_defaults(descriptor.property):
+        if type(descriptor) not in _KNOWN or not _is_bokehs(prop) or not _has_bokehs_defaults(descriptor.property):
             facts.eager.append((name, descriptor))
             facts.asked.add(name)
             continue
@@ -200,14 +223,18 @@ def _evaluated(cls: type[HasProps], descriptor: PropertyDescriptor[Any], default
         return Undefined
     if type(default) not in _EVALUATED:
         return _UNKNOWN
-    with validate(True):
-        # One that needs to be converted is not converted while an app has turned validation off.
-        if not descriptor.property.is_valid(default):
-            return _UNKNOWN
-        try:
-            return descriptor.class_default(cls)
-        except ValueError:
-            return _UNKNOWN
+    try:
+        # One that needs to be converted is not converted while an app has turned validation off. That is asked here
+        # without turning it on, which would be for all threads.
+        descriptor.property.validate(default, False)
+        return descriptor.class_default(cls)
+    except ValueError:
+        return _UNKNOWN
+
+
+def _is_bokehs(prop: Property[Any]) -> bool:
+    """Whether the property, and those that it is made of, answer alike each time. One of an app's own need not."""
+    return type(prop).__module__.partition(".")[0] == "bokeh" and all(map(_is_bokehs, getattr(prop, "type_params", ())))
 
 
 def _has_bokehs_defaults(prop: Property[Any]) -> bool:
@@ -238,7 +265,7 @@ def _is_quiet(cls: type[HasProps]) -> bool:
 
 def _kept_on_class(name: str, find: Callable[..., Any]) -> Callable[..., Any]:
     """A function of classes that keeps what it has found on each class, by its arguments."""
-    attr = f"_aperture_{name}"
+    attr = f"{_KEPT}{name}"
 
     @wraps(find)
     def found(cls: type[HasProps], **how: bool) -> Any:

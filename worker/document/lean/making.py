@@ -1,4 +1,4 @@
-"""A model's beginning: what is set, and those of its defaults that somebody could notice were not there."""
+"""A model's beginning: what is set, and those of its defaults whose absence could be noticed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Self
 from bokeh.core.has_props import HasProps
 from bokeh.core.property.descriptors import PropertyDescriptor
 from bokeh.core.property.singletons import Intrinsic, Undefined
+from bokeh.core.property.wrappers import PropertyValueContainer
 
 from aperture.worker.document.lean import facts as class_facts
 from aperture.worker.document.lean.facts import ClassFacts, facts_of
@@ -17,6 +18,7 @@ __all__ = ["install"]
 _MISSING = object()
 
 _bokehs_init = HasProps.__init__
+_bokehs_get = PropertyDescriptor._get
 _bokehs_default = PropertyDescriptor._get_default
 _bokehs_theming = HasProps.apply_theme
 
@@ -33,6 +35,7 @@ def install() -> None:
     made.apply_theme = apply_theme
     made.__init__ = init
     made.__copy__ = _copy
+    read._get = get
     read._get_default = get_default
 
 
@@ -58,6 +61,23 @@ def init(self: HasProps, **properties: Any) -> None:
     self._initialized = True
 
 
+def get(descriptor: PropertyDescriptor[Any], obj: Any) -> Any:
+    """Stands in for `PropertyDescriptor._get`. Most of what is read is a default that never changes."""
+    name = descriptor.name
+    try:
+        stored, unstable = obj._property_values, obj._unstable_default_values
+    except AttributeError:
+        return _bokehs_get(descriptor, obj)  # which says what was not called
+    if name in stored:
+        return stored[name]
+    facts = facts_of(type(obj))
+    if facts is not None and name not in unstable and obj.__themed_values__ is None:
+        constant = facts.constant.get(descriptor, _MISSING)
+        if constant is not _MISSING:
+            return constant
+    return descriptor._get_default(obj)
+
+
 def get_default(descriptor: PropertyDescriptor[Any], obj: HasProps) -> Any:
     """Stands in for `PropertyDescriptor._get_default`."""
     name = descriptor.name
@@ -71,7 +91,17 @@ def get_default(descriptor: PropertyDescriptor[Any], obj: HasProps) -> Any:
             constant = facts.constant.get(descriptor, _MISSING)
             if constant is not _MISSING:
                 return constant
+            if descriptor in facts.lazy:
+                return _first_of(descriptor, obj)
     return _bokehs_default(descriptor, obj)
+
+
+def _first_of(descriptor: PropertyDescriptor[Any], obj: HasProps) -> Any:
+    """A default that was left to be made until now, in whichever thread is first: all are to have the same one."""
+    default: Any = descriptor.instance_default(obj)
+    if isinstance(default, PropertyValueContainer):
+        default._register_owner(obj, descriptor)
+    return obj._unstable_default_values.setdefault(descriptor.name, default)
 
 
 def themed_values(self: Any) -> dict[str, Any] | None:
@@ -92,7 +122,7 @@ def apply_theme(self: Any, property_values: dict[str, Any]) -> None:
 
 
 def _copy(self: HasProps) -> Self:  # type: ignore[misc]
-    """A copy has the same lists and dicts as its original, also those that nobody has looked at yet."""
+    """A copy has the same lists and dicts as its original, also those that have not been read yet."""
     facts = facts_of(type(self))
     if facts is not None and hasattr(self, "_property_values"):
         _look_at_all(self, facts)

@@ -18,11 +18,9 @@ from bokeh.core.validation.check import ValidationIssues
 from bokeh.model import Model
 from bokeh.util.dataclasses import entries, is_dataclass
 
-from aperture.worker.document.lean.facts import facts_of
+from aperture.worker.document.lean.facts import CHECKS, facts_of
 
 __all__ = ["check_integrity", "install"]
-
-_CHECKS = "_aperture_checks"
 
 _NOTHING: Mapping[str, Any] = {}
 
@@ -85,7 +83,7 @@ def query_properties_with_values(
 def visit_references(value: Any, visitor: Callable[[Model], None]) -> None:
     """Stands in for `bokeh.model.util.visit_immediate_value_references`."""
     facts = facts_of(type(value)) if isinstance(value, HasProps) else None
-    if facts is None:
+    if facts is None or not hasattr(value, "_property_values"):
         _bokehs_visit(value, visitor)
         return
     stored, unstable = value._property_values, value._unstable_default_values
@@ -129,11 +127,11 @@ def check_integrity(models: Iterable[Model]) -> ValidationIssues:
 
 def _checks_of(cls: type[Model]) -> list[tuple[str, bool]]:
     """The names of a class's checks, and whether what they find is an error."""
-    known: list[tuple[str, bool]] | None = cls.__dict__.get(_CHECKS)
+    known: list[tuple[str, bool]] | None = cls.__dict__.get(CHECKS)
     if known is None:
         named = (
             (name, getattr(getattr(cls, name), "validator_type", None)) for name in dir(cls) if name[:6] == "_check"
         )
         known = [(name, kind == "error") for name, kind in named if kind]
-        setattr(cls, _CHECKS, known)
+        setattr(cls, CHECKS, known)
     return known

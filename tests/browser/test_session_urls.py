@@ -1,0 +1,104 @@
+"""Reload, history and bookmarks in Chromium: with session URLs they come back to the session that they showed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+from support.browser import VIEWPORT, BrowserTabs, Tab
+from support.cluster import Cluster
+
+ALICE, BOB = {"X-User": "alice"}, {"X-User": "bob"}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    options = ["--session-urls", "--user-header", "X-User", "--durability", "ack"]
+    with Cluster("relayed.py", options=options) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def alice(chromium: Browser) -> Iterator[BrowserTabs]:
+    yield from profile(chromium, ALICE)
+
+
+@pytest.fixture
+def bob(chromium: Browser) -> Iterator[BrowserTabs]:
+    yield from profile(chromium, BOB)
+
+
+def profile(chromium: Browser, headers: dict[str, str]) -> Iterator[BrowserTabs]:
+    """Tabs of one person, whom the proxy in front names."""
+    context = chromium.new_context(viewport=VIEWPORT, extra_http_headers=headers)  # type: ignore[arg-type]
+    tabs = BrowserTabs(context)
+    yield tabs
+    tabs.assert_quiet()
+    context.close()
+
+
+def move(tab: Tab, fraction: float) -> int:
+    """Move the slider; returns its value when the app has followed."""
+    tab.page.bring_to_front()
+    before = tab.value("seen", "text")
+    tab.drag_slider("slider", fraction)
+    tab.wait_for(
+        """before => { const [d] = Bokeh.documents, text = d.get_model_by_name('seen').text;
+          return text !== before && text === String(d.get_model_by_name('slider').value); }""",
+        before,
+    )
+    value: int = tab.value("slider", "value")
+    return value
+
+
+def shows(tab: Tab, value: int) -> None:
+    tab.wait_idle()
+    tab.wait_for_value("slider", "value", value)
+    tab.wait_for_value("seen", "text", str(value))
+
+
+def test_everything_that_leads_back_to_a_url_leads_back_to_its_session(
+    cluster: Cluster, alice: BrowserTabs, bob: BrowserTabs
+) -> None:
+    """Over two nodes behind a proxy that takes turns; the worker is killed, and the nodes are restarted in between."""
+    tab = alice(cluster.app_url("/relayed?a=1"))
+    url, session_id = tab.page.url, tab.session_id()
+    assert session_id in url
+    assert "?a=1&" in url
+    value = move(tab, 0.5)
+
+    tab.page.reload()
+    shows(tab, value)
+    assert tab.page.url == url
+
+    tab.page.goto("about:blank")
+    tab.page.go_back()
+    shows(tab, value)
+
+    duplicate = alice(url)
+    shows(duplicate, value)
+    value = move(duplicate, 0.8)
+    shows(tab, value)
+
+    theirs = bob(url)
+    assert theirs.session_id() != session_id
+    assert theirs.page.url != url
+    assert theirs.value("slider", "value") == 0
+
+    for other in (tab, duplicate, theirs):
+        other.page.goto("about:blank")
+    owner = cluster.owner(session_id)
+    owner.node.kill(owner.pid)
+    tab.page.goto(url)
+    shows(tab, value)
+    assert tab.session_id() == session_id
+
+    for node in cluster.nodes:
+        tab.page.goto("about:blank")
+        assert node.stop() == 0
+        node.start_again(workers=2)
+        tab.page.goto(url)
+        shows(tab, value)
+        assert tab.session_id() == session_id
+    assert move(tab, 0.2) < value
