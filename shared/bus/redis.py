@@ -23,7 +23,7 @@ from redis.exceptions import NoScriptError, RedisError
 
 from aperture.bus.bus import BusHealth, Deliver, Script
 from aperture.bus.names import Names
-from aperture.bus.redis_connection import Argument, Link, LinkTimes
+from aperture.bus.redis_connection import Argument, Connected, Link, LinkTimes, hang_up
 from aperture.bus.redis_options import BusOptions
 from aperture.errors import BusDown
 from aperture.private_folder import is_private
@@ -191,7 +191,7 @@ class RedisBus:
 
     # Connecting
 
-    async def _connect(self) -> AbstractConnection:
+    async def _connect(self) -> Connected:
         path, held = self._place.path, self._options.held
         if path is None or held is None:
             return await _connected(await self._make_connection(path))
@@ -248,13 +248,15 @@ class RedisBus:
                 _tell(callback)
 
 
-async def _connected(connection: AbstractConnection) -> AbstractConnection:
+async def _connected(connection: AbstractConnection) -> Connected:
     try:
         await connection.connect()  # type: ignore[no-untyped-call] # redis-py annotates some of its methods
+        assert connection._writer is not None
     except BaseException:
-        await connection.disconnect(nowait=True)
+        if connection._writer is not None:
+            await hang_up(connection, connection._writer.transport)
         raise
-    return connection
+    return connection, connection._writer.transport
 
 
 def _tell(callback: Callable[[], None]) -> None:

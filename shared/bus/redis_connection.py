@@ -40,11 +40,13 @@ from redis.exceptions import (
 from aperture.errors import BusDown, BusFull, BusUnavailable
 from aperture.inheritance import withhold
 
-__all__ = ["Link", "LinkTimes"]
+__all__ = ["Argument", "Connected", "Link", "LinkTimes", "hang_up"]
 
 log = logging.getLogger(__name__)
 
 Argument = bytes | str | int
+
+Connected = tuple[AbstractConnection, asyncio.WriteTransport]
 
 TICK = 0.25
 """Seconds between two looks at whether the connection still lives."""
@@ -52,6 +54,9 @@ TICK = 0.25
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 5.0
 """Seconds between two attempts to connect; the workers of a cluster come back spread over as many."""
+
+GOODBYE = 1.0
+"""Seconds for what is written to be taken when a connection that is up is closed."""
 
 MAX_WAITING_BYTES = 64 * 1024 * 1024
 """Requests not yet taken by the kernel, because Redis reads slowly: three of the largest websocket messages."""
@@ -117,7 +122,7 @@ class Link:
     Args:
         name: for the log.
         where: for the log and for errors; holds no password.
-        connect: makes a connection that is logged in, or raises.
+        connect: makes a connection that is logged in, and gives its transport too; or raises.
         times: deadlines.
         prepare: called on a new connection before the link is up, and may make requests.
         on_push: takes what Redis sends without being asked, and returns whether that is what it was.
@@ -128,7 +133,7 @@ class Link:
         self,
         name: str,
         where: str,
-        connect: Callable[[], Awaitable[AbstractConnection]],
+        connect: Callable[[], Awaitable[Connected]],
         times: LinkTimes,
         *,
         prepare: Callable[[], Awaitable[None]],
@@ -143,6 +148,7 @@ class Link:
         self._on_push = on_push
         self._on_change = on_change
         self._connection: AbstractConnection | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._upkeep: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
@@ -159,9 +165,8 @@ class Link:
 
     def descriptors(self) -> Iterable[int]:
         """The connection's: Redis goes on sending to a subscriber whose worker is dead while a child has it."""
-        writer = None if self._connection is None else self._connection._writer
-        if writer is not None and not writer.is_closing():
-            yield writer.get_extra_info("socket").fileno()
+        if self._transport is not None and not self._transport.is_closing():
+            yield self._transport.get_extra_info("socket").fileno()
 
     # Life
 
@@ -186,8 +191,9 @@ class Link:
         if upkeep is not None:
             upkeep.cancel()
             await asyncio.wait([upkeep])
+        patience = GOODBYE if self.up else 0.0
         self._fail("closed")
-        await self._tear_down()
+        await self._tear_down(patience)
 
     def request(self, *args: Argument) -> asyncio.Future[Any]:
         """Send a command and return its future answer; it is on its way, in order, when this returns.
@@ -229,7 +235,7 @@ class Link:
     async def _establish(self) -> None:
         try:
             async with asyncio.timeout(self._times.connect):
-                self._connection = await self._connect()
+                self._connection, self._transport = await self._connect()
                 self._begin(self._connection)
                 await self._prepare()
         except BaseException as problem:
@@ -355,16 +361,32 @@ class Link:
                 log.warning("the connection to Redis at %s is lost (%s): %s", self._where, self._name, reason)
             self._on_change(False)
 
-    async def _tear_down(self) -> None:
+    async def _tear_down(self, patience: float = 0.0) -> None:
         tasks, self._tasks = self._tasks, ()
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(OSError, RedisError):
-                await connection.disconnect(nowait=True)
+        transport, self._transport = self._transport, None
+        if connection is not None and transport is not None:
+            await hang_up(connection, transport, patience)
+
+
+async def hang_up(connection: AbstractConnection, transport: asyncio.WriteTransport, patience: float = 0.0) -> None:
+    """Close a connection, whatever its peer does.
+
+    By itself asyncio keeps one open until the peer has taken what was written and, with TLS, has said goodbye: a paused
+    Redis would hold a descriptor and megabytes of each connection that was given up.
+
+    Args:
+        transport: the connection's; it forgets it when it closes by itself, as it does when a write is cancelled.
+        patience: seconds in which the peer may still take what was written; the rest is lost.
+    """
+    with suppress(OSError, RedisError):  # a TimeoutError is an OSError
+        async with asyncio.timeout(patience or None):
+            await connection.disconnect(nowait=not patience)
+    transport.abort()
 
 
 def _refusal_code(reply: Any) -> str | None:

@@ -328,6 +328,34 @@ def test_tls_needs_a_certificate_that_is_trusted_and_shows_its_own(certificate: 
         run(scenario())
 
 
+def test_a_closed_bus_keeps_no_connection_to_a_redis_that_says_no_goodbye(certificate: tuple[str, str]) -> None:
+    """Nor one to a Redis that takes nothing more: a connection is over when it is given up."""
+    cert, key = certificate
+    port = free_port()
+    tls = {"tls-port": str(port), "tls-cert-file": cert, "tls-key-file": key, "tls-ca-cert-file": cert}
+    with RedisServer(tls if _has_tls() else {}) as server:
+
+        async def scenario(url: str, **options: Any) -> None:
+            async with bus_on(url, fresh_namespace(), **options) as bus:
+                held = _sockets(bus)
+                server.pause()
+                under_way = asyncio.create_task(bus.publish("aperture:c", b"x" * 5_000_000))
+                await asyncio.sleep(0)
+            await eventually(lambda: all(sock.fileno() < 0 for sock in held))
+            with pytest.raises(BusDown):
+                await under_way
+            server.resume()
+
+        run(scenario(server.url))
+        if _has_tls():
+            run(scenario(f"rediss://localhost:{port}", cert=cert, key=key, verify=False))
+
+
+def _sockets(bus: RedisBus) -> list[socket.socket]:
+    transports = [link._transport for link in (bus._commands, bus._messages)]
+    return [transport.get_extra_info("socket") for transport in transports if transport is not None]
+
+
 def test_sentinels_are_asked_where_redis_is(tmp_path: Path) -> None:
     """A sentinel that is down is passed over; a service that they do not know is said."""
     port, sentinel_port = free_port(), free_port()
