@@ -235,7 +235,8 @@ class Worker:
         for host in self.hosts.values():
             host.load()
         self._loaded = True
-        check_imports({url: host.application for url, host in self.hosts.items()})
+        checked = {url: host for url, host in self.hosts.items() if host.framework.checks_imports}
+        check_imports({url: host.application for url, host in checked.items()})
         self.services.resources.form(1)  # so that the first visitor does not wait for it
         if self.settings.early_pages:
             self.services.resources.frame()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.fetch import Response, fetch
 from support.node import STOP_SECONDS, StockNode
-from support.panel_features import PANELS, PanelNode, StockPanelNode
+from support.panel_features import PANELS, READY, PanelNode, StockPanelNode
 from support.patience import run, wait_until
 from support.redis import RedisServer
 from support.wire import Viewer, page_token
@@ -24,14 +24,6 @@ from support.wire import Viewer, page_token
 COMPONENTS = PANELS / "components.py"
 PAGES = 6
 COUNTED = ["--rest-session-info", "--session-history", "-1"]
-
-READY = [
-    {
-        "kind": "MessageSent",
-        "msg_type": "bokeh_event",
-        "msg_data": {"type": "event", "name": "document_ready", "values": {"type": "map"}},
-    }
-]
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from support.node import StockNode
-from support.panel_features import PanelNode, StockPanelNode
+from support.panel_features import READY, PanelNode, StockPanelNode
 from support.patience import run, wait_until
 from support.wire import Viewer, objects_named, page_token
 
@@ -35,6 +36,7 @@ pn.Column(button, said).servable()
 
 SERVERS = ["panel serve", "1 worker", "3 workers"]
 PAGES = 6
+TOUCH = 0.5
 
 
 @contextmanager
@@ -118,3 +120,67 @@ def test_a_page_of_reused_sessions_has_a_session_of_its_own(server: str, tmp_pat
         for _ in range(PAGES):
             press(node)
         assert runs(tmp_path).total() >= PAGES
+
+
+FOLLOWING = """
+import panel as pn
+import far_off
+import nearby
+
+pn.Column(pn.pane.Str(nearby.TEXT), pn.pane.Str(far_off.TEXT)).servable()
+"""
+
+
+@pytest.mark.parametrize("server", ["panel serve", "aperture panel"])
+def test_pages_load_again_when_a_module_changes(server: str, tmp_path: Path) -> None:
+    """One beside the app, and one elsewhere; and the page that is loaded then shows what has changed."""
+    elsewhere, folder = tmp_path / "elsewhere", tmp_path / "apps"
+    modules = {"nearby": folder / "nearby.py", "far off": elsewhere / "far_off.py"}
+    for name, module in modules.items():
+        module.parent.mkdir()
+        module.write_text(f"TEXT = '{name} at first'\n")
+    app = folder / "app.py"
+    app.write_text(FOLLOWING)
+    kind = StockPanelNode if server == "panel serve" else PanelNode
+    env = {"PYTHONPATH": str(elsewhere), "PYTHONDONTWRITEBYTECODE": "1"}
+    with kind(app, options=["--autoreload"], env=env) as node:
+        shown = [f"{name} at first" for name in modules]
+        for place, (name, module) in enumerate(modules.items()):
+            _change(node, module, f"{name} afterwards", shown)
+            shown[place] = f"{name} afterwards"
+        run(_look(node, shown))
+
+
+def _change(node: StockNode, module: Path, text: str, shown: list[str]) -> None:
+    """Change a module's text while a page is open, and wait until the page is told to load again."""
+
+    async def told() -> None:
+        async with Viewer.open(node.ws_url("/app"), page_token(node.app_url("/app"))) as viewer:
+            await _see(viewer, shown)
+            await viewer.send_patch(READY)
+            await asyncio.to_thread(module.write_text, f"TEXT = {text!r}\n")
+            touching = asyncio.create_task(_touch(module))
+            try:
+                while "'attr': 'reload', 'new': True" not in str((await viewer.wait_for("PATCH-DOC")).content):
+                    pass
+            finally:
+                touching.cancel()
+
+    run(told())
+
+
+async def _touch(module: Path) -> None:
+    """Change it again and again: Panel does not look for a second after it has seen a change."""
+    while True:
+        await asyncio.sleep(TOUCH)
+        await asyncio.to_thread(module.touch)
+
+
+async def _look(node: StockNode, shown: list[str]) -> None:
+    async with Viewer.open(node.ws_url("/app"), page_token(node.app_url("/app"))) as viewer:
+        await _see(viewer, shown)
+
+
+async def _see(viewer: Viewer, shown: list[str]) -> None:
+    document = html.unescape(str((await viewer.request("PULL-DOC-REQ", {})).content["doc"]))
+    assert [text for text in shown if text not in document] == []

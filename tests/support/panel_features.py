@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-import pytest
 from support.browser import Tab
 from support.node import APPS, Node, StockNode
 from support.patience import seconds
 
-__all__ = ["FEATURES", "PANELS", "Feature", "PanelNode", "StockPanelNode", "see"]
+__all__ = ["FEATURES", "FILES", "FOR_ALL", "PANELS", "READY", "Feature", "PanelNode", "StockPanelNode", "see"]
 
 PANELS = APPS / "panels"
+
+READY = [
+    {
+        "kind": "MessageSent",
+        "msg_type": "bokeh_event",
+        "msg_data": {"type": "event", "name": "document_ready", "values": {"type": "map"}},
+    }
+]
+"""The patch by which a page says that it is there."""
 
 
 class StockPanelNode(StockNode):
@@ -44,7 +51,7 @@ class Feature:
         again: what is there when the page is back after its worker died, and what it answers.
         query: of the page's address.
         elsewhere: what Panel's pages of it load from other servers, also on Panel's own; there is no network here.
-        needs: packages that its app imports; the test requirements have not all of them.
+        afresh: whether its session starts afresh when its worker dies.
     """
 
     app: str
@@ -52,12 +59,7 @@ class Feature:
     again: Callable[[Tab], None]
     query: str = ""
     elsewhere: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-
-    @property
-    def missing(self) -> str:
-        """What it needs and is not installed."""
-        return ", ".join(name for name in self.needs if not find_spec(name))
+    afresh: bool = False
 
     @property
     def file(self) -> Path:
@@ -464,6 +466,63 @@ def _shows_figures(tab: Tab, count: int) -> None:
     tab.page.get_by_alt_text(f"picture {count}").first.wait_for()
 
 
+_DRAWN = """([type, wanted]) => {
+  for (const model of Bokeh.documents[0]._all_models.values()) {
+    const shown = model.type === type ? JSON.stringify(model.attributes.layers ?? model.attributes.data?.dims) : null;
+    if (shown?.includes(wanted)) return Bokeh.index.find_one(model).shadow_el.querySelector("canvas") != null;
+  } }"""
+
+
+def _drawn(tab: Tab, count: int, type_: str, wanted: str) -> None:
+    """Wait until a model of this type has what is wanted in its data, and a canvas."""
+    see(tab, f"count is {count}")
+    tab.wait_for(_DRAWN, [type_, wanted])
+
+
+def _decked(tab: Tab) -> None:
+    _points(tab, 2)
+    slide(tab)
+    _points(tab, 3)
+
+
+def _decked_again(tab: Tab) -> None:
+    _points(tab, 3)
+    slide(tab)
+    _points(tab, 4)
+
+
+def _points(tab: Tab, count: int) -> None:
+    _drawn(tab, count, "panel.models.deckgl.DeckGLPlot", f"points {count}")
+
+
+def _volumes(tab: Tab) -> None:
+    _volume(tab, 2)
+    slide(tab)
+    _volume(tab, 3)
+
+
+def _volumes_again(tab: Tab) -> None:
+    _volume(tab, 3)
+    slide(tab)
+    _volume(tab, 4)
+
+
+def _volume(tab: Tab, count: int) -> None:
+    _drawn(tab, count, "panel.models.vtk.VTKVolumePlot", f"{count}")
+
+
+def _jupytered(tab: Tab) -> None:
+    see(tab, "size is 2")
+    slide(tab)
+    see(tab, "size is 3")
+    press(tab)
+    see(tab, "size is 6")
+
+
+def _jupytered_again(tab: Tab) -> None:
+    _jupytered(tab)
+
+
 FEATURES = (
     Feature("basics.py", _basics, _basics_again),
     Feature("onload.py", _onload, _onload_again),
@@ -489,19 +548,15 @@ FEATURES = (
     Feature("written.md", _written, _again_at_two),
     Feature("material.py", _material, _material_again),
     Feature("folder", _folder, _again_at_two),
-    Feature("holoviewing.py", _holoviewing, _holoviewing_again, needs=("holoviews", "hvplot")),
-    Feature("figures.py", _figures, _figures_again, needs=("matplotlib", "plotly", "altair")),
+    Feature("holoviewing.py", _holoviewing, _holoviewing_again),
+    Feature("figures.py", _figures, _figures_again),
+    Feature("decked.py", _decked, _decked_again),
+    Feature("volumes.py", _volumes, _volumes_again),
+    Feature("jupytered.py", _jupytered, _jupytered_again, elsewhere=("https://cdn.holoviz.org/",), afresh=True),
 )
 
-CASES = [
-    pytest.param(
-        feature,
-        id=feature.app,
-        marks=pytest.mark.skipif(bool(feature.missing), reason=f"not installed: {feature.missing}"),
-    )
-    for feature in FEATURES
-]
-"""The features as the parameters of a test."""
-
-FILES = [feature.file for feature in FEATURES if not feature.missing]
+FILES = [feature.file for feature in FEATURES]
 """The apps to serve."""
+
+FOR_ALL = ("https://cdnjs.cloudflare.com/ajax/libs/font-awesome/",)
+"""What all pages of a process load from elsewhere, also on Panel's server, once an app of it has used ipywidgets."""

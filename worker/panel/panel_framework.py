@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ from panel.io.session import generate_session
 from panel.io.state import set_curdoc, state
 from tornado.httputil import HTTPServerRequest
 
+from aperture.errors import StateMismatch
 from aperture.worker.document.classes import only_packaged_models
 from aperture.worker.panel import authorization
 from aperture.worker.panel.admin_logs import LOGS
@@ -67,6 +69,11 @@ class PanelFramework(Framework):
     def __init__(self) -> None:
         self._watcher: Watcher | None = None
         self._admin_page = AdminPage(SESSIONS.refresh, LOGS.refresh)
+
+    @property
+    def checks_imports(self) -> bool:
+        """Not with `--autoreload`, which follows the modules that Panel sees being imported when an app runs."""
+        return not config.autoreload
 
     def adopt(self, application: Application) -> None:
         """Have the app call `on_session_destroyed` callbacks as Panel does: what fails in one is a warning."""
@@ -113,6 +120,14 @@ class PanelFramework(Framework):
         session.document.on_event(DocumentReady, lambda event: memory.watch())
 
     def restored(self, document: Document) -> None:
+        """Bring Panel's objects to what their models say.
+
+        Raises:
+            StateMismatch: the document has widgets of ipywidgets.
+        """
+        # A page finds them by ids that are drawn anew in each run: it would look alive, and nothing in it would answer.
+        if document in state._ipykernels:
+            raise StateMismatch("widgets of ipywidgets do not outlive their worker")
         take_over(document)
 
     def returned(self, document: Document) -> None:
@@ -161,6 +176,7 @@ class PanelFramework(Framework):
             task.cancel()
         for table in _tables():
             table.pop(document, None)
+        _forget_widgets(document)
         # The indicators of `sync_busy` are set at every event of the process, and this session's app is gone.
         state._indicators[:] = [indicator for indicator in state._indicators if indicator._models]
 
@@ -195,6 +211,15 @@ class PanelFramework(Framework):
 
 
 PANEL = PanelFramework()
+
+
+def _forget_widgets(document: Document) -> None:
+    """Have ipywidgets forget the widgets of a document: it keeps each for ever, and each has the document."""
+    widgets = sys.modules.get("panel.io.ipywidget")
+    if widgets is not None:
+        known = widgets._get_ipywidgets()
+        for model_id in [name for name, widget in known.items() if getattr(widget, "_document", None) is document]:
+            del known[model_id]
 
 
 def _tables() -> list[WeakKeyDictionary[Document, Any]]:

@@ -34,11 +34,32 @@ log = logging.getLogger(__name__)
 def take_over(document: Document) -> None:
     """Set the parameters of a document's Panel objects to what their models say."""
     with set_curdoc(document):
+        # From the outside in: each is looked up when those around it have been pointed to what is shown.
+        for component, model in shown(document):
+            _point(component, model)
         for component, model in list(shown(document)):
             try:
                 _take_over(component, model)
             except Exception:
                 log.exception("the state of a %s is not recovered: it begins anew", type(component).__name__)
+
+
+def _point(component: Syncable, model: Model) -> None:
+    """Have the objects inside of a layout know the models that are shown in their places.
+
+    A plot of HoloViews is another model each time that it is drawn, and takes the place of the one before: of the last
+    one that was shown, and not of the one that the app's code has made now.
+    """
+    inside = getattr(getattr(component, "_inner_layout", component), "objects", None)
+    children = getattr(model, "children", None)
+    if not isinstance(inside, list) or not isinstance(children, list) or len(inside) != len(children):
+        return
+    for child, place in zip(inside, children, strict=True):
+        now = place[0] if isinstance(place, tuple) else place  # in a grid, with row and column
+        known = getattr(child, "_models", {})
+        for ref, (before, parent) in list(known.items()):
+            if parent is model and before is not now:
+                known[ref] = (now, parent)
 
 
 def _take_over(component: Syncable, model: Model) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from glob import glob
@@ -22,6 +22,7 @@ from bokeh.command.util import build_single_handler_applications
 from panel.command.serve import Serve
 from panel.config import config
 from panel.io.application import Application as PanelApplication
+from panel.io.reload import record_modules
 from panel.io.state import state
 
 from aperture.config.options import BY_NAME, OPTIONS
@@ -102,7 +103,7 @@ def prepare(args: argparse.Namespace) -> PanelServe:
         except (ValueError, OSError, ImportError) as problem:
             raise ConfigurationError(str(problem)) from problem
     (server,) = taken
-    if args.warm:
+    if args.warm or config.autoreload:
         _have_warmed(command, server.applications)
     patterns, admin = _parted(server.keywords.get("extra_patterns", ()))
     load = partial(_load, command, args, admin)
@@ -169,14 +170,18 @@ def _parted(patterns: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Applica
 
 
 def _have_warmed(command: Serve, applications: Mapping[str, Application]) -> None:
-    """Have each worker run each app once before it serves, behind the setup script: Panel's place for such things."""
+    """Have each worker run each app once before it serves, behind the setup script: Panel's place for such things.
+
+    With `--autoreload`, too: the modules that are imported then are those whose files are watched.
+    """
     # Panel sets it only where there is a setup script.
     set_up = getattr(state, "_setup_file_callback", None)
 
     def warm() -> None:
         if set_up is not None:
             set_up()
-        command.warm_applications(applications, False, error=False)
+        with record_modules(list(applications.values())) if config.autoreload else nullcontext():
+            command.warm_applications(applications, False, error=False)
 
     state._setup_module = state._setup_module or ModuleType("panel_setup_module")
     state._setup_file_callback = warm
@@ -207,5 +212,6 @@ def _settings(keywords: Mapping[str, Any], patterns: tuple[Any, ...], routes: li
     index = {name: keywords[name] for name in ("index", "use_index", "redirect_root") if name in keywords}
     chosen |= with_panels_routes({**chosen, **index}, routes)
     if config.autoreload:
-        chosen["num_procs"] = 1
+        # What the supervisor has imported, no worker sees being imported.
+        chosen |= {"num_procs": 1, "preload": False}
     return chosen

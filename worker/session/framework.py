@@ -109,6 +109,11 @@ class Framework:
     settles = 0.0
     """Seconds, at most, for callbacks that an app's code has begun, before what was stored is laid over it."""
 
+    @property
+    def checks_imports(self) -> bool:
+        """Whether what an app imports is imported before its first session is made, and must be there."""
+        return True
+
     routes: Sequence[tuple[str, type]] = ()
     """What is served once for all apps: patterns of paths below the prefix, and their handlers, each made with the
     apps' `hosts` by their routes and with `services`."""
@@ -142,7 +147,11 @@ class Framework:
         """A session's changes are written down from now on."""
 
     def restored(self, document: Document) -> None:
-        """What another worker stored of a session has been laid over the document that the app's code made."""
+        """What another worker stored of a session has been laid over the document that the app's code made.
+
+        Raises:
+            StateMismatch: that is of no use; the session starts afresh.
+        """
 
     def returned(self, document: Document) -> None:
         """A page that another worker has served before has pulled the document. Called with the document's lock."""
