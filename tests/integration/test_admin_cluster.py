@@ -22,7 +22,8 @@ MEANT = {"X-Aperture": "1"}
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with Cluster("relayed.py", options=["--durability", "async"]) as cluster:
+    # A worker that is stuck stays listed for as long as its lease, however slow the machine is.
+    with Cluster("relayed.py", options=["--durability", "async", "--lease", "60"]) as cluster:
         yield cluster
 
 
