@@ -115,10 +115,11 @@ class GatewayLink:
             asyncio.get_running_loop().remove_reader(self._endpoint.fileno())
             self._open = False
 
-    def report(self, load: Load, *, bus_up: bool = True, bus_full: bool = False) -> None:
+    def report(self, load: Load, *, bus_up: bool = True, bus_full: bool = False, heartbeat_fails: bool = False) -> None:
         """Tell the gateway how this worker is doing."""
         if self._endpoint.queued == 0:  # a report that would come late is worth nothing
-            self._endpoint.send(LoadReport(load, self._adopted, bus_up, self._exhausted, bus_full))
+            report = LoadReport(load, self._adopted, bus_up, self._exhausted, bus_full, heartbeat_fails)
+            self._endpoint.send(report)
             self._exhausted = False
 
     # Gateway

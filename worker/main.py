@@ -215,4 +215,5 @@ class _Beat:
 
 
 async def _report(link: GatewayLink, worker: Worker) -> None:
-    link.report(worker.load(worker.lag.take_longest()), bus_up=worker.bus_up, bus_full=worker.bus_full)
+    load = worker.load(worker.lag.take_longest())
+    link.report(load, bus_up=worker.bus_up, bus_full=worker.bus_full, heartbeat_fails=worker.heartbeat_fails)

@@ -181,6 +181,11 @@ class Worker:
         """Whether Redis has no memory for new sessions."""
         return self.cluster.full
 
+    @property
+    def heartbeat_fails(self) -> bool:
+        """Whether the last heartbeat failed although Redis answers."""
+        return self.cluster.heartbeat_fails
+
     async def start(self, *, wait: bool) -> None:
         """Run the apps' load hooks, start the timers, and enter the cluster.
 

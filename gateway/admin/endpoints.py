@@ -170,14 +170,13 @@ class _Ready(_Probe):
         table = self._node_workers.table
         for worker in self._node_workers.workers:
             yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
-        cut_off = [
-            worker for worker in table.up if (report := table.last_report(worker)) is not None and not report.bus_up
-        ]
-        who = ", ".join(map(str, cut_off))
-        yield not cut_off, "bus", f"cannot be reached by worker {who}"
-        full = [worker for worker in table.up if (report := table.last_report(worker)) is not None and report.bus_full]
-        who = ", ".join(map(str, full))
-        yield not full, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
+        reports = {worker: report for worker in table.up if (report := table.last_report(worker)) is not None}
+        who = ", ".join(str(worker) for worker, report in reports.items() if not report.bus_up)
+        yield not who, "bus", f"cannot be reached by worker {who}"
+        who = ", ".join(str(worker) for worker, report in reports.items() if report.bus_full)
+        yield not who, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
+        who = ", ".join(str(worker) for worker, report in reports.items() if report.heartbeat_fails)
+        yield not who, "heartbeat", f"that of worker {who} fails although Redis answers: its log says why"
         yield not self._node_workers.draining, "not-draining", "the node is stopping"
 
 

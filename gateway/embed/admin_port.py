@@ -40,7 +40,8 @@ class _OneWorker:
 
     def last_report(self, worker: int) -> LoadReport | None:
         only = self._worker
-        return LoadReport(only.load(only.lag.seconds), 0, only.bus_up, bus_full=only.bus_full)
+        load = only.load(only.lag.seconds)
+        return LoadReport(load, 0, only.bus_up, bus_full=only.bus_full, heartbeat_fails=only.heartbeat_fails)
 
     def overdue(self) -> dict[int, float]:
         """Always empty: if this process hangs, it does not answer requests either."""

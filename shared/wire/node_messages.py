@@ -121,6 +121,8 @@ class LoadReport(NodeMessage, frozen=True, tag=3):
     """Whether connections have come since the last report that there was no descriptor for."""
     bus_full: bool = False
     """Whether Redis has no memory for new sessions."""
+    heartbeat_fails: bool = False
+    """Whether the last heartbeat failed although Redis answers, as where a key is not what it should be."""
 
 
 class Claimed(NodeMessage, frozen=True, tag=4):

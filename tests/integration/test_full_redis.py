@@ -15,6 +15,7 @@ from support.patience import run, wait_until
 from support.redis import RedisServer, bus_on, fresh_namespace
 from support.wire import page_token
 
+from aperture.bus.names import Names
 from aperture.registry.members import WorkerName
 from aperture.registry.registry import Registry
 
@@ -71,6 +72,29 @@ def test_a_node_whose_redis_is_full_is_not_ready(workers: int) -> None:
     assert "Traceback" not in log
     assert log.count("no new sessions here until it has room") == workers
     assert log.count("Redis has room for new sessions again") == workers
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_node_whose_keys_hold_something_else_is_not_ready(workers: int) -> None:
+    """Somebody has written where the workers' leases are: no page can be made, and `/readyz` says it before one is."""
+    leases = Names().workers
+    with RedisServer() as server:
+        options = ["--num-procs", str(workers), "--redis-url", server.url, "--log-format", "human"]
+        with (
+            Node("relayed.py", options=options) as node,
+            redis.Redis(unix_socket_path=str(server.socket_path)) as client,
+        ):
+            assert readiness(node)[0] == 200
+            client.set(leases, "a hand was here")
+            wait_until(lambda: readiness(node)[0] == 503, 20, "the node counts as ready")
+            wanted = ", ".join(map(str, range(workers)))
+            wait_until(lambda: f"[-] heartbeat: that of worker {wanted} fails" in readiness(node)[1], 20)
+            assert fetch(node.app_url(APP)).status == 503
+            client.delete(leases)
+            wait_until(lambda: readiness(node)[0] == 200, 20, "the node is still not ready")
+            assert fetch(node.app_url(APP)).status == 200
+            log = node.log()
+    assert log.count("the heartbeat failed") == log.count("the heartbeat goes on") == workers
 
 
 def test_a_full_redis_takes_nobodys_lease() -> None:

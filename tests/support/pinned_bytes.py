@@ -21,8 +21,10 @@ NODE: list[tuple[NodeMessage, str]] = [
     (node_messages.HandBack(b"GET", None, False), "029401c403474554c0c2"),
     (node_messages.Hello(1, 2, 300), "0294020102cd012c"),
     (
-        node_messages.LoadReport(Load(4, 5, 0.25, 1024), 6, bus_up=False, exhausted=True, bus_full=True),
-        "029603940405cb3fd0000000000000cd040006c2c3c3",
+        node_messages.LoadReport(
+            Load(4, 5, 0.25, 1024), 6, bus_up=False, exhausted=True, bus_full=True, heartbeat_fails=True
+        ),
+        "029703940405cb3fd0000000000000cd040006c2c3c3c3",
     ),
     (node_messages.Claimed(("a", "b")), "02920492a161a162"),
     (node_messages.Released(("a",)), "02920591a161"),

@@ -87,6 +87,11 @@ class Cluster:
         return self._registry.full
 
     @property
+    def heartbeat_fails(self) -> bool:
+        """Whether the last heartbeat failed although Redis answers."""
+        return self.heartbeat.fails
+
+    @property
     def idle(self) -> bool:
         """Whether nothing of a session elsewhere is here, and nothing is in flight."""
         return self.edges.idle and self._owners.idle and self._post.idle and not self._tasks
@@ -190,7 +195,7 @@ class Alone:
     """In place of a `Cluster` where there is no Redis: every session is here, and no bus can be down."""
 
     up = True
-    full = False
+    full = heartbeat_fails = False
     address = None
 
     def __init__(self) -> None:

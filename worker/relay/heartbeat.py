@@ -38,7 +38,8 @@ class Heartbeat:
         self._edges = edges
         self._beats = count(1)
         self._was_full = False
-        self._failing = False
+        self.fails = False
+        """Whether the last beat failed although Redis answers: new sessions will fail too."""
         self._trusted_at = 0.0
         """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
         self._beating: asyncio.Task[None] | None = None
@@ -67,14 +68,14 @@ class Heartbeat:
                 roll_call = next(self._beats) % ROLL_CALL == 0
                 await self._owners.look_after_audiences(dead, roll_call=roll_call)
                 await self._edges.look_after_edges(dead)
-                self._failing = False
+                self._went_well()
             except BusDown:
                 log.debug("the bus is down; this heartbeat is left out")
             # The beat goes on: without it lost claims and dead owners would go unnoticed.
             except Exception:
                 # Of a row of failures the first: a beat comes every two seconds, and the cause may stay.
-                log.log(logging.DEBUG if self._failing else logging.ERROR, "the heartbeat failed", exc_info=True)
-                self._failing = True
+                log.log(logging.DEBUG if self.fails else logging.ERROR, "the heartbeat failed", exc_info=True)
+                self.fails = True
             # A pause and not a schedule: beats that a busy loop has missed are not made up for.
             await asyncio.sleep(self._registry.interval)
 
@@ -86,6 +87,11 @@ class Heartbeat:
         """
         # A process that was stopped may have lost its sessions: no hold may begin until the registry has answered.
         await (self._store.settle() if self._registry.frozen else self._store.renew())
+
+    def _went_well(self) -> None:
+        if self.fails:
+            log.info("the heartbeat goes on")
+        self.fails = False
 
     async def _look_for_room(self) -> None:
         await self._registry.look_for_room()

@@ -127,6 +127,7 @@ def test_a_node_is_ready_when_nothing_speaks_against_it() -> None:
         "[+] worker-1",
         "[+] bus",
         "[+] bus-memory",
+        "[+] heartbeat",
         "[+] not-draining",
         "ready",
     ]
@@ -148,6 +149,10 @@ def _is_draining(workers: Workers) -> None:
         (
             lambda workers: workers.table.reports.update({0: LoadReport(Load(0, 0, 0.0, 0), 0, bus_full=True)}),
             "[-] bus-memory: ",
+        ),
+        (
+            lambda workers: workers.table.reports.update({0: LoadReport(Load(0, 0, 0.0, 0), 0, heartbeat_fails=True)}),
+            "[-] heartbeat: that of worker 0 fails",
         ),
         (_is_draining, "[-] not-draining: the node is stopping"),
     ],
