@@ -6,10 +6,10 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from support.browser import chromium, tabs
+from support.browser import chromium, tabs, trusting_tabs
 from support.node import EXAMPLES, Node, StockNode
 
-__all__ = ["chromium", "example_node", "flask_port", "tabs"]
+__all__ = ["chromium", "example_node", "flask_port", "tabs", "trusting_tabs"]
 
 EXAMPLE_APPS = [
     EXAMPLES / "apps" / name for name in ("sliders.py", "dashboard.py", "selection.py", "notes.py", "weather")

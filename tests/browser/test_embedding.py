@@ -11,8 +11,7 @@ import pytest
 from bokeh.core.types import ID
 from bokeh.embed import server_document, server_session
 from bokeh.resources import Resources
-from playwright.sync_api import Browser
-from support.browser import VIEWPORT, BrowserTabs, Tab
+from support.browser import BrowserTabs, Tab
 from support.node import APPS, EXAMPLES, Node
 from support.proxy import Nginx
 from support.site import Certificate, Site, self_signed, site_at
@@ -53,16 +52,6 @@ def secure_node(certificate: Certificate) -> Iterator[Node]:
     options = ["--num-procs", "2", *ANY_PORT, *certificate.options(), *login]
     with Node(SLIDERS, "context.py", options=options) as node:
         yield node
-
-
-@pytest.fixture
-def trusting_tabs(chromium: Browser) -> Iterator[BrowserTabs]:
-    """Tabs that take a self-signed certificate."""
-    context = chromium.new_context(viewport=VIEWPORT, ignore_https_errors=True)  # type: ignore[arg-type]
-    opened = BrowserTabs(context)
-    yield opened
-    opened.assert_quiet()
-    context.close()
 
 
 def assert_works(tab: Tab, fraction: float = 0.9) -> None:

@@ -16,8 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser
-from support.browser import VIEWPORT, BrowserTabs, Tab, move_and_see
+from support.browser import BrowserTabs, Tab, move_and_see
 from support.cluster import session_of
 from support.fetch import fetch
 from support.node import EXAMPLES, Node
@@ -141,16 +140,6 @@ def file_to_upload(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("upload") / "large.bin"
     path.write_bytes(b"\xa5" * UPLOAD)
     return path
-
-
-@pytest.fixture
-def trusting_tabs(chromium: Browser) -> Iterator[BrowserTabs]:
-    """Tabs that take any certificate."""
-    context = chromium.new_context(viewport=VIEWPORT, ignore_https_errors=True)  # type: ignore[arg-type]
-    opened = BrowserTabs(context)
-    yield opened
-    opened.assert_quiet()
-    context.close()
 
 
 @contextmanager

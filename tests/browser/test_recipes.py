@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser
-from support.browser import VIEWPORT, BrowserTabs, Tab
+from support.browser import BrowserTabs, Tab, profile
 from support.fetch import fetch
 from support.node import EXAMPLES, Node
 from support.program import running
@@ -67,13 +67,10 @@ def fastapi() -> Iterator[Recipe]:
 def test_fastapi_lets_visitors_with_the_password_in(fastapi: Recipe, chromium: Browser) -> None:
     """Each page has a session of its own, whose id the program has signed."""
     login = {"username": "ada", "password": "sesame"}
-    context = chromium.new_context(viewport=VIEWPORT, http_credentials=login)  # type: ignore[arg-type]
-    tabs = BrowserTabs(context)
-    for number in (1, 2):
-        assert_works(tabs(fastapi.url))
-        assert len(fastapi.node.sessions()) == number
-    tabs.assert_quiet()
-    context.close()
+    with profile(chromium, http_credentials=login) as tabs:
+        for number in (1, 2):
+            assert_works(tabs(fastapi.url))
+            assert len(fastapi.node.sessions()) == number
 
 
 def test_there_is_no_way_around_fastapi(fastapi: Recipe) -> None:

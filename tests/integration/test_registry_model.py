@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
-from support.redis import fresh_namespace, node_server
+from support.redis import fresh_namespace, loop_with_bus, node_server
 
 from aperture.bus.redis import RedisBus
-from aperture.bus.redis_options import BusOptions
 from aperture.errors import Fenced
 from aperture.registry.members import WorkerName
 from aperture.registry.registry import Registry
@@ -127,20 +124,7 @@ class Machine(RuleBasedStateMachine):
                 assert (found.owner, found.epoch) == (self.registries[owner[0]].me, owner[1])
 
 
-@contextmanager
-def connected(url: str) -> Iterator[None]:
-    """One loop and one bus for all examples."""
-    with asyncio.Runner() as runner:
-        Machine.loop = runner.get_loop()
-        Machine.bus = RedisBus(BusOptions(url))
-        Machine.loop.run_until_complete(Machine.bus.start(wait=False))
-        try:
-            yield
-        finally:
-            Machine.loop.run_until_complete(Machine.bus.close())
-
-
 def test_every_history_agrees_with_the_model() -> None:
     """One owner at a time, epochs that grow, and nothing published by anybody else."""
-    with node_server("redis-server") as url, connected(url):
+    with node_server("redis-server") as url, loop_with_bus(url) as (Machine.loop, Machine.bus):
         run_state_machine_as_test(Machine, settings=settings(max_examples=60, stateful_step_count=40))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,11 +10,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from support.redis import KINDS, fresh_namespace, node_server
+from support.redis import KINDS, fresh_namespace, loop_with_bus, node_server
 
 from aperture.bus.bus import Script
 from aperture.bus.redis import RedisBus
-from aperture.bus.redis_options import BusOptions
 from aperture.errors import Fenced, StoredStateBroken, TooLarge
 from aperture.registry.members import WorkerName
 from aperture.registry.registry import Registry
@@ -214,22 +211,9 @@ class Machine(RuleBasedStateMachine):
                 assert self.ask(self.keepings[worker].add(session, epoch, 1, 0, [])) == model.size
 
 
-@contextmanager
-def connected(url: str) -> Iterator[None]:
-    """One loop and one bus for all examples."""
-    with asyncio.Runner() as runner:
-        Machine.loop = runner.get_loop()
-        Machine.bus = RedisBus(BusOptions(url))
-        Machine.loop.run_until_complete(Machine.bus.start(wait=False))
-        try:
-            yield
-        finally:
-            Machine.loop.run_until_complete(Machine.bus.close())
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_history_agrees_with_the_model(kind: str) -> None:
     """Nothing is loaded that its owner has not kept, in full, and no other keeps anything."""
     examples = 100 if kind == "redis-server" else 10
-    with node_server(kind) as url, connected(url):
+    with node_server(kind) as url, loop_with_bus(url) as (Machine.loop, Machine.bus):
         run_state_machine_as_test(Machine, settings=settings(max_examples=examples, stateful_step_count=40))

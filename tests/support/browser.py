@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response, sync_playwright
 from support.patience import seconds, wait_until
 
-__all__ = ["VIEWPORT", "BrowserTabs", "Tab", "chromium", "move_and_see", "tabs"]
+__all__ = ["VIEWPORT", "BrowserTabs", "Tab", "chromium", "move_and_see", "profile", "tabs", "trusting_tabs"]
 
 FLAGS = [
     "--no-sandbox",
@@ -232,11 +233,29 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def tabs(chromium: Browser) -> Iterator[BrowserTabs]:
     """Opens tabs in a fresh profile; the test fails if any of them logged an error."""
-    context = chromium.new_context(viewport=VIEWPORT)  # type: ignore[arg-type]
+    with profile(chromium) as opened:
+        yield opened
+
+
+@contextmanager
+def profile(chromium: Browser, **settings: Any) -> Iterator[BrowserTabs]:
+    """A fresh profile, whose tabs must log no error until the block ends.
+
+    Args:
+        settings: of Playwright's `Browser.new_context`.
+    """
+    context = chromium.new_context(viewport=VIEWPORT, **settings)  # type: ignore[arg-type]
     opened = BrowserTabs(context)
     yield opened
     opened.assert_quiet()
     context.close()
+
+
+@pytest.fixture
+def trusting_tabs(chromium: Browser) -> Iterator[BrowserTabs]:
+    """As `tabs`, of somebody who takes a self-signed certificate."""
+    with profile(chromium, ignore_https_errors=True) as opened:
+        yield opened
 
 
 def move_and_see(tab: Tab, fraction: float) -> float:

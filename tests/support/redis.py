@@ -31,6 +31,7 @@ __all__ = [
     "eventually",
     "free_port",
     "fresh_namespace",
+    "loop_with_bus",
     "node_server",
 ]
 
@@ -249,6 +250,18 @@ async def bus_on(url: str, namespace: str, *, wait: bool = False, **options: obj
         yield bus
     finally:
         await bus.close()
+
+
+@contextlib.contextmanager
+def loop_with_bus(url: str) -> Iterator[tuple[asyncio.AbstractEventLoop, RedisBus]]:
+    """A bus in a loop that runs while it is asked to, for state machines of many short examples."""
+    with asyncio.Runner() as runner:
+        loop, bus = runner.get_loop(), RedisBus(BusOptions(url))
+        loop.run_until_complete(bus.start(wait=False))
+        try:
+            yield loop, bus
+        finally:
+            loop.run_until_complete(bus.close())
 
 
 async def eventually(condition: object, nominal: float = 15, why: str = "") -> None:
