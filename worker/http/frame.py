@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from bokeh.core.templates import AUTOLOAD_JS, FILE, MACROS, get_env
+from bokeh.document import Document
 from bokeh.document.document import DEFAULT_TITLE
 from bokeh.embed.bundle import Bundle, Script
 
@@ -52,6 +54,7 @@ class PageFrame:
         _, bokeh_css = bundle
         scripts = Bundle(js_files=bundle.js_files, js_raw=bundle.js_raw)
         settings = {"token": _TOKEN, "elementid": _ELEMENT, "page": True, "files": list(files)}
+        settings["rehearsal"] = _rehearsal()
         page = (
             get_env()
             .from_string(_TEMPLATE)
@@ -82,7 +85,7 @@ def script_frame(bundle: Bundle, files: Sequence[str], token: str, embedding: Em
         embedding: where in that page.
     """
     settings: dict[str, Any] = {"token": token, "elementid": embedding.element_id, "page": False}
-    settings |= {"files": list(files), "app_path": embedding.app_path}
+    settings |= {"files": list(files), "app_path": embedding.app_path, "rehearsal": _rehearsal()}
     if embedding.absolute_url:
         settings["absolute_url"] = embedding.absolute_url
     return presentable(_call(settings, bundle))
@@ -94,6 +97,21 @@ def _call(settings: dict[str, Any], bundle: Bundle) -> str:
     bundle.add(Script(f"document.getElementById({_json(element_id)})?.dispatchEvent(new Event('aperture-loaded'));"))
     loading: str = AUTOLOAD_JS.render(bundle=bundle, elementid=element_id)
     return f"{_SCRIPT}({_json(settings)}, () => {{\n{loading}\n}});"
+
+
+@cache
+def _rehearsal() -> Any:
+    """A document of what most apps have, for BokehJS to draw where nobody sees it."""
+    # Workers without early pages need none of it.
+    from bokeh.layouts import column
+    from bokeh.models.widgets import Slider
+    from bokeh.plotting import figure
+
+    document = Document()
+    plot = figure(width=300, height=200, title="-")
+    plot.line([0, 1], [0, 1])
+    document.add_root(column(plot, Slider(start=0, end=1, value=0)))
+    return document.to_json(deferred=False)
 
 
 def _json(value: object) -> str:

@@ -25,6 +25,11 @@
     @media (prefers-reduced-motion: reduce) { i { animation-duration: 4s } }`;
   const TRIES = 6;
   const FORGET = 60000;
+  const ANNOUNCE_TIME = 100;
+  const REHEARSAL_PAUSE = 50;  // an app that is done by then has no time for one
+  const REHEARSAL_TIME = 1000;  // nothing is drawn in a tab that is not in front
+  const STAGE = `position: fixed; top: 0; left: 0; width: 400px; height: 300px; contain: strict;
+    visibility: hidden; pointer-events: none;`;
 
   const MISSING = ["This page could not be loaded", "Some of its scripts did not arrive."];
   const FAILED = ["This app could not start", "Something went wrong on the server, whose log says what."];
@@ -77,7 +82,7 @@
     for (;;) {
       const before = tries(count => count + 1);
       if (before == null || before >= TRIES || !settings.page) return say(LOST);
-      await new Promise(resolve => setTimeout(resolve, before && (0.5 + Math.random()) * 125 * 2 ** before));
+      await pause(before && (0.5 + Math.random()) * 125 * 2 ** before);
       try {
         /* First see whether somebody answers, or the browser would show a page of its own. */
         const answer = await fetch(location.href, { method: "HEAD" });
@@ -103,6 +108,10 @@
     });
   }
 
+  function pause(time) {
+    return new Promise(resolve => setTimeout(resolve, time));
+  }
+
   /* The app's code may keep the event loop that sends the scripts, so it waits for this. */
   async function announce() {
     const payload = settings.token.split(".")[0].replace(/-/g, "+").replace(/_/g, "/");
@@ -117,13 +126,40 @@
     } catch {
       return say(MISSING);
     }
-    announce().catch(() => {});  // the websocket comes anyway
+    /* The websocket says it, too. */
+    await Promise.race([announce().catch(() => {}), pause(ANNOUNCE_TIME)]);
     load();
+  }
+
+  /* BokehJS takes three times as long for a first plot as for a second one, as the browser compiles what it needs.
+   * While the app's code runs there is time for one that nobody sees, nor finds in `Bokeh.documents`. */
+  async function rehearse() {
+    const known = Bokeh.documents.length;
+    await pause(REHEARSAL_PAUSE);
+    if (Bokeh.documents.length > known || !notice.isConnected) return;
+    const { Document } = Bokeh.require("document");
+    const play = Document.from_json(settings.rehearsal);
+    Bokeh.documents.splice(Bokeh.documents.indexOf(play), 1);
+    const stage = document.createElement("div");
+    stage.setAttribute("style", STAGE);
+    stage.setAttribute("aria-hidden", "true");
+    document.body.append(stage);
+    try {
+      const views = await Bokeh.embed.add_document_standalone(play, stage);
+      await Promise.race([new Promise(done => play.is_idle ? done() : play.idle.connect(done)), pause(REHEARSAL_TIME)]);
+      views.clear();  // also that of the document's notifications
+      performance.mark("aperture-rehearsed");
+    } finally {
+      play.clear();
+      stage.remove();
+    }
   }
 
   async function start() {
     try {
-      await Bokeh.embed.add_document_from_session(appUrl("ws", "/ws"), settings.token, target, [], settings.page);
+      const drawn = Bokeh.embed.add_document_from_session(appUrl("ws", "/ws"), settings.token, target, [], settings.page);
+      rehearse().catch(error => console.debug("Early page: BokehJS could not rehearse:", error));
+      await drawn;
       clear();
       if (settings.page) tries(() => 0);
       console.log("Bokeh items were rendered successfully");
