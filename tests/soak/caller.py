@@ -91,16 +91,17 @@ class Caller:
     def _visit(self) -> None:
         node = self._chance.randrange(len(self._pages))
         floor = list(self._ledger.floor)
-        number = None
+        cells = range(0)
         try:
             with pull_session(url=self._pages[node], session_id=ID(self._session)) as session:
                 self._tell(self._look, session.document, [0] * len(floor) if self._weak(node) else floor)
                 number = self._ledger.sent[self._who] = self._ledger.sent[self._who] + 1
+                cells = range(number, number + 1)
                 session.document.get_model_by_name(f"cell-{self._who}").value = number  # type: ignore[union-attr]
                 session.force_roundtrip()
         except Exception as problem:  # it has many ways to say that there is no connection
             self._tell(self._ledger.note, self._who, "bokeh.client", repr(problem)[:200])
-            self._tell(self._ledger.leave_open, self._who, number, None)
+            self._tell(self._ledger.leave_open, self._who, cells, None)
         else:
             self._tell(self._count)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from soak.counters import compare_counters
 from soak.crowd import RECOVER_SECONDS, Crowd, until
-from soak.person import ENDINGS, Person
+from soak.person import Person
+from soak.wire import ENDINGS
 from support.patience import seconds
 
 __all__ = ["Calm", "Footprint"]
@@ -81,7 +82,7 @@ class Calm:
                 self._history.violate("converge", gathering.ledger.session, _differences(people, self._seats))
                 continue
             shown = _dump(people[0], self._seats)
-            await self._pull(people)
+            self._pull(people)
             await until(self._crowd.is_still, RECOVER_SECONDS)
             if not await until(lambda people=people: _agree(people, self._seats), CONVERGE_SECONDS):  # type: ignore[misc]
                 self._history.violate("converge", gathering.ledger.session, _differences(people, self._seats))
@@ -93,10 +94,10 @@ class Calm:
     def _seats(self) -> int:
         return self._site.plan.seats
 
-    async def _pull(self, people: list[Person]) -> None:
+    def _pull(self, people: list[Person]) -> None:
         for person in people:
             try:
-                await person.pull()
+                person.pull()
             except ENDINGS as problem:  # it comes back, and pulls
                 person.ledger.note(person.who, "no pull", repr(problem)[:120])
 

@@ -102,22 +102,21 @@ class Ledger:
 
     # What people do
 
-    def acknowledge(self, who: int, n: int, *, weak: bool) -> None:
+    def acknowledge(self, who: int, cells: range, *, weak: bool) -> None:
         """An answer has come; from where an owner may have been followed by another, with `async`, it says nothing."""
         if weak and self._losses.allowed:
-            self._open[who].add(n)
+            self._open[who].update(cells)
             return
-        self.floor[who] = max(self.floor[who], n)
-        self._acknowledged[who].append((self._history.now(), n))
+        self.floor[who] = max(self.floor[who], cells[-1])
+        self._acknowledged[who].append((self._history.now(), cells[-1]))
 
-    def leave_open(self, who: int, cell: int | None, note: int | None) -> None:
+    def leave_open(self, who: int, cells: range, note: int | None) -> None:
         """Something was not answered before its connection ended: it may come at any time, or never.
 
         A worker that stands still has it in a socket, and reads it when its person has long come back elsewhere.
         """
-        self.note(who, "left open", cell, note)
-        if cell is not None:
-            self._open[who].add(cell)
+        self.note(who, "left open", list(cells), note)
+        self._open[who].update(cells)
         if note is not None:
             self._open_notes[who].add(note)
 

@@ -11,7 +11,13 @@ from soak.person import Away, Person
 __all__ = ["OPERATIONS", "Operation", "live_on"]
 
 BURST = 5
-"""Changes that are sent before the first is answered."""
+"""Messages that are sent before the first is answered."""
+
+FLURRY = (2, 40)
+"""Changes in one message."""
+
+PART = 12
+"""Changes in one message of a burst, at most."""
 
 Act = Callable[[Person], Awaitable["Away | None"]]
 
@@ -24,6 +30,7 @@ class Operation:
         name: in reports.
         share: how often it is drawn, of 10,000.
         leaves: whether its person misses something.
+        counts: whether it is one; else it counts its changes by itself.
         act: returns why its person leaves, if that is what it does.
     """
 
@@ -31,25 +38,35 @@ class Operation:
     share: int
     act: Act
     leaves: bool = False
+    counts: bool = True
 
 
 async def _change(person: Person) -> None:
-    await person.change()
+    person.change()
 
 
 async def _burst(person: Person) -> None:
-    """Several, on the heels of each other; each counts."""
+    """Several messages, on the heels of each other; each change counts."""
     for _ in range(BURST):
-        await person.change()
-    person.census.operations["change"] += BURST - 1
+        _move(person, person.chance.randint(1, PART))
+
+
+async def _flurry(person: Person) -> None:
+    """Several in one message, as BokehJS sends what changes within one turn; each counts."""
+    _move(person, person.chance.randint(*FLURRY))
+
+
+def _move(person: Person, times: int) -> None:
+    person.change(times)
+    person.census.operations["change in a flurry"] += times
 
 
 async def _note(person: Person) -> None:
-    await person.write_note()
+    person.write_note()
 
 
 async def _pull(person: Person) -> None:
-    await person.pull()
+    person.pull()
 
 
 async def _stall(person: Person) -> None:
@@ -81,8 +98,9 @@ async def _late(person: Person) -> Away:
 
 
 OPERATIONS = (
-    Operation("change", 7500, _change),
-    Operation("burst", 1000, _burst),
+    Operation("change", 2500, _change),
+    Operation("burst", 2500, _burst, counts=False),
+    Operation("flurry", 3500, _flurry, counts=False),
     Operation("note", 1200, _note),
     Operation("pull", 250, _pull),
     Operation("stall", 15, _stall, leaves=True),
@@ -108,7 +126,8 @@ def live_on(pause: float) -> Callable[[Person], Awaitable[Away]]:
                 continue
             person.ledger.note(person.who, operation.name)
             away = await operation.act(person)
-            person.census.operations[operation.name] += 1
+            if operation.counts:
+                person.census.operations[operation.name] += 1
             if away is not None:
                 return away
             await person.answered.wait()

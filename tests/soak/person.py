@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Self
+from typing import Any
 
 from soak.census import Census
 from soak.ledger import Ledger
 from soak.replica import Replica
-from support.patience import seconds
+from soak.wire import ENDINGS, Message, Wire
 from support.plain_models import models_in, plain
-from support.wire import MAX_FRAME, ConnectionEnded, Viewer, WireMessage
-from tornado.httpclient import HTTPClientError, HTTPRequest
-from tornado.iostream import StreamClosedError
-from tornado.websocket import WebSocketClosedError, websocket_connect
+from support.wire import ConnectionEnded
 
-__all__ = ["ENDINGS", "Away", "Person", "Wire"]
+__all__ = ["Away", "Person"]
 
 DELAYS = (0, 2, 4, 8, 16)
 """Seconds before each attempt of BokehJS to reconnect; after the last it asks its user, who says yes."""
-
-CONNECT_SECONDS = 30
-"""A browser would wait for longer; a node that was frozen is back by then, and another may be tried."""
-
-ENDINGS = (ConnectionEnded, WebSocketClosedError, StreamClosedError, HTTPClientError, OSError, TimeoutError)
-"""How a connection may end, or not begin."""
-
 
 @dataclass(frozen=True, slots=True)
 class Away:
@@ -38,55 +27,17 @@ class Away:
     seconds: float
 
 
-class Wire(Viewer):
-    """A viewer's websocket that keeps nothing of what it has read."""
-
-    @classmethod
-    async def connect(cls, url: str, token: str) -> Self:
-        """Open it, and wait for the server's ACK.
-
-        Raises:
-            ENDINGS: it came to nothing.
-        """
-        request = HTTPRequest(url, connect_timeout=seconds(CONNECT_SECONDS))
-        connection = await websocket_connect(request, subprotocols=["bokeh", token], max_message_size=MAX_FRAME)
-        wire = cls(connection)
-        try:
-            async with asyncio.timeout(seconds(CONNECT_SECONDS)):
-                await wire.next_message()
-        except BaseException:
-            wire.drop()
-            raise
-        return wire
-
-    async def next_message(self) -> WireMessage:
-        message = await super().next_message()
-        self.received.clear()
-        return message
-
-    async def send_as(self, msgid: str, msgtype: str, content: Any) -> None:
-        """Send a message by a name that its sender has given it."""
-        for part in ({"msgid": msgid, "msgtype": msgtype}, {}, content):
-            await self.send_frame(json.dumps(part))
-
-    def drop(self) -> None:
-        """End it as a cable does that is pulled: no close frame."""
-        protocol = self._connection.protocol
-        if protocol is not None and protocol.stream is not None:
-            protocol.stream.close()
-
-
 @dataclass(slots=True)
 class _Sent:
     """What waits for its answer."""
 
-    cell: int | None
-    """The value of the cell, if that was changed."""
-    note: int | None
-    """The number of the note, if one was written."""
-    floor: list[int] | None
-    """What was acknowledged when a document was asked for."""
     at: float
+    cells: range = range(0)
+    """The values that the cell was given."""
+    note: int | None = None
+    """The number of the note, if one was written."""
+    floor: list[int] | None = None
+    """What was acknowledged when a document was asked for."""
 
 
 class Person:
@@ -201,7 +152,7 @@ class Person:
         self.wire = wire
         self.ledger.note(self.who, "connected", url)
         try:
-            await self.pull()
+            self.pull()
             while self.replica is None:
                 self._take(await wire.next_message())
             acting = asyncio.ensure_future(self._act(self))
@@ -223,54 +174,62 @@ class Person:
                 acting.cancel()
                 await asyncio.gather(acting, return_exceptions=True)
             self._lose_sight()
-            await _close(wire)
+            await wire.close()
         self.ledger.note(self.who, "cut off", repr(ended)[:120])
         return None
 
     def _lose_sight(self) -> None:
         """What was not answered may still arrive: it may be in a process that stands still."""
         for sent in self._waiting.values():
-            self.ledger.leave_open(self.who, sent.cell, sent.note)
+            self.ledger.leave_open(self.who, sent.cells, sent.note)
         self._waiting.clear()
 
     # What it does
 
-    async def pull(self) -> None:
-        """Ask for the document."""
-        await self._request("PULL-DOC-REQ", {}, _Sent(None, None, list(self.ledger.floor), self._clock()))
+    def pull(self) -> None:
+        """Ask for the document.
 
-    async def change(self) -> None:
-        """Move the own cell on."""
-        n = self.ledger.sent[self.who] = self.ledger.sent[self.who] + 1
-        event = {"kind": "ModelChanged", "model": self._model(f"cell-{self.who}"), "attr": "value", "new": n}
-        await self._patch(event, _Sent(n, None, None, self._clock()))
+        Raises:
+            ENDINGS: there is no connection any more; so do all of these.
+        """
+        self._request("PULL-DOC-REQ", {}, _Sent(self._clock(), floor=list(self.ledger.floor)))
 
-    async def write_note(self) -> None:
+    def change(self, times: int = 1) -> None:
+        """Move the own cell on, in one message."""
+        first = self.ledger.sent[self.who] + 1
+        cells = range(first, first + times)
+        self.ledger.sent[self.who] = cells[-1]
+        model = self._model(f"cell-{self.who}")
+        events = [{"kind": "ModelChanged", "model": model, "attr": "value", "new": n} for n in cells]
+        self._patch(events, _Sent(self._clock(), cells))
+
+    def write_note(self) -> None:
         """Stream a row, as an app's custom JavaScript may."""
         n = self.ledger.noted[self.who] = self.ledger.noted[self.who] + 1
         data = {"who": [self.who], "n": [n]}
         event = {"kind": "ColumnsStreamed", "model": self._model("notes"), "attr": "data", "data": data, "rollover": 40}
-        await self._patch(event, _Sent(None, n, None, self._clock()))
+        self._patch([event], _Sent(self._clock(), note=n))
 
     def _model(self, name: str) -> dict[str, str]:
         if self.replica is None:
             raise ConnectionEnded(None, "it was cut off just now")
         return {"id": self.replica.id(name)}
 
-    async def _patch(self, event: dict[str, Any], sent: _Sent) -> None:
+    def _patch(self, events: list[dict[str, Any]], sent: _Sent) -> None:
         self.census.sent += 1
         if self.replica is not None:
-            self.replica.apply(event)
-        await self._request("PATCH-DOC", {"events": [event]}, sent)
+            for event in events:
+                self.replica.apply(event)
+        self._request("PATCH-DOC", {"events": events}, sent)
 
-    async def _request(self, kind: str, content: Any, sent: _Sent) -> None:
+    def _request(self, kind: str, content: Any, sent: _Sent) -> None:
         if self.wire is None:
             raise ConnectionEnded(None, "it was cut off just now")
         self.answered.clear()
         self._requests += 1
         msgid = f"{self.who}-{self._requests}"
-        self._waiting[msgid] = sent  # before it is sent: the answer may come while its last frame is written
-        await self.wire.send_as(msgid, kind, content)
+        self._waiting[msgid] = sent
+        self.wire.send(msgid, kind, content)
 
     # What it sees
 
@@ -279,9 +238,11 @@ class Person:
             message = await wire.next_message()
             self._take(message)
             if not self.reading.is_set():
+                wire.pause()
                 await self.reading.wait()
+                wire.resume()
 
-    def _take(self, message: WireMessage) -> None:
+    def _take(self, message: Message) -> None:
         if message.msgtype == "PATCH-DOC":
             self.census.seen += 1
             if self.replica is not None:
@@ -302,8 +263,8 @@ class Person:
     def _acknowledged(self, sent: _Sent) -> None:
         self.census.answered += 1
         self.worked, self.worked_at = max(self.worked, sent.at), self._clock()
-        if sent.cell is not None:
-            self.ledger.acknowledge(self.who, sent.cell, weak=self._weak(self._node))
+        if sent.cells:
+            self.ledger.acknowledge(self.who, sent.cells, weak=self._weak(self._node))
 
     def _pulled(self, replica: Replica, floor: list[int]) -> None:
         self.ledger.pulled(self.who, replica, [] if self._weak(self._node) else floor)
@@ -311,14 +272,14 @@ class Person:
         self.replica = replica
         self.ledger.note(self.who, "pulled", self._row)
 
-    def _see(self, message: WireMessage, replica: Replica) -> None:
+    def _see(self, message: Message, replica: Replica) -> None:
         place = message.metadata["epoch"], message.metadata["seq"]
         if self._epoch and place[0] != self._epoch:
             self.ledger.violate("epoch", f"{self.who} hears of epoch {place[0]} over a connection of {self._epoch}")
         elif place <= self._place and not self._weak(self._node):
             self.ledger.violate("epoch", f"{self.who} sees {place} after {self._place}")
         self._place, self._epoch = max(place, self._place), place[0]
-        for event in message.events:
+        for event in message.content["events"]:
             try:
                 self._look(event, replica, place[0])
                 replica.apply(event)
@@ -339,12 +300,3 @@ class Person:
                     self.ledger.violate("order", f"{self.who} sees row {at} after row {self._row}")
                 self._row = at
                 self.ledger.row(self.who, epoch, at, author, n)
-
-
-async def _close(wire: Wire) -> None:
-    """Say goodbye, to who may not be there any more."""
-    try:
-        async with asyncio.timeout(seconds(5)):
-            await wire.close()
-    except ENDINGS:
-        wire.drop()

@@ -87,8 +87,9 @@ class Replica:
         kind = event["kind"]
         attributes = self._by_id[event["model"]["id"]]
         if kind == "ModelChanged":
-            for model in models_in(event["new"]):
-                self._learn(model)
+            if not isinstance(event["new"], int):
+                for model in models_in(event["new"]):
+                    self._learn(model)
             attributes[event["attr"]] = event["new"]
         elif kind == "ColumnsStreamed":
             columns = attributes["data"] = plain(attributes["data"])

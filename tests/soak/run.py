@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+import uvloop
 from soak.calm import Calm, Footprint
 from soak.census import Census
 from soak.crowd import RECOVER_SECONDS, Crowd, until
@@ -21,7 +22,7 @@ from soak.site import Site
 
 __all__ = ["TWO", "Outcome", "soak"]
 
-BETWEEN_CALMS = 40.0
+BETWEEN_CALMS = 60.0
 """Seconds."""
 
 TWO = "two at once"
@@ -57,7 +58,7 @@ def soak(plan: Plan, steps: Iterable[Step] | None = None) -> Outcome:
     outcome = Outcome(plan, Census(), history, Losses(plan.durability != "ack"))
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, Site(plan, Path(folder)) as site:
         try:
-            asyncio.run(_Run(site, outcome).play(steps))
+            uvloop.run(_Run(site, outcome).play(steps))
         finally:
             outcome.log = site.log()
             outcome.seconds = history.now()

@@ -53,6 +53,11 @@ def document(cells: tuple[int, int] = (0, 0), rows: tuple[tuple[int, int, int], 
     return Replica({"roots": roots})
 
 
+def just(n: int) -> range:
+    """A message with one change."""
+    return range(n, n + 1)
+
+
 def broken(history: History) -> list[str]:
     return [violation.check for violation in history.violations]
 
@@ -60,7 +65,7 @@ def broken(history: History) -> list[str]:
 def test_what_is_right_breaks_nothing(ledger: Ledger, history: History) -> None:
     """Two changes, acknowledged and pulled."""
     ledger.sent[0] = 2
-    ledger.acknowledge(0, 2, weak=False)
+    ledger.acknowledge(0, just(2), weak=False)
     ledger.pulled(1, document((2, 0), ((1, 0, 1), (2, 0, 2))), [2, 0])
     ledger.row(1, 7, 1, 0, 1)
     ledger.row(0, 7, 1, 0, 1)
@@ -72,7 +77,7 @@ def test_what_is_right_breaks_nothing(ledger: Ledger, history: History) -> None:
 def test_an_acknowledged_change_that_is_gone(ledger: Ledger, history: History) -> None:
     """Once: it is not lost again with every pull."""
     ledger.sent[0] = 2
-    ledger.acknowledge(0, 2, weak=False)
+    ledger.acknowledge(0, just(2), weak=False)
     ledger.pulled(1, document((1, 0)), [2, 0])
     ledger.pulled(1, document((1, 0)), list(ledger.floor))
     ledger.pulled(0, document((1, 0)), [2, 0])
@@ -86,7 +91,7 @@ def test_async_loses_the_last_moment_only(before: float, found: list[str], clock
     ledger = Ledger("session", 2, history, losses)
     ledger.sent[0] = 1
     clock.now = 10.0
-    ledger.acknowledge(0, 1, weak=False)
+    ledger.acknowledge(0, just(1), weak=False)
     losses.disturbed.append(10.0 + before)
     ledger.pulled(1, document(), [1, 0])
     assert broken(history) == found
@@ -114,7 +119,7 @@ def test_a_change_that_comes_late_or_twice(second: int, ledger: Ledger, history:
 
 def test_a_change_that_was_left_open_may_come_late_but_not_twice(ledger: Ledger, history: History) -> None:
     """It was in the socket of a process that stood still."""
-    ledger.leave_open(0, 1, None)
+    ledger.leave_open(0, just(1), None)
     ledger.pulled(1, document(rows=((1, 0, 2), (2, 0, 1))), [0, 0])
     assert broken(history) == []
     ledger.pulled(1, document(rows=((1, 0, 1), (2, 0, 2), (3, 0, 1))), [0, 0])
@@ -132,7 +137,7 @@ def test_two_people_who_see_different_rows(ledger: Ledger, history: History) -> 
 
 def test_an_id_that_means_two_models(ledger: Ledger, history: History) -> None:
     """The first of which was there for good."""
-    ledger.acknowledge(0, 16, weak=False)
+    ledger.acknowledge(0, just(16), weak=False)
     ledger.pulled(1, document(made="made-0-16"), [0, 0])
     ledger.pulled(1, document(made="made-1-16"), [0, 0])
     assert broken(history) == ["ids"]
@@ -150,8 +155,8 @@ def test_an_id_of_a_model_that_was_lost_may_be_given_again(ledger: Ledger, histo
 def test_an_id_of_a_model_whose_change_was_left_open_may_be_given_again(ledger: Ledger, history: History) -> None:
     """Though its author has had later changes acknowledged."""
     ledger.named(0, 7, "new", "made-0-16")
-    ledger.leave_open(0, 16, None)
-    ledger.acknowledge(0, 17, weak=False)
+    ledger.leave_open(0, just(16), None)
+    ledger.acknowledge(0, just(17), weak=False)
     ledger.named(1, 8, "new", "made-1-16")
     assert broken(history) == []
 
