@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from soak.faults import FAULTS
+from soak.mistakes import MISTAKES
 from soak.namespaces import namespaces_work
 from soak.plan import Plan
 from soak.report import as_json, keep, table
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--durability", default=plan.durability, choices=("async", "ack"))
     parser.add_argument("--pause", type=float, default=plan.pause, help="seconds between operations, at most")
     parser.add_argument("--fault", action="append", choices=tuple(FAULTS), help="only this kind; may be repeated")
+    parser.add_argument("--mistake", default="", choices=MISTAKES, help="have the nodes make it, to see that it is found")
     parser.add_argument("--ports", action="store_true", help="no network namespaces, even where they work")
     parser.add_argument("--steps", type=Path, help="a file of steps to play, as a failed run leaves it")
     parser.add_argument("--shrink", type=int, default=8, help="runs to spend on finding fewer faults that fail, too")
@@ -82,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(arguments: argparse.Namespace) -> Plan:
-    names = ("minutes", "seed", "nodes", "workers", "sessions", "seats", "durability", "pause", "keep")
+    names = ("minutes", "seed", "nodes", "workers", "sessions", "seats", "durability", "pause", "mistake", "keep")
     plan = Plan(**{name: getattr(arguments, name) for name in names})
     namespaces = not arguments.ports and namespaces_work()
     return replace(plan, faults=tuple(arguments.fault or ()), namespaces=namespaces)

@@ -31,6 +31,8 @@ class Census:
     """Faults for which there was nothing to strike just then."""
     recovery: dict[str, list[float]] = field(default_factory=dict)
     """Of each kind of fault, seconds from its end until each person's next acknowledged change."""
+    read_along: int = 0
+    """Messages of owners to other workers that were looked at in Redis."""
     calms: int = 0
     """Times that all was compared."""
 
@@ -50,6 +52,7 @@ class Census:
             "connections_refused": self.refused,
             "would_have_asked_the_user": self.asked,
             "comparisons": self.calms,
+            "publications_read": self.read_along,
             "faults": {kind: self._fault(kind) for kind in sorted(self.faults.keys() | self.recovery)},
         }
 

@@ -32,6 +32,7 @@ async def compare_counters(crowd: Crowd) -> None:
     """Let people work, who keep still before and after, and note what does not agree."""
     census, history = crowd.census, crowd.history
     before = await _stood_still(crowd.site)
+    weak = any(map(crowd.site.is_weak, range(len(crowd.site.nodes))))
     sent, answered, seen = census.sent, census.answered, census.seen
     crowd.go_on(steady=True)
     await asyncio.sleep(WORK_SECONDS)
@@ -39,6 +40,7 @@ async def compare_counters(crowd: Crowd) -> None:
     if not await until(crowd.is_still, RECOVER_SECONDS):
         return
     after = await _stood_still(crowd.site)
+    _compare_gaps(crowd, before, after, weak=weak)
     sent, answered, seen = census.sent - sent, census.answered - answered, census.seen - seen
     if before is None or after is None or sent != answered:
         return  # somebody was cut off in between, and nobody can know what has arrived
@@ -50,6 +52,15 @@ async def compare_counters(crowd: Crowd) -> None:
     if not seen - beats <= given <= seen + beats:
         what = f"people have seen {seen} patches, /metrics says {given}, of which {beats:.0f} may be beats"
         history.violate("counters", "", what)
+
+
+def _compare_gaps(crowd: Crowd, before: Counter[str] | None, after: Counter[str] | None, *, weak: bool) -> None:
+    """What is lost on the way to another worker is found and filled in seconds, so that nobody sees of it but this."""
+    if before is None or after is None or weak:
+        return
+    gaps = after["gaps"] - before["gaps"]
+    if gaps > 0:
+        crowd.history.violate("nothing lost", "", f"workers have missed patches {gaps} times, while nothing failed")
 
 
 async def _stood_still(site: Site) -> Counter[str] | None:
@@ -67,10 +78,12 @@ async def _stood_still(site: Site) -> Counter[str] | None:
 
 
 def _patches(site: Site) -> Counter[str]:
-    """Of the app, by direction, over all nodes."""
+    """Of the app, by direction, over all nodes; and the holes in the sequence of patches that workers have found."""
     found: Counter[str] = Counter()
     for node in site.nodes:
         for (name, labels), value in samples(fetch(node.admin_url + "/metrics").text).items():
             if name == "aperture_patches_total" and ("app", APP) in labels:
                 found[dict(labels)["direction"]] += int(value)
+            elif name == "aperture_relay_gaps_total":
+                found["gaps"] += int(value)
     return found

@@ -135,12 +135,13 @@ class Ledger:
         if value < floor and value not in self._open[other]:
             self._lose(who, other, value)
 
-    def pulled(self, who: int, replica: Replica, floor: list[int]) -> None:
-        """A document, with what had been acknowledged when it was asked for: nothing, if it may be of the past."""
+    def pulled(self, who: int, replica: Replica, floor: list[int], *, weak: bool = False) -> None:
+        """A document, with what had been acknowledged when it was asked for; or it may be of the past."""
+        floor = [] if weak else floor
         for other, least in enumerate(floor):
             self.glimpsed(who, other, replica.cell(other), least)
         self._check_rows(who, replica)
-        for name in ("log", "notes", *replica.shelf()):
+        for name in () if weak else ("log", "notes", *replica.shelf()):
             self.named(who, 0, replica.id(name), name)
 
     def _lose(self, who: int, other: int, value: int) -> None:
@@ -199,9 +200,12 @@ class Ledger:
     def named(self, who: int, epoch: int, model_id: str, name: str) -> None:
         """Which model has which name; the epoch is 0 where it is not known.
 
-        What was not acknowledged may be lost with its owner, and the next gives its models' ids to others.
+        What was not acknowledged may be lost with its owner, and the next gives its models' ids to others. An owner that
+        is cut off, and has been followed by then, gives them to its own: people there have all of it anew in a moment.
         """
         known, seen = self._names.get(model_id, (name, 0))
+        if epoch and epoch < seen:
+            return
         if known != name and ((epoch and epoch == seen) or self._is_acknowledged(known)):
             self.violate("ids", f"{who} sees {name} as {model_id}, which was {known}")
         self._names[model_id] = name, max(epoch, seen)

@@ -267,7 +267,7 @@ class Person:
             self.ledger.acknowledge(self.who, sent.cells, weak=self._weak(self._node))
 
     def _pulled(self, replica: Replica, floor: list[int]) -> None:
-        self.ledger.pulled(self.who, replica, [] if self._weak(self._node) else floor)
+        self.ledger.pulled(self.who, replica, floor, weak=self._weak(self._node))
         self._row = replica.columns("log")["at"][-1]
         self.replica = replica
         self.ledger.note(self.who, "pulled", self._row)

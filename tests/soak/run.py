@@ -17,6 +17,7 @@ from soak.faults import FAULTS, Nothing, faults_for, strike
 from soak.history import History
 from soak.ledger import Losses
 from soak.plan import Plan
+from soak.publications import Publications
 from soak.schedule import Step, draw, is_alone
 from soak.site import Site
 
@@ -73,12 +74,14 @@ class _Run:
         self._history = outcome.history
         self._crowd = Crowd(site, outcome.census, outcome.history, outcome.losses)
         self._calm = Calm(self._crowd)
+        self._publications = Publications(site, outcome.history)
         self._chance = Random(f"{outcome.plan.seed} renewals")
 
     async def play(self, steps: Iterable[Step] | None) -> None:
         plan = self._outcome.plan
         endless = steps is None
         drawn = draw(plan.seed, faults_for(self._site), plan.nodes) if steps is None else iter(steps)
+        watching = asyncio.ensure_future(self._publications.watch())
         try:
             await self._crowd.arrive()
             await self._calm.check()
@@ -97,6 +100,11 @@ class _Run:
                 await self._calm.check()
         finally:
             await self._crowd.leave()
+            watching.cancel()
+            self._census.read_along = self._publications.seen
+        for ended in await asyncio.gather(watching, return_exceptions=True):
+            if isinstance(ended, Exception):
+                raise ended  # a mistake of the soak itself
         if not self._outcome.has_failed():
             await self._calm.nothing_left()
         self._calm.read_runs()

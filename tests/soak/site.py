@@ -102,7 +102,11 @@ class Site:
             options += ["--address", address, "--admin-address", address]
             launcher = self.namespaces.inside(number)
         env = {"APP_RUNS": str(self.runs)}
-        return Node("soaked.py", options=options, env=env, wait=False, launcher=launcher)
+        kind = Node
+        if self.plan.mistake:
+            kind = type("Mistaken", (Node,), {"command": ("-m", "soak.mistakes", self.plan.mistake, "serve")})
+            env["PYTHONPATH"] = str(Path(__file__).parents[1])
+        return kind("soaked.py", options=options, env=env, wait=False, launcher=launcher)
 
     # What may be of the past
 

@@ -161,6 +161,17 @@ def test_an_id_of_a_model_whose_change_was_left_open_may_be_given_again(ledger: 
     assert broken(history) == []
 
 
+def test_an_owner_that_is_cut_off_gives_ids_of_its_own(ledger: Ledger, history: History) -> None:
+    """It does not know yet that another has followed it; what it makes then is acknowledged to nobody."""
+    ledger.named(0, 8, "new", "made-0-16")
+    ledger.acknowledge(0, just(16), weak=False)
+    ledger.named(1, 7, "new", "made-1-16")
+    ledger.pulled(1, document(made="made-1-16"), [0, 0], weak=True)
+    assert broken(history) == []
+    ledger.named(1, 8, "new", "made-1-16")
+    assert broken(history) == ["ids"]
+
+
 def test_app_code_that_runs_twice(ledger: Ledger, history: History) -> None:
     """In one epoch."""
     ledger.ran(7)

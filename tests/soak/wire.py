@@ -99,7 +99,13 @@ class Wire(asyncio.Protocol):
         return self._messages.popleft()
 
     def send(self, msgid: str, msgtype: str, content: Any) -> None:
-        """Send one message."""
+        """Send one message.
+
+        Raises:
+            ConnectionEnded: there is nobody to send it to.
+        """
+        if self._transport.is_closing():
+            raise self._problem or ConnectionEnded(None, "it ends just now")
         header = orjson.dumps({"msgid": msgid, "msgtype": msgtype})
         frames = (self._frame(_TEXT, part) for part in (header, b"{}", orjson.dumps(content)))
         self._transport.write(b"".join(frames))
