@@ -55,7 +55,8 @@ class Calm:
         if not await self._settle():
             return
         await self._converge()
-        await compare_counters(self._crowd)
+        if self._site.plan.counters:
+            await compare_counters(self._crowd)
         await self._look_at_nodes()
         self.read_runs()
         self._crowd.go_on()

@@ -88,6 +88,10 @@ class Crowd:
         for gathering in self.gatherings:
             yield from gathering.people
 
+    def sessions(self) -> list[str]:
+        """The ids of those that there are."""
+        return [gathering.ledger.session for gathering in self.gatherings]
+
     async def arrive(self) -> None:
         """Open as many sessions as are planned, and wait until everybody is there."""
         while len(self.gatherings) < self.site.plan.sessions:

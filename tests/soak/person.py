@@ -154,7 +154,7 @@ class Person:
         try:
             self.pull()
             while self.replica is None:
-                self._take(await wire.next_message())
+                self.take(await wire.next_message())
             acting = asyncio.ensure_future(self._act(self))
             reading = asyncio.ensure_future(self._read(wire))
             try:
@@ -236,13 +236,14 @@ class Person:
     async def _read(self, wire: Wire) -> None:
         while True:
             message = await wire.next_message()
-            self._take(message)
+            self.take(message)
             if not self.reading.is_set():
                 wire.pause()
                 await self.reading.wait()
                 wire.resume()
 
-    def _take(self, message: Message) -> None:
+    def take(self, message: Message) -> None:
+        """Act on a message."""
         if message.msgtype == "PATCH-DOC":
             self.census.seen += 1
             if self.replica is not None:

@@ -25,6 +25,7 @@ class Plan:
         pause: seconds that people wait between two operations, at most.
         namespaces: whether nodes get network namespaces of their own, which needs root.
         callers: sessions that are also visited by `bokeh.client`.
+        counters: whether `/metrics` is compared, too, which takes ten seconds each time.
         mistake: one of `soak.mistakes`, that the nodes make.
         keep: the folder for what a failed run leaves.
     """
@@ -40,6 +41,7 @@ class Plan:
     pause: float = 0.02
     namespaces: bool = False
     callers: int = 1
+    counters: bool = True
     mistake: str = ""
     keep: Path = Path("build/soak")
 

@@ -74,7 +74,7 @@ class _Run:
         self._history = outcome.history
         self._crowd = Crowd(site, outcome.census, outcome.history, outcome.losses)
         self._calm = Calm(self._crowd)
-        self._publications = Publications(site, outcome.history)
+        self._publications = Publications(str(site.server.socket_path), self._crowd.sessions, outcome.history)
         self._chance = Random(f"{outcome.plan.seed} renewals")
 
     async def play(self, steps: Iterable[Step] | None) -> None:
