@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--durability", default=plan.durability, choices=("async", "ack"))
     parser.add_argument("--pause", type=float, default=plan.pause, help="seconds between operations, at most")
     parser.add_argument("--fault", action="append", choices=tuple(FAULTS), help="only this kind; may be repeated")
-    parser.add_argument("--mistake", default="", choices=MISTAKES, help="have the nodes make it, to see that it is found")
+    parser.add_argument(
+        "--mistake", default="", choices=MISTAKES, help="have the nodes make it, to see that it is found"
+    )
     parser.add_argument("--ports", action="store_true", help="no network namespaces, even where they work")
     parser.add_argument("--steps", type=Path, help="a file of steps to play, as a failed run leaves it")
     parser.add_argument("--shrink", type=int, default=8, help="runs to spend on finding fewer faults that fail, too")

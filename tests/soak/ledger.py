@@ -200,8 +200,9 @@ class Ledger:
     def named(self, who: int, epoch: int, model_id: str, name: str) -> None:
         """Which model has which name; the epoch is 0 where it is not known.
 
-        What was not acknowledged may be lost with its owner, and the next gives its models' ids to others. An owner that
-        is cut off, and has been followed by then, gives them to its own: people there have all of it anew in a moment.
+        What was not acknowledged may be lost with its owner, and the next gives its models' ids to others. An owner
+        that is cut off, and has been followed by then, gives them to its own: people there have all of it anew in a
+        moment.
         """
         known, seen = self._names.get(model_id, (name, 0))
         if epoch and epoch < seen:

@@ -32,7 +32,7 @@ def _drop_a_patch() -> None:
         if _chance.randrange(1000):
             write(edge, *arguments)
 
-    EdgeSession._write = forgetful  # type: ignore[method-assign]
+    EdgeSession._write = forgetful  # type: ignore[method-assign, assignment]
 
 
 def _skip_the_epoch_check() -> None:
@@ -51,7 +51,7 @@ def _acknowledge_early() -> None:
     def at_once(journal: SessionJournal, act: Callable[[], None], refuse: Callable[[], None]) -> None:
         act()
 
-    SessionJournal.when_safe = at_once  # type: ignore[method-assign]
+    SessionJournal.when_safe = at_once  # type: ignore[method-assign, assignment]
 
 
 def _forget_a_subscription() -> None:
@@ -68,7 +68,7 @@ def _forget_a_subscription() -> None:
         finally:
             bus._delivers = delivers
 
-    RedisBus._resubscribe = forgetful  # type: ignore[method-assign]
+    RedisBus._resubscribe = forgetful  # type: ignore[method-assign, assignment]
 
 
 def _run_app_code_twice() -> None:
@@ -80,7 +80,7 @@ def _run_app_code_twice() -> None:
             await run(store, *arguments)
         return await run(store, *arguments)
 
-    SessionStore._run_app = eager  # type: ignore[method-assign]
+    SessionStore._run_app = eager  # type: ignore[method-assign, assignment]
 
 
 MISTAKES = {

@@ -20,6 +20,7 @@ __all__ = ["Away", "Person"]
 DELAYS = (0, 2, 4, 8, 16)
 """Seconds before each attempt of BokehJS to reconnect; after the last it asks its user, who says yes."""
 
+
 @dataclass(frozen=True, slots=True)
 class Away:
     """Why somebody leaves, and for how long."""

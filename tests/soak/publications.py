@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import redis.asyncio
 from redis.exceptions import RedisError
@@ -89,7 +88,7 @@ class Publications:
                 looking.cancel()
                 await asyncio.gather(looking, return_exceptions=True)
 
-    async def _look(self, client: redis.asyncio.Redis[Any]) -> None:
+    async def _look(self, client: redis.asyncio.Redis) -> None:
         while True:
             await asyncio.sleep(LOOK)
             keys = [session_key_of(APP, session) for session in self._sessions()]

@@ -46,6 +46,12 @@ OPTIONS = (
 )
 
 
+class _Mistaken(Node):
+    """A node that makes one of `soak.mistakes`."""
+
+    command: tuple[str, ...]  # type: ignore[misc]  # of each its own
+
+
 class Site:
     """The whole installation, for the time of a `with` block.
 
@@ -102,11 +108,12 @@ class Site:
             options += ["--address", address, "--admin-address", address]
             launcher = self.namespaces.inside(number)
         env = {"APP_RUNS": str(self.runs)}
-        kind = Node
+        node = Node("soaked.py", options=options, env=env, wait=False, launcher=launcher)
         if self.plan.mistake:
-            kind = type("Mistaken", (Node,), {"command": ("-m", "soak.mistakes", self.plan.mistake, "serve")})
             env["PYTHONPATH"] = str(Path(__file__).parents[1])
-        return kind("soaked.py", options=options, env=env, wait=False, launcher=launcher)
+            node = _Mistaken("soaked.py", options=options, env=env, wait=False, launcher=launcher)
+            node.command = ("-m", "soak.mistakes", self.plan.mistake, "serve")
+        return node
 
     # What may be of the past
 

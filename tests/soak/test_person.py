@@ -40,7 +40,7 @@ def person(history: History, wire: Written) -> Person:
     person = Person(["ws://"], "", 0, ledger, Census(), Random(1), live_on(0), history.now, lambda node: False)
     person.wire = wire  # type: ignore[assignment]
     person.pull()
-    models = [
+    models: list[tuple[str, dict[str, Any]]] = [
         ("cell-0", {"value": 0}),
         ("cell-1", {"value": 0}),
         ("log", {"data": {"at": [0], "who": [-1], "n": [0]}}),

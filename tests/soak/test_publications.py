@@ -33,9 +33,7 @@ def test_owners_that_follow_each_other(publications: Publications, history: Hist
 
 
 @pytest.mark.parametrize("late", [Patches(7, 2, ()), Stored(7, 2)], ids=["patches", "stored"])
-def test_an_owner_that_publishes_behind_the_next(
-    late: Envelope, publications: Publications, history: History
-) -> None:
+def test_an_owner_that_publishes_behind_the_next(late: Envelope, publications: Publications, history: History) -> None:
     """Each session's epochs are its own."""
     publications.hear(KEY, Patches(8, 1, ()).pack())
     publications.hear(session_key_of("/soaked", "another"), late.pack())

@@ -75,6 +75,8 @@ class Wire(asyncio.Protocol):
             ENDINGS: it came to nothing.
         """
         where = urlsplit(url)
+        assert where.hostname is not None
+        assert where.port is not None
         wire = cls(where.path, where.netloc, token)
         try:
             async with asyncio.timeout(seconds(CONNECT_SECONDS)):
