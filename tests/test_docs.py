@@ -51,7 +51,7 @@ OF_OTHERS = {
     *("--appendonly", "--bind", "--requirepass", "--save"),  # redis-server
     *("--check", "--strict"),  # ruff, mypy
     *("--list", "--quick", "--row"),  # bench/run.py
-    *("--fault", "--nodes", "--steps"),  # tests/soak
+    *("--fault", "--mistake", "--nodes", "--steps"),  # tests/soak
     *("--directory", "--server"),  # http.server, examples/flask_embed.py
     *("--build", "--build-arg", "--no-cache-dir", "--no-deps", "--scale"),  # docker, pip, compose
     *("--config", "--now"),  # caddy, systemctl
