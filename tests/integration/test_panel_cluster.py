@@ -241,3 +241,66 @@ def test_a_scheduled_task_runs_in_each_worker_or_in_one_of_all(tmp_path: Path) -
 
         wait_until(several, 40, "the tasks did not run")
     assert [sum(ran(name).values()) for name in ("once", "awaited")] == [1, 1]
+
+
+PUBLISHING = """
+import panel as pn
+import param
+
+class Furnace(param.Parameterized):
+    heat = param.Number(default=3)
+
+pn.state.publish("furnace", Furnace(), ["heat"])
+"""
+
+
+@pytest.mark.parametrize("server", ["panel serve", "3 workers"])
+def test_what_the_setup_script_publishes_comes_from_every_worker(server: str, tmp_path: Path) -> None:
+    """And what it does not publish from none."""
+    script = tmp_path / "setup.py"
+    script.write_text(PUBLISHING)
+    options = ["--setup", str(script), "--rest-provider", "param"]
+    with ExitStack() as stack:
+        node: StockNode
+        if server == "panel serve":
+            node = stack.enter_context(StockPanelNode(COMPONENTS, options=options))
+        else:
+            node = stack.enter_context(PanelNode(COMPONENTS, options=["--num-procs", "3", *options]))
+        for _ in range(PAGES):
+            assert fetch(node.app_url("/rest/furnace")).json() == {"heat": 3}
+            assert fetch(node.app_url("/rest/oven")).body == b""
+
+
+CACHING = """
+import os
+import panel as pn
+
+@pn.cache(to_disk=True, cache_path={folder!r})
+def squared(n):
+    with open({folder!r} + ".computed", "a") as file:
+        file.write(f"{{os.getpid()}}\\n")
+    return n * n
+
+pn.pane.Str(f"squared {{squared(7)}}").servable()
+"""
+
+
+@pytest.mark.parametrize("server", ["panel serve", "3 workers"])
+def test_a_cache_on_disk_is_one_for_all_workers(server: str, tmp_path: Path) -> None:
+    """What one has computed the others read."""
+    app = tmp_path / "caching.py"
+    app.write_text(CACHING.format(folder=str(tmp_path / "cache")))
+    with ExitStack() as stack:
+        node: StockNode
+        if server == "panel serve":
+            node = stack.enter_context(StockPanelNode(app))
+        else:
+            node = stack.enter_context(PanelNode(app, options=["--num-procs", "3"]))
+        for _ in range(PAGES):
+            assert "squared 49" in run(_pulled(node, "/caching"))
+        assert len((tmp_path / "cache.computed").read_text().split()) == 1
+
+
+async def _pulled(node: StockNode, app: str) -> str:
+    async with Viewer.open(node.ws_url(app), page_token(node.app_url(app))) as viewer:
+        return str((await viewer.request("PULL-DOC-REQ", {})).content)

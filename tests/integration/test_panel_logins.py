@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from support.fetch import fetch
 from support.node import StockNode
 from support.oauth_provider import EMAIL, OAuthProvider
 from support.panel_features import PANELS, PanelNode, StockPanelNode
@@ -33,13 +34,15 @@ REFRESHED = 4
 
 
 @contextmanager
-def served(server: str, *options: str, env: Mapping[str, str | None] | None = None) -> Iterator[StockNode]:
+def served(
+    server: str, *options: str, env: Mapping[str, str | None] | None = None, app: Path = ACCOUNT
+) -> Iterator[StockNode]:
     """The app, by Panel's own server or by ours."""
     if server == "panel serve":
-        with StockPanelNode(ACCOUNT, options=options, env=env) as stock:
+        with StockPanelNode(app, options=options, env=env) as stock:
             yield stock
     else:
-        with PanelNode(ACCOUNT, options=["--num-procs", server[0], *options], env=env) as node:
+        with PanelNode(app, options=["--num-procs", server[0], *options], env=env) as node:
             yield node
 
 
@@ -202,6 +205,113 @@ def test_a_password_is_asked_for_once(server: str, tmp_path: Path) -> None:
             assert "user ann" in shown(node, visitor)
         visitor.get(node.app_url("/logout"))
         assert visitor.get(url).text == "who is it? "
+
+
+SETUP = """
+import panel as pn
+
+def admit(info, path):
+    user = (info or {}).get("user")
+    return "/welcome?from=" + path if user == "cat" else user != "ben"
+
+pn.config.authorize_callback = admit
+"""
+
+GUARDED = """
+import panel as pn
+
+pn.config.authorize_callback = lambda info: info["user"] != "dan"
+pn.pane.Str(f"user {pn.state.user}").servable()
+"""
+
+USERS = '{"ann": "pass", "ben": "pass", "cat": "pass", "dan": "pass"}'
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_user_may_be_refused(server: str, tmp_path: Path) -> None:
+    """By a callback of the process or of the app, with a template of one's own, or sent elsewhere; in every worker."""
+    files = {
+        "setup.py": SETUP,
+        "account.py": GUARDED,
+        "users.json": USERS,
+        "no.html": "{{ error_type }}: {{ error_msg }}",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    login = ["--basic-auth", str(tmp_path / "users.json"), "--auth-template", str(tmp_path / "no.html"), *SECRETS]
+    options = [*login, "--setup", str(tmp_path / "setup.py")]
+    with served(server, *options, app=tmp_path / "account.py") as node:
+        visitors = {user: _logged_in(node, user) for user in ("ann", "ben", "cat", "dan")}
+        url = node.app_url("/account")
+        for _ in range(TIMES):
+            assert "user ann" in shown(node, visitors["ann"])
+            refused_by_process = visitors["ben"].get(url)
+            assert refused_by_process.status == 403
+            assert refused_by_process.text.startswith("Authorization Error: Access denied!")
+            assert "ben" in refused_by_process.text
+            assert visitors["dan"].get(url).text.startswith("Authorization Error: Access denied!")
+            sent = fetch(url, headers=visitors["cat"].headers(url))
+            assert (sent.status, sent.headers["location"]) == (302, "/welcome?from=/account")
+
+
+def _logged_in(node: StockNode, user: str) -> Visitor:
+    visitor = Visitor()
+    visitor.get(node.app_url("/account"))
+    # Where the browser is sent then is not looked at.
+    _login(node, visitor, user)
+    return visitor
+
+
+def _login(node: StockNode, visitor: Visitor, user: str) -> list[str]:
+    """The cookies that a login sets, as the server writes them."""
+    url = node.app_url("/login")
+    form = {"Content-Type": "application/x-www-form-urlencoded", **visitor.headers(url)}
+    answer = fetch(url, "POST", headers=form, body=f"username={user}&password=pass".encode())
+    assert answer.status == 302, answer.text
+    cookies = [value for name, value in answer.all_headers if name == "set-cookie"]
+    for cookie in cookies:
+        name, _, value = cookie.partition(";")[0].partition("=")
+        visitor.cookies(url)[name] = value.strip('"')
+    return cookies
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_cookies_of_a_login_are_for_the_path_that_was_given(server: str) -> None:
+    """Several services on one host do not get each other's."""
+    with served(server, "--basic-auth", "pass", "--cookie-path", "/account", *SECRETS) as node:
+        cookies = [cookie for cookie in _login(node, Visitor(), "ann") if cookie.startswith(("user=", "id_token="))]
+        assert len(cookies) == 2
+        assert all(re.search(r"; ?path=/account(;|$)", cookie, re.IGNORECASE) for cookie in cookies), cookies
+
+
+ACTIVE = """
+import panel as pn
+
+pn.pane.Str(f"active {pn.state._active_users['ann']}").servable()
+"""
+
+
+@pytest.mark.parametrize(("server", "counted"), [("panel serve", 3), ("1 worker", 1)])
+def test_a_user_is_counted_by_pages_and_not_by_websockets(server: str, counted: int, tmp_path: Path) -> None:
+    """Else one whose network fails now and then stays active for ever, and their tokens are refreshed for ever.
+
+    A page comes here again and again after its network has failed. On Panel's own server each websocket counts.
+    """
+    app = tmp_path / "account.py"
+    app.write_text(ACTIVE)
+    with served(server, "--basic-auth", "pass", *SECRETS, app=app) as node:
+        visitor = Visitor()
+        _login(node, visitor, "ann")
+        url = node.app_url("/account")
+        token = token_of(visitor.get(url).text)
+
+        async def come_back() -> None:
+            for _ in range(3):
+                async with Viewer.open(node.ws_url("/account"), token, visitor.headers(url)) as viewer:
+                    await viewer.request("PULL-DOC-REQ", {})
+
+        run(come_back())
+        assert f"active {counted}" in shown(node, visitor)
 
 
 def test_without_cryptography_the_command_says_what_is_missing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tornado.httputil import HTTPServerRequest
 
 from aperture.errors import StateMismatch
 from aperture.worker.document.classes import only_packaged_models
-from aperture.worker.panel import authorization
+from aperture.worker.panel import authorization, users
 from aperture.worker.panel.admin_logs import LOGS
 from aperture.worker.panel.admin_page import AdminPage
 from aperture.worker.panel.components import file_of
@@ -106,6 +106,7 @@ class PanelFramework(Framework):
 
         Panel does that when it writes the page. A page that comes back to another worker is not written again.
         """
+        users.enter(document)
         with set_curdoc(document):
             here = f"{state.rel_path}/{LOCAL_DIST}" if state.rel_path else LOCAL_DIST
             dist_url = here if bokeh_settings.resources(default="server") == "server" else CDN_DIST
@@ -168,6 +169,7 @@ class PanelFramework(Framework):
 
         Panel's tables hold the document weakly, but much that they hold of it refers to it.
         """
+        users.leave(document)
         # Panel's own refers to the document, and collects all garbage at the end of each session.
         vars(document).pop("destroy", None)
         for callback in state._periodic.get(document, ()):
