@@ -284,6 +284,9 @@ def test_cookies_of_a_login_are_for_the_path_that_was_given(server: str) -> None
         assert all(re.search(r"; ?path=/account(;|$)", cookie, re.IGNORECASE) for cookie in cookies), cookies
 
 
+KEPT = ["--unused-session-lifetime", "600000", "--check-unused-sessions", "600000"]
+"""A session whose page has gone is not discarded while the test looks."""
+
 ACTIVE = """
 import panel as pn
 
@@ -299,7 +302,7 @@ def test_a_user_is_counted_by_pages_and_not_by_websockets(server: str, counted: 
     """
     app = tmp_path / "account.py"
     app.write_text(ACTIVE)
-    with served(server, "--basic-auth", "pass", *SECRETS, app=app) as node:
+    with served(server, "--basic-auth", "pass", *SECRETS, *KEPT, app=app) as node:
         visitor = Visitor()
         _login(node, visitor, "ann")
         url = node.app_url("/account")
