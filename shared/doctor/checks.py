@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 from aperture.doctor.findings import Finding, doubt, good, problem
@@ -27,12 +28,15 @@ __all__ = [
     "judge_asset",
     "judge_body",
     "judge_clock",
+    "judge_early",
     "judge_elsewhere",
     "judge_heads",
     "judge_idle",
     "judge_origin",
     "judge_page",
     "judge_pairs",
+    "judge_session_url",
+    "judge_shared",
     "judge_unreachable",
     "judge_websocket",
     "names_app",
@@ -43,6 +47,11 @@ SKEW = 60.0
 
 COMMON_HEAD = 4
 """KB of cookies that any browser may send: a proxy that refuses these refuses ordinary visitors."""
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
+
+_NO_CACHE = "Pages say Cache-Control: no-store, which a cache or a CDN on the way has to follow"
+_QUERY = "Let the proxy pass the query of requests, and the Location of redirects, on as they are"
 
 _LINK = re.compile(r'href="([^"]+)"')
 _SCRIPT = re.compile(r"""<script\b[^>]*\ssrc=["']([^"']+)["']""")
@@ -130,6 +139,72 @@ def _judge_redirect(url: str, location: str) -> Finding:
             "page", f"{url} asks to log in at {target}", "Pass the cookie of a login: --header 'Cookie: ...'"
         )
     return problem("page", f"{url} leads to {target}", f"Examine {target}")
+
+
+def judge_session_url(asked: str, redirects: tuple[Answer, Answer], pages: tuple[Answer, Answer]) -> Finding:
+    """The finding for URLs of sessions (`--session-urls`).
+
+    Args:
+        asked: the URL that was asked for twice.
+        redirects: the two answers.
+        pages: what came from the first one's address, twice.
+    """
+    check = "session URLs"
+    first, second = redirects
+    if first.named_session == second.named_session:
+        return problem(check, "two visitors are sent to one session", f"Something keeps the redirects. {_NO_CACHE}")
+    if origin_of(first.location) != origin_of(asked):
+        return problem(
+            check,
+            f"{asked} leads to another server, {first.location}",
+            "A proxy rewrites redirects; the server's own lead to the same address with another query",
+        )
+    if not set(urlsplit(asked).query.split("&")) <= set(urlsplit(first.location).query.split("&")):
+        return problem(check, f"arguments of {asked} are lost on the way", _QUERY)
+    if any(page.session_id != first.named_session for page in pages):
+        return problem(check, "the URL of a session leads to another one, so that a reload loses everything", _QUERY)
+    if any("Referrer-Policy" not in page.headers for page in pages):
+        return doubt(
+            check,
+            "links in the page tell other sites the URL of the session: Referrer-Policy is lost on the way",
+            "Let the proxy pass the server's Referrer-Policy on",
+        )
+    return good(check, "a page has the URL of its session, which leads back to it")
+
+
+def judge_shared() -> Finding:
+    """The finding for one session in the pages of two visitors."""
+    return problem("sessions", "two visitors are given one session", f"Something keeps the pages. {_NO_CACHE}")
+
+
+def judge_early(url: str, word: Answer | Unreachable, failure: ClientError | None) -> Finding:
+    """The finding for a page that comes before its session (`--early-pages`).
+
+    Args:
+        url: of the app.
+        word: the answer to the page's message that it has its scripts.
+        failure: of its websocket; None if it opened and the server sent the document.
+    """
+    check = "early pages"
+    if failure is not None:
+        return problem(
+            check, f"a page that came before its session did not get it: {failure}", "Look at the log of the server"
+        )
+    if isinstance(word, Unreachable) or word.status != HTTPStatus.NO_CONTENT:
+        said = "nothing" if isinstance(word, Unreachable) else str(word.status)
+        return doubt(
+            check,
+            f"HEAD .../autoload.js answers {said}: the app's code waits until BokehJS runs",
+            "Let the proxy pass on HEAD, and the header Bokeh-Session-Id",
+        )
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in _LOCAL:
+        return doubt(
+            check,
+            "browsers get none by http://, as they do not send Sec-Fetch-Dest there",
+            "Serve it by https://",
+        )
+    return good(check, "pages come before their sessions, and get them")
 
 
 def addresses_of(index: Answer) -> list[str]:

@@ -12,6 +12,7 @@ from aperture.doctor import checks
 from aperture.doctor.findings import Finding, Verdict
 from aperture.doctor.visit import Answer, Unreachable, Visitor, origin_of
 from aperture.errors import ClientError
+from aperture.protocol.naming import SESSION_ID_HEADER
 
 __all__ = ["Patient", "examine"]
 
@@ -19,6 +20,10 @@ PAIRS = 6
 """Pages and websockets tried: with two processes that do not share sessions, 63 of 64 runs find it.
 
 The ids of models show it. They differ between processes of `bokeh serve`, but not between nodes of Aperture."""
+
+_BROWSER = {"Sec-Fetch-Dest": "document"}
+_MARK = "doctor=a%20b"
+"""An argument, which URLs of sessions are to keep letter by letter."""
 
 HEADS = (2, 4, 8, 16)
 """KB of cookies."""
@@ -52,10 +57,15 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
     """
     url, visitor = app_url(patient.url), patient.visitor
     try:
+        found_urls = await _session_urls(visitor, url)
         page = await visitor.page(url)
     except Unreachable as failure:
         yield checks.judge_unreachable(url, failure)
         return
+    if found_urls is not None:
+        yield found_urls
+        if found_urls.verdict is Verdict.PROBLEM:
+            return
     found = checks.judge_page(page, await _index(visitor, page))
     yield found
     if found.verdict is Verdict.PROBLEM or page.token is None:
@@ -67,12 +77,45 @@ async def examine(patient: Patient) -> AsyncIterator[Finding]:
     if failure_of_socket is not None:
         return
     yield await _pairs(visitor, url)
+    if (found_early := await _early(visitor, url)) is not None:
+        yield found_early
     if patient.origin is not None:
         yield checks.judge_origin(patient.origin, await _open(visitor, page, patient.origin))
     yield await _heads(visitor, url)
     yield await _body(visitor, url)
     if patient.patience > 0:
         yield await _idle(patient, page)
+
+
+async def _session_urls(visitor: Visitor, url: str) -> Finding | None:
+    """For a server with `--session-urls`; None where pages have no URLs of their own."""
+    asked = urlunsplit(urlsplit(url)._replace(query=_MARK))
+    first = await visitor.get(asked)
+    if first.named_session is None:
+        return None
+    second = await visitor.get(asked)
+    pages = await visitor.get(first.location), await visitor.get(first.location)
+    return checks.judge_session_url(asked, (first, second), pages)
+
+
+async def _early(visitor: Visitor, url: str) -> Finding | None:
+    """For a server with `--early-pages`; None where no page comes before its session."""
+    try:
+        for _ in range(PAIRS):  # the first page of an app in each worker is an ordinary one
+            page = await visitor.page(url, _BROWSER)
+            if page.early and page.session_id is not None:
+                break
+        else:
+            return None
+    except Unreachable:
+        return None  # other checks have had the same page
+    parts = urlsplit(url)
+    try:
+        script = urlunsplit(parts._replace(path=f"{parts.path}/autoload.js", query=""))
+        word: Answer | Unreachable = await visitor.head(script, {SESSION_ID_HEADER: page.session_id})
+    except Unreachable as failure:
+        word = failure
+    return checks.judge_early(url, word, await _open(visitor, page, origin_of(url)))
 
 
 async def _index(visitor: Visitor, page: Answer) -> Answer | None:
@@ -117,11 +160,15 @@ async def _open(visitor: Visitor, page: Answer, origin: str) -> ClientError | No
 
 async def _pairs(visitor: Visitor, url: str) -> Finding:
     strangers = 0
+    seen: set[str | None] = set()
     for _ in range(PAIRS):
         try:
             page = await visitor.page(url)
             if page.token is None:
                 return checks.judge_pairs(PAIRS, 0, Unreachable("cut", f"a page answered {page.status}"))
+            if page.session_id in seen:
+                return checks.judge_shared()
+            seen.add(page.session_id)
             async with visitor.walk(url, page.token, origin_of(url)) as walk:
                 strangers += not page.roots <= await walk.pull()
         except (ClientError, Unreachable) as failure:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 
 from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.httputil import HTTPInputError
@@ -28,6 +28,7 @@ from aperture.protocol.fragments import Assembler
 from aperture.protocol.message_type import MessageType
 from aperture.protocol.messages import Message
 from aperture.protocol.naming import SESSION_ID_ARGUMENT, SUBPROTOCOL
+from aperture.protocol.tokens import read_session_id
 
 __all__ = ["Answer", "Unreachable", "Visitor", "Walk", "origin_of"]
 
@@ -35,6 +36,7 @@ MOST_BYTES = 64 * 1024 * 1024
 """The largest page or message that is read; a larger one fails its check."""
 
 _TOKEN = re.compile(r'"token"\s*:\s*"([^"]+)"')
+_EARLY = 'id="aperture-document"'
 _ROOTS = re.compile(r'"roots"\s*:\s*(\{[^{}]*\})')
 
 
@@ -60,6 +62,28 @@ class Answer:
         """The token in a page, which only a page with a session has."""
         found = _TOKEN.search(self.text)
         return None if found is None else found.group(1)
+
+    @property
+    def session_id(self) -> str | None:
+        """The session that a page shows."""
+        return None if self.token is None else read_session_id(self.token)
+
+    @property
+    def early(self) -> bool:
+        """Whether it is a page that was sent before its session was made (`--early-pages`)."""
+        return _EARLY in self.text
+
+    @property
+    def location(self) -> str:
+        """Where a redirect leads."""
+        return urljoin(self.url, self.headers.get("Location", ""))
+
+    @property
+    def named_session(self) -> str | None:
+        """The session whose URL this redirects to (`--session-urls`)."""
+        if self.status != HTTPStatus.SEE_OTHER:
+            return None
+        return dict(parse_qsl(urlsplit(self.location).query)).get(SESSION_ID_ARGUMENT)
 
     @property
     def roots(self) -> frozenset[str]:
@@ -92,6 +116,14 @@ class Visitor:
             Unreachable: there was no answer.
         """
         return await self._ask(self._request(url, headers={**self.headers, **(more or {})}))
+
+    async def head(self, url: str, more: Mapping[str, str]) -> Answer:
+        """Ask for the head of an answer.
+
+        Raises:
+            Unreachable: there was no answer.
+        """
+        return await self._ask(self._request(url, method="HEAD", headers={**self.headers, **more}))
 
     async def post(self, url: str, size: int) -> Answer:
         """Send a body of so many bytes, if the other side wants it: who refuses it says so before it is sent.
@@ -135,9 +167,9 @@ class Visitor:
             Unreachable: there was no answer.
         """
         answer = await self.get(url, more)
-        target = urljoin(url, answer.headers.get("Location", ""))
-        of_session = answer.status == HTTPStatus.SEE_OTHER and f"{SESSION_ID_ARGUMENT}=" in urlsplit(target).query
-        return await self.get(target, more) if of_session and origin_of(target) == origin_of(url) else answer
+        if answer.named_session is None or origin_of(answer.location) != origin_of(url):
+            return answer
+        return await self.get(answer.location, more)
 
     @contextlib.asynccontextmanager
     async def walk(self, url: str, token: str, origin: str) -> AsyncIterator[Walk]:

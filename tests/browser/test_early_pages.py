@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGHUP
 
 import pytest
 from bokeh.embed import server_document
@@ -18,6 +19,15 @@ from support.site import site_at
 from aperture.protocol.closing import INTERNAL_ERROR
 
 NOTICE = "document.querySelector('aperture-notice')?.shadowRoot.textContent"
+
+NUDGED = """() => {
+  const shown = window.Bokeh?.documents[0];
+  const [slider, seen] = ["slider", "seen"].map(name => shown?.get_model_by_name(name));
+  if (slider == null || seen == null) return false;
+  try { slider.value += 1; } catch {}
+  return seen.text !== "0";
+}"""
+"""Moves the slider until the app has followed: what is changed while the page is between two workers may be lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +199,23 @@ def test_a_page_comes_back_whose_worker_is_killed_while_its_app_starts(
     switches.off("EARLY_GATE")
     tab.wait_idle()
     move(tab)
+
+
+def test_a_page_goes_on_whose_workers_are_replaced_while_its_app_starts(switches: Switches, loud: BrowserTabs) -> None:
+    """SIGHUP, with the app's code in a thread: the page has its session when the worker that makes it is gone."""
+    options = ["--early-pages", "--num-threads", "2", "--durability", "async"]
+    with Node("early.py", options=options, env=switches.variables()) as node:
+        loud(node.app_url("/early"))
+        switches.on("EARLY_GATE")
+        tab = arrive(loud, node.app_url("/early"))
+        tab.wait_for("() => window.__sockets.length > 0")
+        wait_until(lambda: tab.session_id() in switches.runs(), 20, "its code does not run")
+        (before,) = node.worker_pids()
+        node.kill(node.pid, SIGHUP)
+        wait_until(lambda: set(node.worker_pids()) - {before}, 60, "no worker takes its place")
+        switches.off("EARLY_GATE")
+        wait_until(lambda: before not in node.worker_pids(), 60, "the worker does not end")
+        tab.wait_for(NUDGED, nominal=60)
 
 
 @pytest.mark.parametrize("fails", [False, True])

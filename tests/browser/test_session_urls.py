@@ -76,6 +76,20 @@ def test_everything_that_leads_back_to_a_url_leads_back_to_its_session(
     tab.page.go_back()
     shows(tab, value)
 
+    tab.page.goto(cluster.app_url("/relayed?b=2"))
+    tab.wait_idle()
+    other = tab.session_id()
+    assert other != session_id
+    others = move(tab, 0.3)
+    tab.page.go_back()
+    shows(tab, value)
+    tab.page.go_forward()
+    shows(tab, others)
+    assert tab.session_id() == other
+    tab.page.go_back()
+    shows(tab, value)
+    assert tab.session_id() == session_id
+
     duplicate = alice(url)
     shows(duplicate, value)
     value = move(duplicate, 0.8)
@@ -86,8 +100,8 @@ def test_everything_that_leads_back_to_a_url_leads_back_to_its_session(
     assert theirs.page.url != url
     assert theirs.value("slider", "value") == 0
 
-    for other in (tab, duplicate, theirs):
-        other.page.goto("about:blank")
+    for opened in (tab, duplicate, theirs):
+        opened.page.goto("about:blank")
     owner = cluster.owner(session_id)
     owner.node.kill(owner.pid)
     tab.page.goto(url)

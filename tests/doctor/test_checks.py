@@ -180,3 +180,60 @@ def test_strangers_and_silence_are_judged() -> None:
     assert checks.judge_origin("https://a.org", OriginRefused("no", 403)).verdict is Verdict.PROBLEM
     assert "after 3 s" in checks.judge_idle(40, 3.2).what
     assert checks.judge_idle(40, None).verdict is Verdict.GOOD
+
+
+def of_session(session_id: str) -> Answer:
+    token = Tokens(None, False, 300).issue(session_id)
+    return answer(200, f'[{{"token":"{token}"}}]', URL, **{"Referrer-Policy": "same-origin"})
+
+
+def redirect(session_id: str, location: str = "?a=1&") -> Answer:
+    return answer(303, "", f"{URL}?a=1", Location=f"{location}bokeh-session-id={session_id}")
+
+
+ONE, OTHER = redirect("one"), redirect("other")
+PAGE_OF_ONE = of_session("one")
+
+
+@pytest.mark.parametrize(
+    ("redirects", "pages", "said"),
+    [
+        ((ONE, OTHER), (PAGE_OF_ONE, PAGE_OF_ONE), "leads back"),
+        ((ONE, ONE), (PAGE_OF_ONE, PAGE_OF_ONE), "two visitors are sent to one session"),
+        ((redirect("one", "http://inside:5006/x/app?a=1&"), OTHER), (PAGE_OF_ONE, PAGE_OF_ONE), "another server"),
+        ((redirect("one", "?"), OTHER), (PAGE_OF_ONE, PAGE_OF_ONE), "arguments"),
+        ((ONE, OTHER), (PAGE_OF_ONE, of_session("third")), "leads to another one"),
+        ((ONE, OTHER), (OTHER, OTHER), "leads to another one"),
+        ((ONE, OTHER), (PAGE_OF_ONE, answer(text=PAGE_OF_ONE.text)), "Referrer-Policy"),
+    ],
+)
+def test_urls_of_sessions_lead_back_to_them(
+    redirects: tuple[Answer, Answer], pages: tuple[Answer, Answer], said: str
+) -> None:
+    """Unless something on the way keeps or rewrites them."""
+    found = checks.judge_session_url(f"{URL}?a=1", redirects, pages)
+    assert said in found.what
+    assert bool(found.mend) is (found.verdict is not Verdict.GOOD)
+    assert (found.verdict is Verdict.GOOD) is (said == "leads back")
+
+
+@pytest.mark.parametrize(
+    ("url", "word", "failure", "verdict"),
+    [
+        (URL, answer(204, ""), None, Verdict.GOOD),
+        ("http://127.0.0.1:5006/app", answer(204, ""), None, Verdict.GOOD),
+        ("http://example.org/app", answer(204, ""), None, Verdict.DOUBT),
+        (URL, answer(405, ""), None, Verdict.DOUBT),
+        (URL, Unreachable("cut", "cut"), None, Verdict.DOUBT),
+        (URL, answer(204, ""), ServerSilent("nothing"), Verdict.PROBLEM),
+    ],
+)
+def test_an_early_page_must_be_heard_and_get_its_session(
+    url: str, word: Answer | Unreachable, failure: ClientError | None, verdict: Verdict
+) -> None:
+    """And browsers ask for one only by HTTPS, or on this machine."""
+    assert checks.judge_early(url, word, failure).verdict is verdict
+
+
+def test_one_session_for_two_visitors_is_a_problem() -> None:
+    assert checks.judge_shared().verdict is Verdict.PROBLEM

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from support.doctor import examine
@@ -82,7 +84,8 @@ bound of heads is 1 MB unless a directive lowers it for the whole server."""
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[Node]:
-    with Node(EXAMPLES / "apps" / "sliders.py", options=["--num-procs", "2"]) as node:
+    options = ["--num-procs", "2", "--early-pages", "--session-urls"]
+    with Node(EXAMPLES / "apps" / "sliders.py", options=options) as node:
         yield node
 
 
@@ -92,6 +95,7 @@ def test_a_shipped_configuration_passes_every_check(node: Node, kind: type[Proxy
     with kind([f"127.0.0.1:{node.port}"]) as proxy:
         code, findings = examine(f"{proxy.url}/sliders", "--patience", "0.3")
     assert {finding["verdict"] for finding in findings.values()} == {"ok"}, findings
+    assert {"early pages", "session URLs"} <= findings.keys()
     assert code == 0
 
 
@@ -118,6 +122,43 @@ def test_a_host_without_its_port_is_found_out(node: Node) -> None:
         code, findings = examine(f"{proxy.url}/sliders")
     assert code == 1
     assert remedies.HOST.nginx in findings["websocket"]["mend"]
+
+
+@pytest.fixture
+def kept_pages() -> Iterator[Mapping[str, str]]:
+    """What makes nginx keep every answer for a minute, against what it says."""
+    keeping = "proxy_cache kept; proxy_cache_valid 200 303 1m; proxy_ignore_headers Cache-Control Set-Cookie Vary;"
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # started by root, nginx changes to a user who has to get there
+        yield {
+            "upstream aperture {": f"proxy_cache_path {folder}/kept keys_zone=kept:1m;\n    upstream aperture {{",
+            "proxy_http_version 1.1;": f"proxy_http_version 1.1; {keeping}",
+        }
+
+
+def test_redirects_to_urls_of_sessions_that_are_kept_or_rewritten_are_found_out(
+    node: Node, kept_pages: Mapping[str, str]
+) -> None:
+    """One visitor's session for the next one; and a new session for each reload."""
+    with Nginx([f"127.0.0.1:{node.port}"], instead=kept_pages) as proxy:
+        code, findings = examine(f"{proxy.url}/sliders")
+    assert (code, set(findings)) == (1, {"session URLs"}), findings
+    assert "two visitors" in findings["session URLs"]["what"]
+    with Nginx([f"127.0.0.1:{node.port}"], instead={"http://aperture;": "http://aperture$uri;"}) as proxy:
+        code, findings = examine(f"{proxy.url}/sliders")
+    assert (code, set(findings)) == (1, {"session URLs"}), findings
+    assert "arguments" in findings["session URLs"]["what"]
+
+
+def test_pages_that_are_kept_are_found_out(kept_pages: Mapping[str, str]) -> None:
+    """One visitor's page for the next one."""
+    with (
+        Node(EXAMPLES / "apps" / "sliders.py") as node,
+        Nginx([f"127.0.0.1:{node.port}"], instead=kept_pages) as proxy,
+    ):
+        code, findings = examine(f"{proxy.url}/sliders")
+    assert code == 1
+    assert "two visitors" in findings["sessions"]["what"]
 
 
 @pytest.mark.parametrize("kind", PROXIES, ids=lambda kind: kind.program)

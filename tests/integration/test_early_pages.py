@@ -129,6 +129,22 @@ def test_session_urls_have_early_pages() -> None:
         assert fetch(there, headers=bob).status == 303
 
 
+def test_pages_of_panel_stay_ordinary_and_have_session_urls() -> None:
+    """Panel writes into a page which scripts its models need, which only the session knows."""
+    with Node("paneling.py", options=["--early-pages", "--session-urls"]) as node:
+        url = node.app_url("/paneling")
+        for _ in range(2):  # the first page of an app is never an early one
+            redirect = fetch(f"{url}?a=1", headers=BROWSER)
+            assert redirect.status == 303
+            there = url + redirect.headers["location"]
+            assert "?a=1&" in there
+            page, again = fetch(there, headers=BROWSER), fetch(there, headers=BROWSER)
+            assert not is_early(page)
+            assert session_of(token_of(page.text)) in there
+            assert session_of(token_of(again.text)) == session_of(token_of(page.text))
+        assert len(node.sessions()) == 2
+
+
 def test_two_hundred_early_pages_make_two_hundred_sessions_that_end(tmp_path: Path) -> None:
     """Over two nodes that take turns: each app ran once, every slider answers, closed tabs leave nothing."""
     runs = tmp_path / "runs"
