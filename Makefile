@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check unit lint format types docs coverage dist bench fuzz matrix soak structure clean system-packages
+.PHONY: help serve test check unit lint format types docs coverage dist bench fuzz fuzz-atheris matrix soak structure clean system-packages
 
 help:
 	@echo "make serve    serve examples/ on $(PROCS) workers at http://localhost:$(PORT) (PORT= and PROCS= change that)"
@@ -41,6 +41,7 @@ help:
 	@echo "make dist     build the source archive and the wheel into dist"
 	@echo "make bench    run the benchmarks (BENCH_ARGS= goes to bench/run.py)"
 	@echo "make fuzz     feed damaged input to what reads that of strangers (FUZZ_ARGS=\"heads --inputs 1000000 --seed 7\")"
+	@echo "make fuzz-atheris  the same, led by coverage; what takes a new way is kept in tests/fuzz/corpus"
 	@echo "make soak     people at work on nodes that fail in every way, for MINUTES=$(MINUTES), drawn from SEED=$(SEED)"
 	@echo "make matrix   run tests on other versions of Python, Bokeh and Redis (MATRIX_ARGS=\"--python python3.13\")"
 	@echo "make structure  count files, classes, circles and the like of the product's code"
@@ -97,6 +98,11 @@ bench: $(VENV)/development
 
 fuzz: $(VENV)/development
 	@cd tests && exec ../$(BIN)/python -m fuzz $(FUZZ_ARGS)
+
+# atheris is nothing that tests or checks need, and has no wheel for every Python.
+fuzz-atheris: $(VENV)/development
+	@$(PIP) install atheris==3.0.0
+	@cd tests && exec ../$(BIN)/python -m fuzz.by_coverage $(FUZZ_ARGS)
 
 # By nodes in network namespaces where this runs as root, else on ports.
 soak: $(VENV)/development

@@ -8,6 +8,8 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 from bokeh.io import doc
@@ -30,7 +32,11 @@ settings.load_profile("suite")
 def nothing_stays_current() -> Iterator[None]:
     """`curdoc()` of the next test is its own: under Bokeh's own rules a callback that fails stays current for ever."""
     yield
-    doc._PATCHED_CURDOCS.clear()
+    patched: Any = doc._PATCHED_CURDOCS
+    if isinstance(patched, ContextVar):  # as on Bokeh's main branch
+        patched.set(())
+    else:
+        patched.clear()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 
 import pytest
+from fuzz.corpus import kept
 from fuzz.target import Target
 from fuzz.targets import TARGETS
 
-INPUTS = {"patches": 150}
-"""Of each target in a test run; those of patches apply each to two documents."""
-
-MOST = 3000
+INPUTS = 3000
+"""Of each target in a test run."""
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +22,23 @@ def _no_log(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_damage_is_refused_or_read_as_others_read_it(target: Target) -> None:
     """And a good part of the inputs gets through, or nothing was compared."""
-    count = INPUTS.get(target.name, MOST)
-    accepted = sum(target.check(drawn) for drawn in target.inputs(1, count))
-    assert accepted > count // 20
+    accepted = sum(target.check(drawn) for drawn in target.inputs(1, INPUTS))
+    assert accepted > INPUTS // 20
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
 def test_what_it_starts_from_is_accepted(target: Target) -> None:
     """Most of it: a seed may also be what is refused on purpose."""
     assert sum(map(target.check, target.seeds)) > len(target.seeds) // 2
+
+
+@pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)
+def test_what_is_kept_is_no_fault(target: Target) -> None:
+    """Each input of the corpus as it is, without damage."""
+    inputs = kept(target.name)
+    assert inputs
+    for drawn in inputs:
+        target.check(drawn)
 
 
 def test_a_seed_draws_the_same_inputs_again() -> None:

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["BOKEHS", "REDISES", "ROOT", "Environment", "RedisKind", "environment", "redis_kind"]
+from matrix.interpreters import HOME, Interpreter, interpreter
 
-ROOT = Path(__file__).parents[2]
-HOME = ROOT / "build" / "matrix"
+__all__ = ["BOKEHS", "REDISES", "Environment", "RedisKind", "environment", "redis_kind"]
 
 BOKEHS = ("3.9.2", "3.10.0.dev5")
 
@@ -31,12 +30,20 @@ class Environment:
     """An interpreter that has all that tests need.
 
     Args:
-        name: for the table: `Python 3.13.0, Bokeh 3.9.2`.
-        python: to run.
+        python: its version.
+        bokeh: the version of Bokeh in it.
+        folder: of the virtual environment.
+        base: the interpreter that it was made with.
     """
 
-    name: str
-    python: Path
+    python: str
+    bokeh: str
+    folder: Path
+    base: Interpreter
+
+    def run_python(self, *arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+        """Run its Python, in the repository's folder. Options are those of `subprocess.run`."""
+        return self.base.run(self.folder / "bin" / "python", *arguments, **options)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,31 +67,40 @@ def environment(python: str, bokeh: str) -> Environment:
         bokeh: a version of `BOKEHS`.
 
     Raises:
+        LookupError: there is no such interpreter.
         CalledProcessError: the interpreter, `venv` or `pip` has failed.
     """
-    version = _said([python, "-c", "import platform; print(platform.python_version())"])
-    folder = HOME / f"{version}-{bokeh}"
-    made = Environment(f"Python {version}, Bokeh {bokeh}", folder / "bin" / "python")
-    stamp = folder / "complete"
+    base = interpreter(python)
+    version = base.version
+    made = Environment(version, bokeh, HOME / f"{version}-{bokeh}", base)
+    stamp = made.folder / "complete"
     if not stamp.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([python, "-m", "venv", folder], check=True)
-        pip = [str(made.python), "-m", "pip", "install", "--quiet"]
-        subprocess.run([*pip, "-r", ROOT / "requirements" / "development.txt", "setuptools"], check=True)
-        subprocess.run([*pip, "--no-deps", "--no-build-isolation", "--editable", ROOT], check=True)
-        subprocess.run([*pip, "--no-deps", f"bokeh=={bokeh}"], check=True)
+        shutil.rmtree(made.folder, ignore_errors=True)
+        base.run(base.program, "-m", "venv", made.folder, check=True)
+        pip = ("-m", "pip", "install", "--quiet")
+        made.run_python(*pip, "-r", "requirements/development.txt", "setuptools", check=True)
+        made.run_python(*pip, "--no-deps", "--no-build-isolation", "--editable", ".", check=True)
+        made.run_python(*pip, "--no-deps", f"bokeh=={bokeh}", check=True)
         stamp.touch()
     return made
 
 
-def redis_kind(name: str) -> RedisKind:
+def redis_kind(name: str, base: Interpreter) -> RedisKind:
     """One of `REDISES`, unpacked; any other name stands for the `redis-server` that is installed.
 
+    Args:
+        name: of the kind.
+        base: the interpreter that tests run with. A Debian of its own has its own server, and no other.
+
     Raises:
+        LookupError: it is not to be had there.
         CalledProcessError: it cannot be downloaded.
     """
     if name not in REDISES:
-        return RedisKind(_said(["redis-server", "--version"]).split(" sha")[0].replace(" server v=", " "))
+        said = base.run("redis-server", "--version", check=True, capture_output=True).stdout
+        return RedisKind(said.split(" sha")[0].replace(" server v=", " "))
+    if base.within:
+        raise LookupError(f"{name} is not in the Debian that has this {base.program}")
     package, program = REDISES[name]
     folder = HOME / "redis" / name.replace(" ", "-").lower()
     if not (folder / "redis-server").exists():
@@ -103,7 +119,3 @@ def _unpack(package: str, program: str, folder: Path) -> None:
     (folder / program).chmod(0o755)
     if program != "redis-server":
         (folder / "redis-server").symlink_to(program)
-
-
-def _said(command: list[str]) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
