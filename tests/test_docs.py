@@ -52,6 +52,7 @@ OF_OTHERS = {
     *("--check", "--strict"),  # ruff, mypy
     *("--list", "--quick", "--row"),  # bench/run.py
     *("--fault", "--mistake", "--nodes", "--steps"),  # tests/soak
+    *("--inputs", "--seed"),  # tests/fuzz
     *("--directory", "--server"),  # http.server, examples/flask_embed.py
     *("--build", "--build-arg", "--no-cache-dir", "--no-deps", "--scale"),  # docker, pip, compose
     *("--config", "--now"),  # caddy, systemctl
