@@ -12,6 +12,7 @@ __all__ = ["PAGE", "RESULTS", "published", "table", "write"]
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "soak.md"
 RESULTS = ROOT / "bench" / "results" / "soak.json"
+TOTALS = ("operations", "patches_sent", "patches_delivered", "seconds")
 BEGIN, END = "<!-- soak -->\n", "<!-- end of soak -->\n"
 
 
@@ -23,7 +24,7 @@ def published() -> list[dict[str, Any]]:
 
 def table(runs: list[dict[str, Any]]) -> str:
     """All runs together, and each kind of fault."""
-    total = {name: sum(run[name] for run in runs) for name in ("operations", "patches_delivered", "seconds")}
+    total = {name: sum(run[name] for run in runs) for name in TOTALS}
     found = sum(len(run["violations"]) for run in runs)
     struck = sum(row["count"] for run in runs for row in run["faults"].values())
     lost = [run["acknowledged_and_lost"]["oldest_seconds"] for run in runs if run["plan"]["durability"] == "async"]
@@ -32,13 +33,9 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = [
         (
             f"{len(runs)} runs of {total['seconds'] / 60:.0f} minutes together, seeds {seeds}: "
-            f"{total['operations']:,} operations, {total['patches_delivered']:,} patches delivered, {struck} faults, "
+            f"{total['operations']:,} operations in {total['patches_sent']:,} messages, "
+            f"{total['patches_delivered']:,} patches delivered, {struck} faults, "
             f"{sum(run['comparisons'] for run in runs)} comparisons of everything, **{found} violations**.{kept}"
-            + (
-                f"With `async` the oldest lost change was acknowledged {max(lost) * 1000:.0f} ms before."
-                if lost
-                else ""
-            )
         ),
         "",
         "| fault | count | back after, median of the runs' p50 | longest of all people |",
