@@ -115,13 +115,18 @@ class _Content:
         return (type(value).__name__, repr(value))
 
 
+_DRAWN = re.compile(r"p(?:[0-9a-f]+-)?(\d+)")
+"""An id that was drawn as the model was made: Bokeh's, or ours once anything in this process has installed those."""
+
+
 def _is_drawn(model: Model) -> bool:
-    return re.fullmatch(r"p\d+", model.id) is not None
+    return _DRAWN.fullmatch(model.id) is not None
 
 
 def _by_id(model: Model) -> tuple[str, int, str]:
     """By class, then in the order in which they were made."""
-    return (type(model).__name__, int(model.id[1:]) if _is_drawn(model) else -1, model.id)
+    drawn = _DRAWN.fullmatch(model.id)
+    return (type(model).__name__, -1 if drawn is None else int(drawn[1]), model.id)
 
 
 def _set_values(model: Model) -> dict[str, Any]:
