@@ -220,12 +220,13 @@ class Link:
         self._send(args, None)
 
     def _send(self, args: tuple[Argument, ...], future: asyncio.Future[Any] | None) -> None:
-        if self._connection is None or self._lost.is_set():
+        if self._connection is None or self._transport is None or self._lost.is_set():
             raise BusDown(f"no connection to Redis at {self._where}")
-        if (
-            self._waiting_bytes + _untaken(self._connection) > MAX_WAITING_BYTES
-            or len(self._unanswered) >= MAX_UNANSWERED
-        ):
+        # With what the kernel has not taken. `drain` should wait while there is much of it: in Python 3.12.0 to 3.12.8
+        # and 3.13.0 to 3.13.1 asyncio's own transport does not have it wait after `writelines` (CVE-2024-12254), which
+        # redis-py calls; uvloop's does.
+        waiting = self._waiting_bytes + self._transport.get_write_buffer_size()
+        if waiting > MAX_WAITING_BYTES or len(self._unanswered) >= MAX_UNANSWERED:
             raise BusDown(f"Redis at {self._where} does not keep up")
         packed = self._connection.pack_command(*args)
         self._waiting.extend(packed)
@@ -390,16 +391,6 @@ async def hang_up(connection: AbstractConnection, transport: asyncio.WriteTransp
         async with asyncio.timeout(patience or None):
             await connection.disconnect(nowait=not patience)
     transport.abort()
-
-
-def _untaken(connection: AbstractConnection) -> int:
-    """Bytes that were written and that the kernel has not taken.
-
-    `drain` should wait while there are many. In Python 3.12.0 to 3.12.8 and 3.13.0 to 3.13.1 asyncio's own transport
-    does not have it wait after `writelines` (CVE-2024-12254), which redis-py calls; uvloop's does.
-    """
-    writer = connection._writer
-    return 0 if writer is None else writer.transport.get_write_buffer_size()
 
 
 def _refusal_code(reply: Any) -> str | None:
