@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import islice
@@ -27,6 +27,7 @@ from aperture.gateway.admin.access import AdminAccess, is_loopback
 from aperture.gateway.admin.inventory import Inventory, Place, Staff, WorkerSeen
 from aperture.gateway.admin.scrape import Exposition, MetricsHandler
 from aperture.wire.accounts import SessionRow
+from aperture.wire.node_messages import LoadReport
 
 __all__ = ["admin_application", "serve_admin"]
 
@@ -151,6 +152,22 @@ class _Live(_Probe):
         self.text("ok")
 
 
+_TROUBLES: tuple[tuple[str, Callable[[LoadReport], bool], str], ...] = (
+    ("bus", lambda report: not report.bus_up, "cannot be reached by worker {}"),
+    (
+        "bus-memory",
+        lambda report: report.bus_full,
+        "Redis is full (maxmemory): worker {} can take no new sessions",
+    ),
+    (
+        "heartbeat",
+        lambda report: report.heartbeat_fails,
+        "that of worker {} fails although Redis answers: its log says why",
+    ),
+)
+"""What workers report of Redis: the name of the check, whether it fails, and what that means for those workers."""
+
+
 class _Ready(_Probe):
     def initialize(self, node: _Node) -> None:
         self._node_workers = node.node_workers
@@ -171,12 +188,9 @@ class _Ready(_Probe):
         for worker in self._node_workers.workers:
             yield worker in table.up, f"worker-{worker}", "it has not booted, or has died and is being started again"
         reports = {worker: report for worker in table.up if (report := table.last_report(worker)) is not None}
-        who = ", ".join(str(worker) for worker, report in reports.items() if not report.bus_up)
-        yield not who, "bus", f"cannot be reached by worker {who}"
-        who = ", ".join(str(worker) for worker, report in reports.items() if report.bus_full)
-        yield not who, "bus-memory", f"Redis is full (maxmemory): worker {who} can take no new sessions"
-        who = ", ".join(str(worker) for worker, report in reports.items() if report.heartbeat_fails)
-        yield not who, "heartbeat", f"that of worker {who} fails although Redis answers: its log says why"
+        for name, is_so, meaning in _TROUBLES:
+            who = ", ".join(str(worker) for worker, report in reports.items() if is_so(report))
+            yield not who, name, meaning.format(who)
         yield not self._node_workers.draining, "not-draining", "the node is stopping"
 
 
