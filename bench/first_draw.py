@@ -16,8 +16,8 @@ import json
 import shutil
 import statistics
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,19 +173,26 @@ def report(found: dict[str, Times], sleep: float) -> None:
         print(f"{name:<50}{first_byte:>16}{drawn:>12.0f}{drawn / longer:>14.2f}x")
 
 
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The browser; the program ends if there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        sys.exit("Chromium is missing")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=10, help="visits of each server (default 10)")
     parser.add_argument("--sleep", type=float, default=1.5, help="seconds that the app's code takes (default 1.5)")
     parser.add_argument("--json", type=Path, help="write the times there, too")
     options = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is missing")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with chromium() as browser:
         found = measure(browser, options.turns, options.sleep)
-        browser.close()
     report(found, options.sleep)
     if options.json:
         options.json.write_text(json.dumps({name: vars_of(times) for name, times in found.items()}, indent=1) + "\n")

@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import argparse
 import io
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from first_draw import EARLY, FLAGS
+from first_draw import EARLY, chromium
 from PIL import Image, ImageChops
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser, Error
 from servers import OURS, STOCK, serve
 
 __all__: list[str] = []
@@ -118,19 +117,14 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=0.0005, help="share of pixels that may differ (0.0005)")
     parser.add_argument("--keep", type=Path, help="write the pictures there, too")
     options = parser.parse_args()
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("Chromium is missing")
     if options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
     good = True
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+    with chromium() as browser:
         for app in options.apps:
             same, line = compare(browser, app.resolve(), options.tolerance, options.keep)
             print(f"{app.stem:<24}{line}", flush=True)
             good = good and same
-        browser.close()
     sys.exit(0 if good else 1)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser
-from support.browser import VIEWPORT, BrowserTabs, Tab
+from support.browser import BrowserTabs, Tab, profile
 from support.cluster import Cluster
 
 ALICE, BOB = {"X-User": "alice"}, {"X-User": "bob"}
@@ -21,21 +21,14 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def alice(chromium: Browser) -> Iterator[BrowserTabs]:
-    yield from profile(chromium, ALICE)
+    with profile(chromium, extra_http_headers=ALICE) as tabs:  # as the proxy in front names her
+        yield tabs
 
 
 @pytest.fixture
 def bob(chromium: Browser) -> Iterator[BrowserTabs]:
-    yield from profile(chromium, BOB)
-
-
-def profile(chromium: Browser, headers: dict[str, str]) -> Iterator[BrowserTabs]:
-    """Tabs of one person, whom the proxy in front names."""
-    context = chromium.new_context(viewport=VIEWPORT, extra_http_headers=headers)  # type: ignore[arg-type]
-    tabs = BrowserTabs(context)
-    yield tabs
-    tabs.assert_quiet()
-    context.close()
+    with profile(chromium, extra_http_headers=BOB) as tabs:
+        yield tabs
 
 
 def move(tab: Tab, fraction: float) -> int:

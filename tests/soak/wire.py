@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 from urllib.parse import urlsplit
 
 import orjson
+from support.client_frames import CLOSE, TEXT, frame
 from support.patience import seconds
 from support.wire import ConnectionEnded
 
@@ -55,6 +56,7 @@ class Wire(asyncio.Protocol):
             f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: bokeh, {token}\r\n\r\n"
         ).encode()
         self._mask = os.urandom(4)
+        """Of all frames: one key for a connection is enough of chance here."""
         self._transport: asyncio.Transport
         self._buffer = bytearray()
         self._open = False
@@ -109,7 +111,7 @@ class Wire(asyncio.Protocol):
         if self._transport.is_closing():
             raise self._problem or ConnectionEnded(None, "it ends just now")
         header = orjson.dumps({"msgid": msgid, "msgtype": msgtype})
-        frames = (self._frame(_TEXT, part) for part in (header, b"{}", orjson.dumps(content)))
+        frames = (frame(TEXT, part, self._mask) for part in (header, b"{}", orjson.dumps(content)))
         self._transport.write(b"".join(frames))
 
     def pause(self) -> None:
@@ -132,7 +134,7 @@ class Wire(asyncio.Protocol):
         try:
             async with asyncio.timeout(seconds(5)):
                 if not self._transport.is_closing():
-                    self._transport.write(self._frame(_CLOSE, (1000).to_bytes(2, "big")))
+                    self._transport.write(frame(CLOSE, (1000).to_bytes(2, "big"), self._mask))
                     self.resume()
                 await self._lost.wait()
         except TimeoutError:
@@ -197,11 +199,11 @@ class Wire(asyncio.Protocol):
                 text, self._fragment = bytes(self._fragment), bytearray()
                 self._take_text(text)
         elif opcode == _PING:
-            self._transport.write(self._frame(_PONG, payload))
+            self._transport.write(frame(_FINAL | _PONG, payload, self._mask))
         elif opcode == _CLOSE:
             code = int.from_bytes(payload[:2], "big") if payload else None
             self._end(ConnectionEnded(code, payload[2:].decode()))
-            self._transport.write(self._frame(_CLOSE, payload[:2]))
+            self._transport.write(frame(CLOSE, payload[:2], self._mask))
             self._transport.close()
         elif opcode != _PONG:
             self._end(AssertionError(f"a frame of kind {opcode}, which the soak's app does not cause"))
@@ -213,16 +215,3 @@ class Wire(asyncio.Protocol):
             self._texts = []
             assert not header.get("num_buffers"), "the soak's app sends no buffers"
             self._messages.append(Message(header, metadata, content))
-
-    def _frame(self, opcode: int, payload: bytes) -> bytes:
-        """One frame, masked as RFC 6455 wants it of clients; one key for a connection is enough of chance here."""
-        size = len(payload)
-        if size < 126:
-            head = bytes((_FINAL | opcode, 0x80 | size))
-        elif size < 65536:
-            head = bytes((_FINAL | opcode, 0x80 | 126)) + size.to_bytes(2, "big")
-        else:
-            head = bytes((_FINAL | opcode, 0x80 | 127)) + size.to_bytes(8, "big")
-        key = (self._mask * (size // 4 + 1))[:size]
-        masked = int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")
-        return head + self._mask + masked.to_bytes(size, "big")
