@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from random import Random
+from random import SystemRandom
 from typing import Any
 
 from aperture.__main__ import main
@@ -21,7 +21,8 @@ from aperture.worker.session.store import SessionStore
 
 __all__ = ["MISTAKES"]
 
-_chance = Random()
+_chance = SystemRandom()
+"""Of each process its own: workers are forked, and would all draw the same again from their beginning."""
 
 
 def _drop_a_patch() -> None:
