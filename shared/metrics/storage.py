@@ -37,6 +37,10 @@ _PREFIX = "aperture-metrics-"
 _LOCK = "owner.lock"
 _LENGTH = struct.Struct("i")
 _VALUE = struct.Struct("dd")
+_TRIES, _PAUSE = 20, 0.01
+"""How often a directory is removed that is written to meanwhile, and the seconds in between: a write takes a few
+milliseconds, and a process begins none once it knows that its node has ended."""
+
 _HEAD = 8
 """Bytes before the first entry: how many of the file are used, and padding."""
 
@@ -68,7 +72,7 @@ class MetricsDirectory:
 
     def remove(self) -> None:
         """Remove the directory. Idempotent."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -257,6 +261,18 @@ def _locked_file(path: Path) -> int:
     return descriptor
 
 
+def _remove(path: Path) -> None:
+    """Remove a directory in which a process may be making a file just now, of those that it still takes for needed.
+
+    Removing it fails then, with the lock gone already, by which the next node would know that nobody needs the rest.
+    """
+    for _ in range(_TRIES):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(_PAUSE)
+
+
 def _sweep(folder: Path) -> None:
     """Remove what nodes have left that were killed."""
     for left in folder.glob(f"{_PREFIX}*"):
@@ -269,6 +285,6 @@ def _sweep(folder: Path) -> None:
         except OSError:
             continue  # its node lives
         else:
-            shutil.rmtree(left, ignore_errors=True)
+            _remove(left)
         finally:
             os.close(descriptor)

@@ -231,3 +231,19 @@ def test_a_directory_is_removed_once() -> None:
     for _ in range(2):
         directory.remove()
     assert not directory.path.exists()
+
+
+def test_a_file_that_is_made_while_the_directory_is_removed_goes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a process that has not noticed yet: without its lock, nobody would come for the rest."""
+    directory = MetricsDirectory()
+    rmdir, late = os.rmdir, iter(["counter_worker-0.new", "counter_worker-1.new"])
+
+    def overtaken(path: str, **options: int) -> None:
+        for name in late:
+            (directory.path / name).touch()
+            break
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", overtaken)
+    directory.remove()
+    assert not directory.path.exists()
