@@ -258,11 +258,20 @@ def trusting_tabs(chromium: Browser) -> Iterator[BrowserTabs]:
         yield opened
 
 
+_FOLLOWS = """() => {
+  const [{value}, {data}] = ["amplitude", "wave"].map(name => Bokeh.documents[0].get_model_by_name(name));
+  const y = Array.from(data.y);
+  return Math.abs(Math.max(...y) - Math.min(...y) - 2 * Math.abs(value)) < 0.05;
+}"""
+"""Whether the wave is as high as the slider says, by less than half a step of it."""
+
+
 def move_and_see(tab: Tab, fraction: float) -> float:
     """Move a slider with the mouse, wait until the wave follows, and say what the slider shows."""
     tab.page.bring_to_front()  # or Chromium takes its time to draw
     before = tab.column("wave", "y")
     tab.drag_slider("amplitude", fraction)
     tab.wait_for_column("wave", "y", before)
+    tab.wait_for(_FOLLOWS)  # the slider says several values on its way, and the wave follows each
     value: float = tab.value("amplitude", "value")
     return value
