@@ -7,10 +7,16 @@ one that is found there later may be another user's. So it is looked at before i
 from __future__ import annotations
 
 import os
+import shutil
 import stat
+import time
 from pathlib import Path
 
-__all__ = ["is_private", "make_private"]
+__all__ = ["is_private", "make_private", "remove_folder"]
+
+_TRIES, _PAUSE = 20, 0.01
+"""How often a folder is removed that is written to meanwhile, and the seconds in between: a write takes a few
+milliseconds, and a process begins none once it knows that its node has ended."""
 
 
 def is_private(path: Path) -> bool:
@@ -34,3 +40,15 @@ def make_private(path: Path) -> None:
     except FileExistsError:
         if not is_private(path):
             raise PermissionError(f"{path} is not a folder of this user's own") from None
+
+
+def remove_folder(path: Path) -> None:
+    """Remove the folder, in which a process may be making a file just now, of those that still take it for needed.
+
+    Removing it fails then with some files gone already, among them those by which others would know whose the rest is.
+    """
+    for _ in range(_TRIES):
+        shutil.rmtree(path, ignore_errors=True)
+        if not path.exists():
+            return
+        time.sleep(_PAUSE)

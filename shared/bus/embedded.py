@@ -28,7 +28,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
-from aperture.private_folder import make_private
+from aperture.private_folder import make_private, remove_folder
 
 __all__ = ["EmbeddedServer"]
 
@@ -167,7 +167,7 @@ class EmbeddedServer:
             self.let_go()
             if self.held is not None:
                 os.close(self.held)
-            shutil.rmtree(self._directory, ignore_errors=True)
+            remove_folder(self._directory)
 
     @property
     def _socket_path(self) -> Path:

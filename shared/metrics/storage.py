@@ -15,7 +15,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import shutil
 import struct
 import tempfile
 import time
@@ -27,7 +26,7 @@ from prometheus_client.multiprocess import mark_process_dead
 
 from aperture.metrics.families import Family, Kind
 from aperture.metrics.tallies import Distribution, Reading, bound_text
-from aperture.private_folder import make_private
+from aperture.private_folder import make_private, remove_folder
 
 __all__ = ["MetricsDirectory", "ProcessFiles", "forget_gauges", "worker_name"]
 
@@ -37,9 +36,6 @@ _PREFIX = "aperture-metrics-"
 _LOCK = "owner.lock"
 _LENGTH = struct.Struct("i")
 _VALUE = struct.Struct("dd")
-_TRIES, _PAUSE = 20, 0.01
-"""How often a directory is removed that is written to meanwhile, and the seconds in between: a write takes a few
-milliseconds, and a process begins none once it knows that its node has ended."""
 
 _HEAD = 8
 """Bytes before the first entry: how many of the file are used, and padding."""
@@ -67,12 +63,12 @@ class MetricsDirectory:
         try:
             self._lock = _locked_file(self.path)
         except BaseException:
-            shutil.rmtree(self.path, ignore_errors=True)
+            remove_folder(self.path)
             raise
 
     def remove(self) -> None:
         """Remove the directory. Idempotent."""
-        _remove(self.path)
+        remove_folder(self.path)
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -109,21 +105,26 @@ class ProcessFiles:
         Raises:
             OSError: the disk is full, or the directory cannot be made again. What was written before is still there.
         """
-        if self._supervisor not in (None, os.getppid()):
+        if self._is_orphaned():
             # Its directory is removed with it; what is made again in this process's last moments would stay for ever.
             return
         for reading in readings:
             file = self._file(reading.family)
             for key, value in _series(reading):
                 file.set(key, value)
-        for file in self._files.values():
-            file.flush()
+        made_again = [file for file in self._files.values() if file.flush()]
+        # The supervisor may have ended since: then it was not a cleaner that had taken them away.
+        if made_again and self._is_orphaned():
+            remove_folder(self._path)
 
     def close(self) -> None:
         """Stop writing. Idempotent."""
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    def _is_orphaned(self) -> bool:
+        return self._supervisor not in (None, os.getppid())
 
     def _file(self, family: Family) -> _File:
         kind = f"gauge_live{family.merge}" if family.kind is Kind.GAUGE else family.kind.value
@@ -168,21 +169,28 @@ class _File:
             _VALUE.pack_into(self._content, place, value, time.time())
         self._changed = True
 
-    def flush(self) -> None:
-        """Write, what is longer first and its length last: who reads meanwhile, or is killed, sees whole entries."""
-        if os.fstat(self._descriptor).st_nlink == 0:
+    def flush(self) -> bool:
+        """Write, what is longer first and its length last: who reads meanwhile, or is killed, sees whole entries.
+
+        Returns whether the file had been taken away, and was made again.
+        """
+        was_gone = os.fstat(self._descriptor).st_nlink == 0
+        if was_gone:
             self._begin_again()
-        if not self._changed:
-            return
+        if self._changed:
+            self._write_down()
+        return was_gone
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def _write_down(self) -> None:
         _write(self._descriptor, memoryview(self._content)[_HEAD:], _HEAD)
         _write(self._descriptor, memoryview(_LENGTH.pack(len(self._content))), 0)
         self._changed = False
         if self._made != self._path:
             self._made.rename(self._path)
             self._made = self._path
-
-    def close(self) -> None:
-        os.close(self._descriptor)
 
     def _begin_again(self) -> None:
         """The file was taken away, perhaps with its folder: all that it held is written to another."""
@@ -261,18 +269,6 @@ def _locked_file(path: Path) -> int:
     return descriptor
 
 
-def _remove(path: Path) -> None:
-    """Remove a directory in which a process may be making a file just now, of those that it still takes for needed.
-
-    Removing it fails then, with the lock gone already, by which the next node would know that nobody needs the rest.
-    """
-    for _ in range(_TRIES):
-        shutil.rmtree(path, ignore_errors=True)
-        if not path.exists():
-            return
-        time.sleep(_PAUSE)
-
-
 def _sweep(folder: Path) -> None:
     """Remove what nodes have left that were killed."""
     for left in folder.glob(f"{_PREFIX}*"):
@@ -285,6 +281,6 @@ def _sweep(folder: Path) -> None:
         except OSError:
             continue  # its node lives
         else:
-            _remove(left)
+            remove_folder(left)
         finally:
             os.close(descriptor)

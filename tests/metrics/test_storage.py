@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,21 @@ def test_a_child_whose_supervisor_has_ended_writes_no_more(tmp_path: Path, monke
     assert shown(tmp_path)[PATCHES] == 3
     alone.write([Reading(families.PATCHES, ("/a", "in"), 5)])
     assert shown(tmp_path)[PATCHES] == 8
+
+
+def test_nor_does_one_whose_supervisor_ends_while_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it makes again, because the folder is gone with the supervisor, it takes away itself."""
+    path = tmp_path / "metrics"
+    files = count(path, "worker-0", 3)
+    another = os.getppid() + 1
+
+    def readings() -> Iterator[Reading]:
+        yield Reading(families.PATCHES, ("/a", "in"), 4)
+        monkeypatch.setattr(os, "getppid", lambda: another)
+        shutil.rmtree(path)
+
+    files.write(readings())
+    assert not path.exists()
 
 
 def test_values_written_in_pieces_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
