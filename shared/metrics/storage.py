@@ -108,14 +108,16 @@ class ProcessFiles:
         if self._is_orphaned():
             # Its directory is removed with it; what is made again in this process's last moments would stay for ever.
             return
-        for reading in readings:
-            file = self._file(reading.family)
-            for key, value in _series(reading):
-                file.set(key, value)
-        made_again = [file for file in self._files.values() if file.flush()]
-        # The supervisor may have ended since: then it was not a cleaner that had taken them away.
-        if made_again and self._is_orphaned():
-            remove_folder(self._path)
+        try:
+            for reading in readings:
+                file = self._file(reading.family)
+                for key, value in _series(reading):
+                    file.set(key, value)
+            for file in self._files.values():
+                file.flush()
+        finally:
+            if self._is_orphaned():  # since then: what was taken away meanwhile may have been made again
+                remove_folder(self._path)
 
     def close(self) -> None:
         """Stop writing. Idempotent."""
@@ -169,28 +171,21 @@ class _File:
             _VALUE.pack_into(self._content, place, value, time.time())
         self._changed = True
 
-    def flush(self) -> bool:
-        """Write, what is longer first and its length last: who reads meanwhile, or is killed, sees whole entries.
-
-        Returns whether the file had been taken away, and was made again.
-        """
-        was_gone = os.fstat(self._descriptor).st_nlink == 0
-        if was_gone:
+    def flush(self) -> None:
+        """Write, what is longer first and its length last: who reads meanwhile, or is killed, sees whole entries."""
+        if os.fstat(self._descriptor).st_nlink == 0:
             self._begin_again()
-        if self._changed:
-            self._write_down()
-        return was_gone
-
-    def close(self) -> None:
-        os.close(self._descriptor)
-
-    def _write_down(self) -> None:
+        if not self._changed:
+            return
         _write(self._descriptor, memoryview(self._content)[_HEAD:], _HEAD)
         _write(self._descriptor, memoryview(_LENGTH.pack(len(self._content))), 0)
         self._changed = False
         if self._made != self._path:
             self._made.rename(self._path)
             self._made = self._path
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
     def _begin_again(self) -> None:
         """The file was taken away, perhaps with its folder: all that it held is written to another."""

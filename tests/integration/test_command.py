@@ -143,7 +143,8 @@ def test_a_supervisor_that_is_killed_leaves_no_files(tmp_path: Path) -> None:
         node.kill(node.pid)
         node.wait()
         wait_until(lambda: not node.processes())
-        assert not list(Path(room).glob("aperture-*"))
+        left = [path for folder in Path(room).glob("aperture-*") for path in (folder, *folder.iterdir())]
+        assert left == []
 
 
 def test_show_opens_each_app_once_however_many_workers_there_are(tmp_path: Path) -> None:

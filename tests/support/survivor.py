@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -52,6 +53,8 @@ class Figures:
     """The longest that an answer took which came over a connection that was not cut."""
     stale: int = 0
     """Patches of an owner that another one had followed already, or that had come before."""
+    cuts: Counter[str] = field(default_factory=Counter)
+    """Why connections ended, as far as these were told."""
 
     def __str__(self) -> str:
         back = sorted(self.back_after) or [0.0]
@@ -61,7 +64,7 @@ class Figures:
             f"{len(self.kills)} kills, {self.moves} moves, {len(self.back_after)} returns: back after p50 {p50:.3f} s, "
             f"p99 {p99:.3f} s, at most {back[-1]:.3f} s; {len(self.lost)} lost acknowledged changes, "
             f"the oldest {worst * 1000:.0f} ms before the kill; {self.stale} stale patches; "
-            f"slowest answer {self.slowest:.3f} s"
+            f"slowest answer {self.slowest:.3f} s; cut off: {dict(self.cuts)}"
         )
 
 
@@ -114,13 +117,14 @@ class Survivor:
                     finally:
                         self._look_through(viewer)
             except ConnectionEnded as ended:
-                reasons.append(f"closed with {ended.code}")
+                reasons.append(str(ended))
             except (HTTPClientError, WebSocketClosedError, OSError) as refused:
                 reasons.append(repr(refused))
             else:
                 continue
             if self._cut is None:
                 self._cut = time.monotonic()
+                self._figures.cuts[str(reasons[-1])] += 1
 
     def _look(self, viewer: Onlooker) -> None:
         """Compare the document that was pulled with what is known of it."""

@@ -131,6 +131,7 @@ class Traffic:
 def log_websocket_end(
     request: HTTPServerRequest | RequestLine,
     code: int,
+    reason: str,
     seconds: float,
     received: Traffic,
     messages_sent: int,
@@ -141,6 +142,7 @@ def log_websocket_end(
     Args:
         request: that it began with.
         code: of the closing handshake.
+        reason: why this side has closed it; empty where the peer has.
         seconds: that it was open.
         received: from its peer.
         messages_sent: to its peer; what was sent in one piece counts once.
@@ -149,6 +151,7 @@ def log_websocket_end(
     fields = {
         **_of(request),
         "code": code,
+        "reason": printable(reason),
         "seconds": round(seconds, 3),
         "messages_in": received.messages,
         "bytes_in": received.bytes,
@@ -156,8 +159,8 @@ def log_websocket_end(
         "bytes_out": bytes_sent,
     }
     log.info(
-        "closed %s %s (%s) code %s after %.3fs, %d messages with %d bytes in, %d with %d out",
-        *fields.values(),
+        "closed %s %s (%s) code %s%s after %.3fs, %d messages with %d bytes in, %d with %d out",
+        *(fields | {"reason": reason and f" ({printable(reason)})"}).values(),
         extra=fields,
     )
 

@@ -169,7 +169,7 @@ def _refresh(session: Session, viewer: Viewer, message: Message, _hold: Hold) ->
     run = session.catch_up.refresh(after)
     if run is not None:
         return run
-    asyncio.get_running_loop().call_soon(viewer.outbox.close, SERVICE_RESTART, "out of step")
+    asyncio.get_running_loop().call_soon(viewer.outbox.close, SERVICE_RESTART, "too much has changed")
     return messages.error(message.msgid, "too much has changed since; the document has to be pulled")
 
 

@@ -451,7 +451,7 @@ class SessionAudience:
         if reply.frames:
             self._note(viewer.edge, reply, len(reply.frames))
         else:
-            self.refuse(viewer, SERVICE_RESTART, "out of step")
+            self.refuse(viewer, SERVICE_RESTART, "an answer is lost")
 
     def refuse(self, viewer: RemoteViewer, code: int, reason: str) -> None:
         """Close one viewer's connection; nothing more of it is acted on."""
@@ -520,7 +520,7 @@ class SessionAudience:
     def _give_up(self, reason: str) -> None:
         log.warning("session %s: %s; viewers elsewhere pull the document afresh", short_id(self._session.id), reason)
         self.abandon()
-        ended = SessionEnded(self._session.fanout.epoch, SERVICE_RESTART, "out of step")
+        ended = SessionEnded(self._session.fanout.epoch, SERVICE_RESTART, reason)
         # Past every bound: this one has to get through, and there is one of it.
         self._queue.append(_Note(None, ended, 0))
         self._begin_work()

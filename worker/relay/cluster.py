@@ -16,7 +16,6 @@ from aperture.bus.bus import Bus
 from aperture.bus.calls import BackgroundTasks
 from aperture.errors import BusDown, WireError
 from aperture.metrics import Reading, RelayTally, families
-from aperture.protocol.closing import SERVICE_RESTART
 from aperture.registry.lease import LeaseThread
 from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Chunk, ChunkRequest, Envelope, Hostile
@@ -155,7 +154,7 @@ class Cluster:
     async def stop(self) -> None:
         """Leave the cluster."""
         await self.withdraw()
-        self.edges.close_all(SERVICE_RESTART, "restarting")
+        self.edges.close_all("restarting")
         await self.bus.close()
 
     def _on_payload(self, payload: bytes) -> None:

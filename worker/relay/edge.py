@@ -58,6 +58,11 @@ LEAVE_TIME = 60.0
 this worker for dead, or has lost its own way to the bus and asks when it is back."""
 
 
+_REBUILT = "the session was rebuilt"
+_MOVED = "the session has moved"
+_UNANSWERED = "an answer is lost"
+
+
 class EdgePost(Protocol):
     """What an edge needs of the bus."""
 
@@ -196,12 +201,12 @@ class EdgeSession:
             log.warning("session %s: a document could not be fetched: %s", self._short(), problem)
             return None
 
-    def drop(self, viewer: EdgeViewer) -> None:
+    def drop(self, viewer: EdgeViewer, reason: str) -> None:
         """Close a connection that is out of step with the owner; its browser comes back and pulls afresh."""
         self.leave(viewer)
-        self._shut(viewer, SERVICE_RESTART, "out of step")
+        self._shut(viewer, SERVICE_RESTART, reason)
 
-    def close_all(self, code: int = SERVICE_RESTART, reason: str = "out of step") -> None:
+    def close_all(self, reason: str, code: int = SERVICE_RESTART) -> None:
         """Close every connection; their browsers come back and pull afresh."""
         # Emptied first: a viewer whose websocket then ends is not found by `leave`, and no Leave is sent for it. The
         # owner is dead or has ended the session; one that still counts the viewer finds out at its next roll call.
@@ -238,14 +243,15 @@ class EdgeSession:
             self.epoch, self.sequence = joined.epoch, joined.sequence
         elif joined.epoch != self.epoch:
             # Another claim: the document was rebuilt from what was stored, which may be less than what is shown here.
-            self.close_all()
+            self.close_all(_REBUILT)
             return
         elif joined.sequence > self.sequence:
             self._repair.miss(joined.sequence)
         if not viewer.joined.done():
             viewer.joined.set_result(None)
         if joined.received < viewer.answered:
-            self.drop(viewer)  # the owner took this worker for dead, and now knows nothing of what it has had
+            # The owner took this worker for dead, and now knows nothing of what it has had.
+            self.drop(viewer, "the session has forgotten this viewer")
             return
         for message in viewer.unanswered:
             # Those that the owner has not had; and the one that it has answered last, if the answer was lost on the
@@ -260,7 +266,7 @@ class EdgeSession:
             return
         self._heard()
         if self.epoch != reply.epoch:
-            self.close_all()
+            self.close_all(_REBUILT)
         elif self._repair.running or reply.after > self.sequence:
             # Also when its turn has come but a repair is running: until that ends it is open whether the viewers stay.
             self._waiting.append(reply)
@@ -349,24 +355,24 @@ class EdgeSession:
             case Stored(epoch=epoch, last=last):
                 # The patches themselves are too large for the channel: reading them is no sign of loss.
                 if epoch > self.epoch:
-                    self.close_all()
+                    self.close_all(_MOVED)
                 elif epoch == self.epoch and last > self.sequence:
                     self._repair.read_up_to(last)
             case Probe(epoch=epoch, sequence=sequence):
                 if epoch > self.epoch:
-                    self.close_all()
+                    self.close_all(_MOVED)
                 elif epoch == self.epoch and sequence > self.sequence:
                     self._repair.miss(sequence)
             case SessionEnded(epoch=epoch, code=code, reason=reason):
                 # Also from a later owner: its session is over, too. From an earlier one it is a late message, and means
                 # nothing.
                 if epoch >= self.epoch:
-                    self.close_all(code, reason)
+                    self.close_all(reason, code)
 
     def _take_patches(self, patches: Patches) -> None:
         if patches.epoch != self.epoch:
             if patches.epoch > (self.epoch or 0):
-                self.close_all()  # another owner: its document is not the one that is shown here
+                self.close_all(_MOVED)  # another owner: its document is not the one that is shown here
             return
         if self._repair.running:
             # Also one that would follow: the two sources are put together once, when the stream has been read.
@@ -396,7 +402,7 @@ class EdgeSession:
         frames = relayed.variants[viewer.connection]
         number = relayed.answers.get(viewer.connection)
         if number is not None and not viewer.note_answer(number):
-            self.drop(viewer)
+            self.drop(viewer, _UNANSWERED)
         # Nothing where the viewer's own changes were all that was in the patch.
         elif frames and viewer.live:
             run = FrameRun(frames)
@@ -413,7 +419,7 @@ class EdgeSession:
         begins = reply.live and not viewer.live
         if not viewer.note_answer(reply.number) or (begins and reply.after < self.sequence):
             # An answer is lost; or this document came late, and of the patches since it has had none.
-            self.drop(viewer)
+            self.drop(viewer, _UNANSWERED)
             return
         viewer.take_answer(reply, self.sequence)
 

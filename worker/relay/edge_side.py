@@ -11,7 +11,6 @@ from aperture import tracing
 from aperture.bus.calls import Calls
 from aperture.errors import BusDown, CallFailed, NotTheirs, OwnerGone, OwnerUnknown, TransferFailed
 from aperture.metrics import AppTally, RelayTally
-from aperture.protocol.closing import SERVICE_RESTART
 from aperture.registry.members import WorkerName
 from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Envelope, Hostile, Joined, Leave, Refused, Render, Rendered, Reply
@@ -138,7 +137,7 @@ class EdgeSide:
             return edge, False
         if edge is not None:
             # The session has moved, and the registry knew it before this worker's heartbeat did.
-            edge.close_all()
+            edge.close_all("the session has moved")
             await asyncio.sleep(0)  # its subscription ends first
         try:
             return await self._open_edge(session_key, owner), True
@@ -227,7 +226,7 @@ class EdgeSide:
         now = asyncio.get_running_loop().time()
         for edge in list(self._edges.values()):
             if edge.owner in dead:
-                edge.close_all(SERVICE_RESTART, "the session's worker is gone")
+                edge.close_all("the session's worker is gone")
                 continue
             edge.ask_about_unanswered()
             # Only the silent are looked up: owners send a probe with each heartbeat, so that is an exception.
@@ -241,7 +240,7 @@ class EdgeSide:
             return  # the owner may be about to come back to Redis
         # Before the first answer to a Join there is no epoch to compare.
         if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
-            edge.close_all(SERVICE_RESTART, "the session has moved")
+            edge.close_all("the session has moved")
         else:
             edge.resynchronise()
 
@@ -250,11 +249,11 @@ class EdgeSide:
         for edge in list(self._edges.values()):
             edge.bus_is_back()
 
-    def close_all(self, code: int, reason: str) -> None:
+    def close_all(self, reason: str) -> None:
         """Close every connection of a session elsewhere, and wait for no page of one any more."""
         self._calls.close()
         for edge in list(self._edges.values()):
-            edge.close_all(code, reason)
+            edge.close_all(reason)
 
     # Edges
 

@@ -108,7 +108,7 @@ class Edge(Protocol):
         """Count the connection out. Idempotent."""
         ...
 
-    def drop(self, viewer: EdgeViewer) -> None:
+    def drop(self, viewer: EdgeViewer, reason: str) -> None:
         """Close a connection that is out of step with the owner; its browser comes back and pulls afresh."""
         ...
 
@@ -278,7 +278,7 @@ class EdgeViewer:
         """Write this when the document that is being fetched is written."""
         if self._behind_bytes > BEHIND_BYTES:
             log.warning("viewer is closed: too much came while its document was being fetched; it may come back")
-            self.edge.drop(self)
+            self.edge.drop(self, "too much came behind a document")
             return
         self._behind.append(item)
         # A reply whose frames are still at the owner takes no memory here.
@@ -308,7 +308,7 @@ class EdgeViewer:
                 case Reply() as reply:
                     frames = await self.edge.fetch(reply)
                     if frames is None:
-                        self.edge.drop(self)
+                        self.edge.drop(self, "a document is lost")
                         return
                     self.outbox.send(FrameRun(frames))
         self._fetching = None

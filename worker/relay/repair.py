@@ -57,7 +57,7 @@ class Patched(Protocol):
         """Give the answers that have waited for patches which are here now."""
         ...
 
-    def close_all(self) -> None:
+    def close_all(self, reason: str) -> None:
         """Have all viewers here pull afresh. Ends the repair, too."""
         ...
 
@@ -221,7 +221,7 @@ class Repair:
         if self._tally is not None:
             self._tally.lost += 1
         log.warning("session %s: %s; its viewers here pull afresh", self._short(), problem)
-        self._edge.close_all()
+        self._edge.close_all(problem)
 
     def _short(self) -> str:
         return short_id(session_key_parts(self._session_key)[1])

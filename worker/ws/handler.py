@@ -69,8 +69,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     """
 
     __slots__ = (
-        *("_assembler", "_fragments", "_offered", "_opened_at", "_protocol", "_received", "_slice", "_token"),
-        *("_unknown", "attachment", "host", "outbox", "services"),
+        *("_assembler", "_fragments", "_offered", "_opened_at", "_protocol", "_reason", "_received", "_slice"),
+        *("_token", "_unknown", "attachment", "host", "outbox", "services"),
     )
     # With these in the instance's dictionary, it would have more entries than Python shares the keys of: 1.3 KB each.
 
@@ -90,6 +90,8 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         """Why it cannot be known whether the token still opens its session."""
         self._received = Traffic()
         self._opened_at = 0.0
+        self._reason = ""
+        """Why this side has closed the websocket."""
 
     # Before the handshake
 
@@ -185,13 +187,13 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             with tracing.span("websocket open"):
                 attachment = await self._enter(self.outbox)
         except NotTheirs as problem:
-            self.close(POLICY_VIOLATION, _fitting(str(problem)))
+            self.close(POLICY_VIOLATION, str(problem))
             return
         except PageRefused as problem:
-            self.close(problem.close_code, _fitting(str(problem)))
+            self.close(problem.close_code, str(problem))
             return
         except (SessionGone, OwnerGone, BusDown) as problem:
-            self.close(SERVICE_RESTART, _fitting(str(problem)))
+            self.close(SERVICE_RESTART, str(problem))
             return
         except Exception:
             log.exception("creating a session of %s failed", self.host.url)
@@ -317,7 +319,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         log.warning("websocket of session %s broke the protocol: %s", session, problem)
         if self.outbox is not None:
             self.outbox.stop()
-        self.close(problem.close_code, _fitting(str(problem)))
+        self.close(problem.close_code, str(problem))
 
     def _count_timeout(self) -> None:
         if self.host.tally is not None:
@@ -327,7 +329,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         """Close a viewer whose socket is full: it will hardly answer, so it gets little time to."""
         if code == TRY_AGAIN_LATER and self.host.tally is not None:
             self.host.tally.slow_closes += 1
-        self.close(code, _fitting(reason))
+        self.close(code, reason)
         connection = self.ws_connection
         if connection is not None:
             asyncio.get_running_loop().call_later(_CLOSE_PATIENCE, connection._abort)
@@ -342,6 +344,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             return self.close_code
         return NO_CODE if self._protocol is not None and self._protocol.close_frame_came else ABNORMAL
 
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Begin the closing handshake; of several calls the first counts."""
+        if self.ws_connection is not None:
+            self._reason = reason or ""
+        super().close(code, None if reason is None else _fitting(reason))
+
     def on_close(self) -> None:
         self.services.sockets.remove(self)
         if self.outbox is not None:
@@ -351,7 +359,12 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         sent = (0, 0) if self.outbox is None else (self.outbox.sent, self.outbox.sent_bytes)
         if self._opened_at:
             log_websocket_end(
-                self.request, self._code_of_end(), time.monotonic() - self._opened_at, self._received, *sent
+                self.request,
+                self._code_of_end(),
+                self._reason,
+                time.monotonic() - self._opened_at,
+                self._received,
+                *sent,
             )
 
 

@@ -200,21 +200,27 @@ async def test_what_is_gone_from_the_stream_closes() -> None:
     edge.post.stream = None
     edge.session.deliver(patches(3, b"three"))
     await turn()
-    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.closed == (RESTART, "patches are lost")
     assert outbox.runs == [b"document"]
     assert edge.ended == 1
 
 
-@pytest.mark.parametrize("problem", [ValueError("an entry of another program"), RuntimeError("whatever")])
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (ValueError("an entry of another program"), "its stream holds what is none of ours"),
+        (RuntimeError("whatever"), "patches are lost"),
+    ],
+)
 @in_fake_time
-async def test_a_repair_that_fails_closes(problem: Exception) -> None:
+async def test_a_repair_that_fails_closes(problem: Exception, reason: str) -> None:
     """Else all that comes would be held for a repair that never ends."""
     edge = Edge()
     _, outbox = edge.live()
     edge.post.problem = problem
     edge.session.deliver(patches(2, b"two"))
     await turn()
-    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.closed == (RESTART, reason)
     assert edge.ended == 1
     assert edge.hostile.counts.total() == isinstance(problem, ValueError)
 
@@ -373,7 +379,7 @@ async def test_a_document_that_comes_late_is_not_shown() -> None:
     say(viewer, "PULL-DOC-REQ")
     edge.session.deliver(patches(1, b"one"))
     edge.session.take_reply(reply(viewer.connection, 1, b"document", after=0))
-    assert (outbox.runs, outbox.closed) == ([], (RESTART, "out of step"))
+    assert (outbox.runs, outbox.closed) == ([], (RESTART, "an answer is lost"))
 
 
 @in_fake_time
@@ -401,7 +407,7 @@ async def test_the_answer_to_a_change_is_not_skipped_where_it_acknowledges() -> 
         if number != 3:
             edge.session.take_reply(reply(viewer.connection, number, b"ok", after=0))
     assert outbox.runs == [b"document", b"ok"]
-    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.closed == (RESTART, "an answer is lost")
 
 
 @in_fake_time
@@ -510,7 +516,7 @@ async def test_a_document_that_cannot_be_fetched_closes_its_connection(size: int
     edge.post.content["large"].set_exception(TransferFailed("gone"))
     edge.session.take_reply(replace(reply(viewer.connection, 1, b""), transfer="large", size=size))
     await turn()
-    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.closed == (RESTART, "a document is lost")
     assert other.closed is None
     assert edge.post.content["large"].exception() is not None
 
@@ -529,7 +535,7 @@ async def test_too_much_behind_a_document_that_is_being_fetched_closes(monkeypat
     for number in range(1, 5):
         edge.session.deliver(patches(number, b"x" * 6))
     await turn()
-    assert outbox.closed == (RESTART, "out of step")
+    assert outbox.closed == (RESTART, "too much came behind a document")
     assert edge.post.content["large"].cancelled()
 
 
@@ -572,7 +578,7 @@ async def test_a_closed_connection_sends_nothing_more() -> None:
     """What its browser sent before it learned of that is dropped."""
     edge = Edge()
     viewer, _ = edge.live()
-    edge.session.close_all()
+    edge.session.close_all("restarting")
     await turn()
     edge.post.sent.clear()
     say(viewer)
