@@ -27,7 +27,7 @@ from aperture.registry.members import WorkerName
 from aperture.registry.stream import StreamLedger
 from aperture.wire.session_key import session_key_parts
 
-__all__ = ["LEAST_GRACE", "Appended", "Claim", "Registry"]
+__all__ = ["Appended", "Claim", "Registry"]
 
 RETENTION_LEASES = 10
 """After so many leases without a heartbeat, what a worker left in Redis goes away by itself; its claims, in a day."""
@@ -269,11 +269,14 @@ class Registry:
         return Claim(owner, int(reply[1]), owner == self.me)
 
     async def living(self, owners: Iterable[str]) -> set[str]:
-        """Those of the workers whose lease has not ended."""
+        """Those of the workers whose lease has not ended; all that may live, where Redis was emptied a moment ago."""
         asked = sorted(set(owners))
         if not asked:
             return set()
-        return {owner.decode() for owner in await self._bus.run(scripts.LIVING, [self._names.workers], asked)}
+        names = self._names
+        keys = [names.workers, names.born, names.seasoned]
+        reply = await self._bus.run(scripts.LIVING, keys, [self._grace_ms, self._first_born, *asked])
+        return {owner.decode() for owner in reply}
 
     async def withdraw(self) -> None:
         """End the lease and all claims, for the end of the worker."""

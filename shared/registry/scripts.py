@@ -75,6 +75,15 @@ local function believe(workers, me, lease, grace)
 end
 """
 
+_RETURNING = """
+-- Whether Redis was emptied, and so short a while ago that living workers may not have put back yet what is missing.
+local function returning(born_key, seasoned_key, first_born, grace)
+    local born = redis.call('GET', born_key)
+    local emptied = first_born ~= '' and first_born ~= born or redis.call('EXISTS', seasoned_key) == 1
+    return emptied and tonumber(born or now) + grace > now
+end
+"""
+
 CLAIM = Script(
     _NOW
     + _OWNED
@@ -201,6 +210,7 @@ return lost
 
 OWNER = Script(
     _NOW
+    + _RETURNING
     + """
 -- KEYS session workers born seasoned
 -- ARGV me lease_ms grace_ms first_born
@@ -216,23 +226,22 @@ if ends then
     local unheard = mine and mine - now <= ARGV[2] / 3 and tonumber(ARGV[3]) > 0
     return unheard and ends >= mine - ARGV[2] and {'unknown'} or {}
 end
-local born = redis.call('GET', KEYS[3])
-local emptied = ARGV[4] ~= '' and ARGV[4] ~= born or redis.call('EXISTS', KEYS[4]) == 1
-if emptied and tonumber(born or now) + ARGV[3] > now then return {'unknown'} end
-return {}
+return returning(KEYS[3], KEYS[4], ARGV[4], ARGV[3]) and {'unknown'} or {}
 """
 )
 
 LIVING = Script(
     _NOW
+    + _RETURNING
     + """
--- KEYS workers
--- ARGV owner...
--- -> those of them whose lease has not ended
+-- KEYS workers born seasoned
+-- ARGV grace_ms first_born owner...
+-- -> those of them whose lease has not ended, or may yet be put back
+local unknown = returning(KEYS[2], KEYS[3], ARGV[2], ARGV[1])
 local living = {}
-for i = 1, #ARGV do
+for i = 3, #ARGV do
     local ends = redis.call('ZSCORE', KEYS[1], ARGV[i])
-    if ends and tonumber(ends) > now then living[#living + 1] = ARGV[i] end
+    if ends and tonumber(ends) > now or not ends and unknown then living[#living + 1] = ARGV[i] end
 end
 return living
 """

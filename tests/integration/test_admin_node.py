@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -194,6 +195,7 @@ def test_readiness_turns_off_before_anything_is_closed(guarded: Node) -> None:
             assert await viewer.wait_closed() == 1012
         assert guarded.wait() == 0
         assert TOKEN not in guarded.log()
+        assert re.search(r"closed GET /relayed/ws \(\S+\) code 1012 \(restarting\) after", guarded.log())
 
     run(scenario())
 

@@ -108,7 +108,7 @@ def test_an_apps_own_lines_say_whose_they_are(node: Node) -> None:
     assert page["milliseconds"] > 0
     assert (page["status"], page["method"], page["path"], page["session"]) == (200, "GET", "/talking", session)
     closed = wait_for_line(node, named("the-socket", "closed GET /talking/ws"))
-    assert (closed["code"], closed["messages_in"], closed["session"]) == (1005, 3, session)
+    assert (closed["code"], closed["reason"], closed["messages_in"], closed["session"]) == (1005, "", 3, session)
     assert min(closed[name] for name in ("bytes_in", "bytes_out", "messages_out", "seconds")) > 0
 
 

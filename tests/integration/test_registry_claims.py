@@ -360,6 +360,24 @@ def test_an_emptied_redis_does_not_say_that_a_session_has_no_owner(server: Redis
     run(scenario())
 
 
+def test_an_emptied_redis_does_not_say_that_a_worker_is_dead(server: RedisServer) -> None:
+    """It has no lease of anybody who has not come back yet; after the grace, of nobody who is alive."""
+
+    async def scenario() -> None:
+        async with workers(server.url, 2, grace=1.0) as made:
+            one, two = made
+            await emptied(server, made)
+            assert await two.living([one.me]) == {one.me}
+            await two.renew({})
+            assert await two.living([one.me, two.me]) == {one.me, two.me}
+            await two.claim("s", fresh=False)  # takes as long as the grace
+            assert await two.living([one.me, two.me]) == {two.me}
+            await one.renew({})
+            assert await two.living([one.me, two.me]) == {one.me, two.me}
+
+    run(scenario())
+
+
 def test_a_newcomer_waits_with_those_who_know_better(server: RedisServer) -> None:
     """It has never seen another Redis, but a living worker has."""
 

@@ -167,12 +167,18 @@ class FakeRedis:
         held = self.sessions.get(keys[0])
         if held and (not held[0] or held[0] in self.workers):
             return [held[0].encode(), b"%d" % held[1]] if self._lives(held[0]) else []
-        (_, _, grace_ms, first_born), born = args, self._values.get(keys[2])
-        emptied = first_born not in ("", str(born)) or keys[3] in self._values
-        return [b"unknown"] if emptied and (self.now if born is None else born) + grace_ms > self.now else []
+        _, _, grace_ms, first_born = args
+        return [b"unknown"] if self._returning(keys[2], keys[3], first_born, grace_ms) else []
 
     def _living(self, keys: list[str], args: list[Any]) -> Any:
-        return [worker.encode() for worker in args if self._lives(worker)]
+        grace_ms, first_born, *asked = args
+        unknown = self._returning(keys[1], keys[2], first_born, grace_ms)
+        return [worker.encode() for worker in asked if self._lives(worker) or (unknown and worker not in self.workers)]
+
+    def _returning(self, born_key: str, seasoned_key: str, first_born: str, grace_ms: int) -> bool:
+        born = self._values.get(born_key)
+        emptied = first_born not in ("", str(born)) or seasoned_key in self._values
+        return emptied and (self.now if born is None else born) + grace_ms > self.now
 
     def _append(self, keys: list[str], args: list[Any]) -> Any:
         me, epoch, channel, first, last, part, parts, payload, published, floor, _ = args

@@ -176,8 +176,6 @@ class Cluster:
                     raise WireError(f"a {type(message).__name__} does not belong there")
 
     def _on_resubscribed(self) -> None:
-        # Redis may have been restarted empty: leases that are missing say nothing yet.
-        self.heartbeat.distrust()
         self.edges.on_bus_back()
         self._owners.on_bus_back()
 

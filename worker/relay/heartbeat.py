@@ -7,7 +7,7 @@ import logging
 from itertools import count
 
 from aperture.errors import BusDown
-from aperture.registry.registry import LEAST_GRACE, Registry
+from aperture.registry.registry import Registry
 from aperture.worker.relay.edge_side import EdgeSide
 from aperture.worker.relay.owner_side import OwnerSide
 from aperture.worker.session.store import SessionStore
@@ -40,8 +40,6 @@ class Heartbeat:
         self._was_full = False
         self.fails = False
         """Whether the last beat failed although Redis answers: new sessions will fail too."""
-        self._trusted_at = 0.0
-        """Until then Redis may have been emptied, and a worker without a lease is not dead for that."""
         self._beating: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -52,10 +50,6 @@ class Heartbeat:
         """Beat no more. Idempotent."""
         if self._beating is not None:
             self._beating.cancel()
-
-    def distrust(self) -> None:
-        """Redis may have been emptied: believe no worker dead until all had the time to renew their leases."""
-        self._trusted_at = asyncio.get_running_loop().time() + LEAST_GRACE + self._registry.interval
 
     async def run(self) -> None:
         """Beat until cancelled. What fails is tried again at the next beat."""
@@ -106,5 +100,4 @@ class Heartbeat:
         """The workers that sessions or connections here depend on, and whose lease has ended."""
         # Only those that matter here: a cluster may have hundreds.
         workers = self._edges.owners().union(*(audience.edges() for audience in self._owners.audiences()))
-        dead = workers - await self._registry.living(workers)
-        return frozenset(dead) if asyncio.get_running_loop().time() >= self._trusted_at else frozenset()
+        return frozenset(workers - await self._registry.living(workers))

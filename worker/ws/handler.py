@@ -69,7 +69,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     """
 
     __slots__ = (
-        *("_assembler", "_fragments", "_offered", "_opened_at", "_protocol", "_reason", "_received", "_slice"),
+        *("_assembler", "_fragments", "_offered", "_opened_at", "_protocol", "_closed_for", "_received", "_slice"),
         *("_token", "_unknown", "attachment", "host", "outbox", "services"),
     )
     # With these in the instance's dictionary, it would have more entries than Python shares the keys of: 1.3 KB each.
@@ -90,7 +90,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
         """Why it cannot be known whether the token still opens its session."""
         self._received = Traffic()
         self._opened_at = 0.0
-        self._reason = ""
+        self._closed_for = ""
         """Why this side has closed the websocket."""
 
     # Before the handshake
@@ -347,7 +347,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Begin the closing handshake; of several calls the first counts."""
         if self.ws_connection is not None:
-            self._reason = reason or ""
+            self._closed_for = reason or ""
         super().close(code, None if reason is None else _fitting(reason))
 
     def on_close(self) -> None:
@@ -361,7 +361,7 @@ class SessionSocket(AuthenticatedHandler, WebSocketHandler):
             log_websocket_end(
                 self.request,
                 self._code_of_end(),
-                self._reason,
+                self._closed_for,
                 time.monotonic() - self._opened_at,
                 self._received,
                 *sent,
