@@ -210,6 +210,12 @@ async def _kill_redis(site: Site, number: int, chance: Random) -> AsyncIterator[
 
 
 @asynccontextmanager
+async def _fail_over(site: Site, number: int, chance: Random) -> AsyncIterator[None]:
+    await site.aside(site.fail_over)
+    yield
+
+
+@asynccontextmanager
 async def _pause_redis(site: Site, number: int, chance: Random) -> AsyncIterator[None]:
     site.server.pause()
     try:
@@ -308,6 +314,7 @@ FAULTS = {
         Fault("drain (SIGHUP)", _drain),
         Fault("move sessions", _move),
         Fault("kill Redis", _kill_redis, alone=True, kills=False, lasts=LONG),
+        Fault("fail Redis over", _fail_over, alone=True, kills=False),
         Fault("pause Redis", _pause_redis, kills=False, lasts=LONG),
         Fault("fill Redis", _fill_redis, alone=True, kills=False, lasts=LONG),
         Fault("slow Redis", _slow_redis, kills=False, lasts=LONG),

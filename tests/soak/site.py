@@ -19,7 +19,7 @@ from soak.plan import Plan
 from support.fetch import fetch
 from support.node import Node
 from support.patience import wait_until
-from support.redis import RedisServer
+from support.redis import RedisServer, free_port
 
 __all__ = ["APP", "LEASE", "NAMESPACE", "Site", "signal_process"]
 
@@ -46,6 +46,11 @@ OPTIONS = (
 )
 
 
+def _redis_server(**options: str) -> RedisServer:
+    """With a port for its replicas, which need not wait for others of their kind to be copied with."""
+    return RedisServer({"repl-diskless-sync-delay": "0", **options}, free_port())
+
+
 class _Mistaken(Node):
     """A node that makes one of `soak.mistakes`."""
 
@@ -63,7 +68,7 @@ class Site:
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan = plan
         self.runs = folder / "runs"
-        self.server = RedisServer()
+        self.server = _redis_server()
         self.nodes: list[Node] = []
         self.namespaces: Namespaces | None = None
         self.reorders = False
@@ -164,6 +169,19 @@ class Site:
         except (AssertionError, OSError, ValueError):
             pass  # it is not there, or not for long
         return done
+
+    def fail_over(self) -> None:
+        """Kill Redis, and have a replica take its place; what the replica has not had yet is lost.
+
+        As Sentinel does it, but that everybody finds the new one where the old one was: how Sentinel is asked is tested
+        elsewhere.
+        """
+        old, new = self.server, _redis_server(replicaof=f"127.0.0.1 {self.server.port}")
+        self._stack.enter_context(new)
+        wait_until(lambda: new.info("replication")["master_link_status"] == "up", 30, "the replica copies nothing")
+        old.kill()
+        new.promote(old.socket_path)
+        self.server = new
 
     def redis(self) -> redis.Redis:
         """A client of the site's Redis; close it."""

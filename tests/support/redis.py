@@ -149,6 +149,14 @@ class RedisServer:
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
+    def promote(self, path: Path) -> None:
+        """Have a replica be a primary, and move its unix socket to where that of another was."""
+        with redis.Redis(unix_socket_path=str(self.socket_path)) as client:
+            client.replicaof("NO", "ONE")
+        del self._options["replicaof"]
+        self.socket_path.rename(path)
+        self.socket_path = path
+
     def info(self, section: str) -> dict[str, Any]:
         """What it says of itself."""
         with redis.Redis(unix_socket_path=str(self.socket_path), decode_responses=True) as client:
