@@ -119,15 +119,29 @@
     await fetch(appUrl("http", "/autoload.js"), { method: "HEAD", headers, credentials: "include" });
   }
 
+  /* That they are here the browser tells when they are, and of each that it is fetched once it is compiled, too. */
+  function arrived() {
+    const missing = new Set(settings.files.map(url => new URL(url, document.baseURI).href));
+    return new Promise(resolve => {
+      const watch = new PerformanceObserver(entries => {
+        for (const { name } of entries.getEntries()) missing.delete(name);
+        if (missing.size === 0) resolve(watch.disconnect());
+      });
+      watch.observe({ type: "resource", buffered: true });
+    });
+  }
+
   /* First all scripts are fetched, and then they run: no word leaves a page while they do. */
   async function begin() {
+    const ready = Promise.all(settings.files.map(fetched));
+    /* The websocket says it, too. */
+    const told = Promise.race([arrived().catch(() => ready), ready]).then(announce).catch(() => {});
     try {
-      await Promise.all(settings.files.map(fetched));
+      await ready;
     } catch {
       return say(MISSING);
     }
-    /* The websocket says it, too. */
-    await Promise.race([announce().catch(() => {}), pause(ANNOUNCE_TIME)]);
+    await Promise.race([told, pause(ANNOUNCE_TIME)]);
     load();
   }
 
