@@ -163,7 +163,7 @@ def test_an_app_that_fails_says_so_and_is_tried_again(node: Node, switches: Swit
     assert "no such file" not in tab.page.content() + tab.page.evaluate(NOTICE)
     node.wait_for_log("no such file: the app cannot work today")
     node.wait_for_log("the app /early failed")
-    node.wait_for_log(f"code {INTERNAL_ERROR} after")
+    node.wait_for_log(rf"code {INTERNAL_ERROR} \(the app could not start\) after")
     assert len(switches.runs()) == 2
     switches.off("EARLY_FAILS")
     tab.page.locator("aperture-notice button").click()
