@@ -8,6 +8,7 @@ from aperture.config.settings import Settings
 from aperture.protocol.tokens import Tokens
 from aperture.worker.collector import GarbageCollector
 from aperture.worker.http.allowed_origins import AllowedOrigins
+from aperture.worker.http.assets import Departures
 from aperture.worker.http.resources import Extensions, PageResources
 from aperture.worker.session.store import SessionStore
 from aperture.worker.session.warm import WarmSessions
@@ -31,3 +32,4 @@ class Services:
     origins: AllowedOrigins
     sockets: OpenSockets
     warm: WarmSessions
+    departures: Departures

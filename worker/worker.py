@@ -49,6 +49,7 @@ from aperture.worker.handover import HANDOVER_SHARE, Handover
 from aperture.worker.housekeeping import Housekeeping
 from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
+from aperture.worker.http.assets import Departures
 from aperture.worker.http.auth import AuthHooks, load_auth_module
 from aperture.worker.http.render import EARLY, LOADED, render, render_early
 from aperture.worker.http.resources import Extensions, PageResources
@@ -505,6 +506,7 @@ def _services(
         origins=AllowedOrigins(_origins_of(settings)),
         sockets=OpenSockets(),
         warm=warm,
+        departures=Departures(),
     )
 
 

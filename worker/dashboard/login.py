@@ -50,7 +50,7 @@ def dashboard_routes(base: str, host: AppHost, services: Services) -> list[tuple
         (At(f"{base}/metadata"), _Metadata, shared),
         (At(f"{base}/autoload.js"), _Autoload, shared),
         (At(f"{base}/login"), _Login, login),
-        (Below(f"{base}/static"), BokehJsHandler),
+        (Below(f"{base}/static"), BokehJsHandler, {"departures": services.departures}),
     ]
 
 

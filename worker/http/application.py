@@ -38,7 +38,9 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     settings = services.settings
     prefix = unquote(settings.prefix)
     routes: list[Route] = [(At("/favicon.ico"), IconHandler, {"icon": _icon(settings)})]
-    routes.append((Below(f"{prefix}/static/extensions"), ExtensionHandler, {"extensions": services.extensions}))
+    scripts = {"departures": services.departures}
+    extensions = {"extensions": services.extensions, **scripts}
+    routes.append((Below(f"{prefix}/static/extensions"), ExtensionHandler, extensions))
     dashboard = DASHBOARD_ROUTE if settings.dashboard else None
     if dashboard is not None:
         # Before an app at the root, whose static folder would otherwise hide a part of it.
@@ -53,7 +55,7 @@ def make_application(hosts: Mapping[str, AppHost], services: Services, auth: Aut
     if settings.use_index:
         root = {"routes": list(apps), "index": settings.index, "redirect": settings.redirect_root}
         routes.append((At(prefix, slash=True), IndexHandler, root))
-    routes.append((Below(f"{prefix}/static"), BokehJsHandler))
+    routes.append((Below(f"{prefix}/static"), BokehJsHandler, scripts))
     # A program that takes larger bodies is to get one whole.
     bodies = Bodies(max(MAX_BODIES, settings.http_server_kwargs.get("max_body_size") or 0))
     return LoggedApplication(routes, bodies=bodies, auth_hooks=auth, **_tornado_settings(settings))
@@ -79,14 +81,14 @@ def _app_routes(prefix: str, url: str, host: AppHost, services: Services) -> lis
         # The page last: a parameter may be a path, and that of the websocket would be one.
         return [
             *((WithParameters(prefix, url, end), handler, shared) for end, handler in _ENDS),
-            (WithParameters(prefix, url, "/static", below=True), *_static_handler(host)),
+            (WithParameters(prefix, url, "/static", below=True), *_static_handler(host, services)),
             (WithParameters(prefix, url, slash=True), PageHandler, shared),
         ]
     base = prefix + url
     return [
         (At(base, slash=True), PageHandler, shared),
         *((At(base + end), handler, shared) for end, handler in _ENDS),
-        (Below(f"{base}/static"), *_static_handler(host)),
+        (Below(f"{base}/static"), *_static_handler(host, services)),
     ]
 
 
@@ -97,10 +99,10 @@ _ENDS: tuple[tuple[str, type], ...] = (
 )
 
 
-def _static_handler(host: AppHost) -> Route:
+def _static_handler(host: AppHost, services: Services) -> Route:
     folder = host.application.static_path
     if folder is None:
-        return (BokehJsHandler,)
+        return (BokehJsHandler, {"departures": services.departures})
     return (StaticFileHandler, {"path": str(folder)})
 
 

@@ -29,14 +29,10 @@ _ELEMENT = "aperture-document"
 
 _TOKEN = "TOKEN"
 
-# No scripts in the head, where Bokeh has them: the browser would not show the indicator before them. It fetches them.
+# No scripts in the head, where Bokeh has them: they would keep the browser from showing the indicator.
 _TEMPLATE = """\
 {% extends base %}
-{% block js_resources %}
-{% for file in files %}
-    <link rel="preload" as="script" href="{{ file|e }}">
-{% endfor %}
-{% endblock %}
+{% block js_resources %}{% endblock %}
 {% block inner_body %}
   <div id="{{ element }}"></div>
   <script type="text/javascript">
@@ -68,7 +64,6 @@ class PageFrame:
                 # Every document has a title, which comes with it. This is Bokeh's for those that were given none.
                 title=DEFAULT_TITLE,
                 bokeh_css=bokeh_css,
-                files=files,
                 element=_ELEMENT,
                 script=_call(settings, scripts),
             )

@@ -278,6 +278,8 @@ class AutoloadHandler(AppHandler):
         """
         session_id = self.request.headers.get(SESSION_ID_HEADER, "")
         if is_session_id(session_id):
+            # The page says it when the first of each script is there.
+            await self.services.departures.all_gone(self.request.remote_ip or "")
             with answered_503():
                 await self.services.access.loaded(Arrival(self.host, session_id, self.origin))
         self.set_header("Cache-Control", "no-store")

@@ -22,7 +22,7 @@ from aperture.worker.handler_context import Services
 from aperture.worker.http.access_log import LoggedApplication
 from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
-from aperture.worker.http.assets import BokehJsHandler, ExtensionHandler, IconHandler
+from aperture.worker.http.assets import BokehJsHandler, Departures, ExtensionHandler, IconHandler
 from aperture.worker.http.auth import AuthHooks
 from aperture.worker.http.bodies import MAX_BODIES
 from aperture.worker.http.index import IndexHandler
@@ -62,6 +62,7 @@ def application_of(*urls: str, apps: dict[str, Application] | None = None, **opt
         origins=AllowedOrigins([]),
         sockets=OpenSockets(),
         warm=WarmSessions({}, str, count=0, lifetime=1, idle=lambda: True, clock=lambda: 0.0),
+        departures=Departures(),
     )
     return make_application(hosts, services, auth)
 

@@ -99,7 +99,7 @@
     return `${scheme}${protocol === "https:" ? "s" : ""}://${host}${path === "/" ? "" : path}${end}`;
   }
 
-  function fetched(url) {
+  function preloaded(url) {
     const link = document.createElement("link");
     if (!link.relList?.supports?.("preload")) return null;
     return new Promise((resolve, reject) => {
@@ -119,25 +119,23 @@
     await fetch(appUrl("http", "/autoload.js"), { method: "HEAD", headers, credentials: "include" });
   }
 
-  /* That they are here the browser tells when they are, and of each that it is fetched once it is compiled, too. */
-  function arrived() {
-    const missing = new Set(settings.files.map(url => new URL(url, document.baseURI).href));
-    return new Promise(resolve => {
-      const watch = new PerformanceObserver(entries => {
-        for (const { name } of entries.getEntries()) missing.delete(name);
-        if (missing.size === 0) resolve(watch.disconnect());
-      });
-      watch.observe({ type: "resource", buffered: true });
-    });
-  }
-
-  /* First all scripts are fetched, and then they run: no word leaves a page while they do. */
+  /* First all scripts are fetched, and then they run: no word leaves a page while they do. They are not fetched as
+   * scripts, which the browser would compile before it says that they are here; it has them in its cache then. The
+   * server sends what it has begun to send before the code runs. */
   async function begin() {
-    const ready = Promise.all(settings.files.map(fetched));
+    const answers = settings.files.map(url => fetch(url, { mode: "no-cors", credentials: "include" }));
     /* The websocket says it, too. */
-    const told = Promise.race([arrived().catch(() => ready), ready]).then(announce).catch(() => {});
+    const told = Promise.all(answers).then(announce).catch(() => {});
     try {
-      await ready;
+      await Promise.all(answers.map(async (answer, place) => {
+        try {
+          const file = await answer;
+          if (file.status >= 400) throw file.status;
+          await file.arrayBuffer();
+        } catch {
+          await preloaded(settings.files[place]);  // the page's policy may allow scripts alone
+        }
+      }));
     } catch {
       return say(MISSING);
     }
