@@ -5,7 +5,6 @@ no property test is judged by time.
 from __future__ import annotations
 
 import os
-import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -14,14 +13,12 @@ from typing import Any
 import pytest
 from bokeh.io import doc
 from hypothesis import settings
+from support.signals import heed_signals
 
 for _name in [name for name in os.environ if name.startswith(("APERTURE_", "BOKEH_"))]:
     del os.environ[_name]
 
-# What nohup, or a shell that starts a job in the background, has ignored, every server would go on ignoring.
-for _number in (signal.SIGHUP, signal.SIGINT):
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, signal.default_int_handler if _number is signal.SIGINT else signal.SIG_DFL)
+heed_signals()
 
 # A busy machine makes any example slow, and which examples are drawn must not depend on the day in CI.
 settings.register_profile("suite", deadline=None, derandomize=bool(os.environ.get("CI")))

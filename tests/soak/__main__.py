@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -19,10 +20,13 @@ from soak.plan import Plan
 from soak.report import as_json, keep, table
 from soak.run import Outcome, soak
 from soak.schedule import Step, read_steps, shrink, write_steps
+from support.signals import heed_signals
 
 
 def main() -> int:
     """The exit status: 1 if a rule was broken."""
+    heed_signals()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no node outlives it
     arguments = _parser().parse_args()
     plan = _plan(arguments)
     steps = read_steps(arguments.steps) if arguments.steps else None

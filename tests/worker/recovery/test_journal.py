@@ -11,6 +11,7 @@ from bokeh.document import Document
 from bokeh.layouts import column
 from bokeh.models import ColumnDataSource
 from bokeh.models.widgets import Div, Slider
+from support.clock import in_fake_time, now
 from support.peers import Peer, in_loop, make_session, state_of
 from support.stored_memory import MemoryStore, settled
 
@@ -154,6 +155,34 @@ async def test_changes_made_while_a_call_is_under_way_are_in_the_next() -> None:
     await move(session, 3)
     store.gate.set()
     await settled()
+    await assert_kept(store, session)
+
+
+@in_fake_time
+async def test_what_came_during_a_long_call_does_not_gather_again() -> None:
+    """It would be older than what may be lost; a call that is answered soon is followed by a pause, as the first."""
+    journal_module.GATHER = 0.05  # set back with the fixture
+    begun = []
+
+    class Slow(MemoryStore):
+        async def add(self, *args: Any) -> int:
+            begun.append(now())
+            await asyncio.sleep(takes)
+            return await super().add(*args)
+
+    store, takes = Slow(), 0.08
+    session, _ = journalled(store)
+    await asyncio.sleep(1)
+    await move(session, 1)
+    await asyncio.sleep(0.06)
+    await move(session, 2)
+    await asyncio.sleep(0.04)
+    takes = 0.01
+    await move(session, 3)
+    await asyncio.sleep(0.04)
+    await move(session, 4)
+    await asyncio.sleep(1)
+    assert begun == pytest.approx([1.05, 1.13, 1.18])
     await assert_kept(store, session)
 
 
