@@ -228,11 +228,15 @@ class SessionJournal:
             self._task = asyncio.ensure_future(self._work())
 
     async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + GATHER
         try:
             while not self._closed and (self._pending or not self._begun):
                 if not self.acknowledges:
-                    # Before each writing, not only the first: in a steady stream half of all patches were a call.
-                    await asyncio.sleep(GATHER)
+                    # Before each writing, not only the first: in a steady stream half of all patches were a call. What
+                    # has come during a long one, of a snapshot perhaps, has gathered for long enough.
+                    await asyncio.sleep(max(0.0, due - loop.time()))
+                due = loop.time() + GATHER
                 try:
                     await self._write()
                 # Not dropped: what is pending stays, up to its bound, and is written when Redis is back.
