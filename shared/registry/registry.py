@@ -435,11 +435,10 @@ class Registry:
     async def _renew_claims(self, sessions: Mapping[str, int]) -> set[str]:
         if not sessions:
             return set()
-        asked = list(sessions)
+        asked, names = list(sessions), self._names
+        keys = [key for session_key in asked for key in (names.session(session_key), names.stream(session_key))]
         positions = await self._bus.run(
-            scripts.RENEW_CLAIMS,
-            [self._names.epoch, *map(self._names.session, asked)],
-            [self.me, self._retention_ms, *sessions.values()],
+            scripts.RENEW_CLAIMS, [names.epoch, *keys], [self.me, self._retention_ms, *sessions.values()]
         )
         lost = {asked[position] for position in positions}
         for session_key in lost:

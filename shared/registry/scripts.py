@@ -38,7 +38,18 @@ _OWNED = """
 local owned_ms = 24 * 3600 * 1000
 """
 
-_STORED = """
+_TAKEN = """
+-- Whether a session was claimed by another worker since, or given up. Epochs only grow: a lower one is of the past, and
+-- in a Redis that was restarted with what it had saved some time ago.
+local function taken(held, owner, epoch)
+    if not held[1] or held[1] == owner and held[2] == epoch then return false end
+    return (tonumber(held[2] or '') or 0) >= tonumber(epoch)
+end
+"""
+
+_STORED = (
+    _TAKEN
+    + """
 local function whole(number) return string.format('%.0f', number) end
 
 -- What is there may be of any type, or of any content: nothing here fails for it. A list of fields, all false if none.
@@ -51,7 +62,8 @@ end
 -- given up long ago, what is stored at a higher epoch shows that another worker has owned it since.
 local function stranger()
     local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
-    if held[1] then return held[1] ~= ARGV[1] or held[2] ~= ARGV[2] end
+    if taken(held, ARGV[1], ARGV[2]) then return true end
+    if held[1] == ARGV[1] then return false end
     local epoch = tonumber(stored(KEYS[2], 'epoch')[1] or '')
     return epoch ~= nil and epoch > tonumber(ARGV[2])
 end
@@ -61,6 +73,7 @@ local function expire(milliseconds)
     redis.call('PEXPIRE', KEYS[3], milliseconds)
 end
 """
+)
 
 _BELIEVE = """
 -- A worker that asks, and has not been heard for most of a lease: Redis was paused or cut off, and there may have been
@@ -176,27 +189,29 @@ return born
 
 RENEW_CLAIMS = Script(
     _OWNED
+    + _TAKEN
     + """
--- KEYS epoch session...
+-- KEYS epoch (session stream)...
 -- ARGV me retention_ms epoch...
 -- -> the positions of the sessions that are lost
 local lost, highest = {}, 0
-for i = 2, #KEYS do
-    local mine = ARGV[i + 1]
+for i = 2, #KEYS, 2 do
+    local mine = ARGV[2 + i / 2]
     local held = redis.pcall('HMGET', KEYS[i], 'owner', 'epoch')
     -- Another program's, of another type: as if forgotten, or this one key would keep all others from being renewed.
     if held.err then
         redis.call('UNLINK', KEYS[i])
         held = {}
     end
-    -- Forgotten by a Redis that was emptied: put back, unless another has claimed it since.
-    if not held[1] then
-        redis.call('HSET', KEYS[i], 'owner', ARGV[1], 'epoch', mine)
-        highest = math.max(highest, tonumber(mine))
-    elseif held[1] ~= ARGV[1] or held[2] ~= mine then
-        lost[#lost + 1] = i - 2
-    end
-    if not held[1] or held[1] == ARGV[1] then
+    if taken(held, ARGV[1], mine) then
+        lost[#lost + 1] = i / 2 - 1
+    else
+        -- Forgotten by a Redis that was emptied or set back: put back.
+        if held[2] ~= mine then
+            redis.call('HSET', KEYS[i], 'owner', ARGV[1], 'epoch', mine)
+            if held[1] then redis.call('DEL', KEYS[i + 1]) end
+            highest = math.max(highest, tonumber(mine))
+        end
         redis.call('PEXPIRE', KEYS[i], owned_ms)
     end
 end
@@ -249,18 +264,19 @@ return living
 
 APPEND = Script(
     _OWNED
+    + _TAKEN
     + """
 -- KEYS session stream
 -- ARGV me epoch channel first last part parts payload published floor stream_ms
 -- -> the number of subscribers reached, or -1 for a stranger
 -- A payload in parts comes in as many calls; nothing is published before the last of them.
 local held = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
-if not held[1] then
-    -- Redis was restarted empty, and no worker has claimed the session since.
+if taken(held, ARGV[1], ARGV[2]) then return -1 end
+if held[2] ~= ARGV[2] then
+    -- Redis was restarted empty or set back, and no worker has claimed the session since.
     redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', ARGV[2])
     redis.call('PEXPIRE', KEYS[1], owned_ms)
-elseif held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then
-    return -1
+    if held[1] then redis.call('DEL', KEYS[2]) end
 end
 -- The last sequence number is the entry's id, so that one that is there already, because the answer to the first
 -- attempt was lost, cannot be entered twice; it is published again, and its readers know it by its number.

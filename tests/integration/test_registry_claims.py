@@ -304,6 +304,36 @@ def test_claims_are_put_back_when_redis_comes_back_empty(server: RedisServer) ->
     run(scenario())
 
 
+def test_an_owner_prevails_over_what_a_redis_has_saved_before(server: RedisServer) -> None:
+    """It comes back with an earlier owner, and with patches of that one: epochs tell who is of the past."""
+
+    async def scenario() -> None:
+        async with workers(server.url, 3) as made:
+            one, two, three = made
+            before = {name: (await one.claim(name, fresh=True)).epoch for name in ("a", "b")}
+            for name, epoch in before.items():
+                await one.append(name, epoch, 1, 7, b"of the past")
+            await asyncio.to_thread(server.save)
+            for name, epoch in before.items():
+                await one.release(name, epoch)
+            held = {name: (await two.claim(name, fresh=False)).epoch for name in before}
+            server.kill()
+            await eventually(lambda: not any(bus_of(registry).up for registry in made))
+            server.start(saved=True)
+            await eventually(lambda: all(bus_of(registry).up for registry in made))
+            await two.append("a", held["a"], 1, 1, b"of today")
+            assert await two.renew(held) == set()
+            assert await one.renew(before) == set(before)
+            for name, epoch in held.items():
+                assert await three.claim(name, fresh=False) == Claim(two.me, epoch, False)
+                with pytest.raises(Fenced):
+                    await one.append(name, before[name], 8, 8, b"late")
+            await two.append("b", held["b"], 1, 1, b"of today")
+            assert [await two.read(name, 0) for name in held] == [[b"of today"]] * 2
+
+    run(scenario())
+
+
 def test_an_emptied_redis_gives_away_nothing_that_may_have_an_owner(server: RedisServer) -> None:
     """A claim waits for the old owner's heartbeat, and then names it."""
 

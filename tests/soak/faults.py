@@ -210,6 +210,15 @@ async def _kill_redis(site: Site, number: int, chance: Random) -> AsyncIterator[
 
 
 @asynccontextmanager
+async def _set_redis_back(site: Site, number: int, chance: Random) -> AsyncIterator[None]:
+    """It is killed, and comes back with what it had saved a while ago."""
+    await site.aside(site.server.save)
+    yield
+    await site.aside(site.server.kill)
+    await site.aside(site.server.start, saved=True)
+
+
+@asynccontextmanager
 async def _fail_over(site: Site, number: int, chance: Random) -> AsyncIterator[None]:
     await site.aside(site.fail_over)
     yield
@@ -314,6 +323,7 @@ FAULTS = {
         Fault("drain (SIGHUP)", _drain),
         Fault("move sessions", _move),
         Fault("kill Redis", _kill_redis, alone=True, kills=False, lasts=LONG),
+        Fault("set Redis back", _set_redis_back, alone=True, kills=False, lasts=LONG),
         Fault("fail Redis over", _fail_over, alone=True, kills=False),
         Fault("pause Redis", _pause_redis, kills=False, lasts=LONG),
         Fault("fill Redis", _fill_redis, alone=True, kills=False, lasts=LONG),

@@ -192,9 +192,9 @@ class Site:
         ended = "".join(f"--- a node that has ended\n{log}" for log in self.ended_logs)
         return ended + "".join(f"--- node {number}\n{node.log()}" for number, node in enumerate(self.nodes))
 
-    async def aside(self, act: Callable[..., T], *arguments: Any) -> T:
+    async def aside(self, act: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
         """Run something that blocks, while people go on."""
-        return await asyncio.to_thread(act, *arguments)
+        return await asyncio.to_thread(act, *arguments, **keywords)
 
 
 def signal_process(pid: int, sign: int) -> bool:

@@ -38,6 +38,7 @@ __all__ = [
 KINDS = ("redis-server", "stand-in")
 
 _namespaces = count()
+_SAVED = "dump.rdb"
 
 _NODE = """
 import os, signal, sys
@@ -107,8 +108,10 @@ class RedisServer:
         self.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
-    def start(self) -> None:
-        """Start it, empty, and wait until it listens."""
+    def start(self, *, saved: bool = False) -> None:
+        """Start it, empty or with what it has saved, and wait until it listens."""
+        if not saved:
+            (self._directory / _SAVED).unlink(missing_ok=True)  # a replica that was copied to has one, too
         options = {
             "port": str(self.port or 0),
             "bind": "127.0.0.1",
@@ -139,6 +142,11 @@ class RedisServer:
     def restart(self) -> None:
         self.kill()
         self.start()
+
+    def save(self) -> None:
+        """Save all that it knows to disk, as it does by itself every few minutes where it is not told otherwise."""
+        with redis.Redis(unix_socket_path=str(self.socket_path)) as client:
+            client.save()
 
     def pause(self) -> None:
         """Stop the process: its connections stay open, and nothing answers."""

@@ -155,7 +155,7 @@ class FakeRedis:
 
     def _renew_claims(self, keys: list[str], args: list[Any]) -> Any:
         lost = []
-        for position, (session, epoch) in enumerate(zip(keys[1:], args[2:], strict=True)):
+        for position, (session, epoch) in enumerate(zip(keys[1::2], args[2:], strict=True)):
             if session not in self.sessions:
                 self.sessions[session] = (args[0], epoch)
                 self._values[keys[0]] = max(self._values.get(keys[0], 0), epoch)
