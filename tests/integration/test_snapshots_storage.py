@@ -197,14 +197,14 @@ def test_a_session_that_goes_on_is_kept_from_where_it_is(url: str) -> None:
 
 
 def test_only_the_owner_writes(url: str) -> None:
-    """Neither a stranger nor the owner at another epoch changes anything."""
+    """Neither a stranger nor the owner at an earlier epoch changes anything."""
 
     async def scenario() -> None:
         async with worker_on(url) as (worker, epoch):
             await worker.keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
             await worker.keeping.add(SESSION_KEY, epoch, 1, 1, entries(1, 1))
             stranger = Worker.on(worker.bus, 1).keeping
-            for keeping, at in ((stranger, epoch), (worker.keeping, epoch - 1), (worker.keeping, epoch + 1)):
+            for keeping, at in ((stranger, epoch), (stranger, epoch - 1), (worker.keeping, epoch - 1)):
                 for attempt in (
                     keeping.begin(SESSION_KEY, at, b"no", b"no"),
                     keeping.begin(SESSION_KEY, at, b"no", b"x" * (LARGEST + 1)),
@@ -215,6 +215,21 @@ def test_only_the_owner_writes(url: str) -> None:
                     with pytest.raises(Fenced):
                         await attempt
             assert await worker.keeping.load(SESSION_KEY) == StoredState(b"o", epoch, b"s0", 0, entries(1, 1))
+
+    run(scenario())
+
+
+def test_an_owner_writes_over_what_a_redis_has_saved_before(url: str) -> None:
+    """It was set back to another owner, at a lower epoch: nothing can be added to that, and all begins anew."""
+
+    async def scenario() -> None:
+        async with worker_on(url) as (worker, epoch):
+            await worker.keeping.begin(SESSION_KEY, epoch, b"o", b"s0")
+            later = Worker.on(worker.bus, 1).keeping
+            with pytest.raises(StoredStateBroken):
+                await later.add(SESSION_KEY, epoch + 1, 1, 1, entries(1, 1))
+            await later.begin(SESSION_KEY, epoch + 1, b"o", b"s7", sequence=7)
+            assert await later.load(SESSION_KEY) == StoredState(b"o", epoch + 1, b"s7", 7, ())
 
     run(scenario())
 
