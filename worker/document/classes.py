@@ -18,7 +18,7 @@ from bokeh.core.serialization import Deserializer, Serializer
 from bokeh.document.events import DocumentPatchedEvent
 from bokeh.events import _CONCRETE_EVENT_CLASSES, Event
 
-__all__ = ["forget_classes", "only_packaged_models"]
+__all__ = ["forget_classes", "only_packaged_models", "taking_the_name"]
 
 
 class _Table(NamedTuple):
@@ -73,6 +73,23 @@ def only_packaged_models() -> Iterator[None]:
         yield
     finally:
         models.update(hidden)
+
+
+@contextmanager
+def taking_the_name(name: str) -> Iterator[None]:
+    """Let a model be defined by a name that one of another session may have, without Bokeh's warning of that.
+
+    Args:
+        name: in Bokeh's table of models.
+    """
+    models = _tables()[0].classes
+    before = models.pop(name, None)
+    try:
+        yield
+    except BaseException:
+        if before is not None:
+            models[name] = before
+        raise
 
 
 def _tables() -> tuple[_Table, ...]:

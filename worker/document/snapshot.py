@@ -255,8 +255,11 @@ def _models_for(reps: dict[str, dict[str, Any]], document: Document, made: Mappi
     for model_id, rep in reps.items():
         existing = known.get(ID(model_id))
         if existing is None:
-            cls, mine = maker._resolve_type(rep["name"]), made.get(model_id)
-            known[ID(model_id)] = mine if mine is not None and type(mine) is cls else _new_model(cls, ID(model_id))
+            mine = made.get(model_id)
+            # By its name: what Bokeh finds by the name may be the class of another session of the app.
+            if mine is None or type(mine).__qualified_model__ != rep["name"]:
+                mine = _new_model(maker._resolve_type(rep["name"]), ID(model_id))
+            known[ID(model_id)] = mine
         elif type(existing).__qualified_model__ != rep["name"]:
             raise StateMismatch(f"{model_id} was a {rep['name']}, and is a {type(existing).__qualified_model__}")
     return known

@@ -26,12 +26,12 @@ from tornado.web import HTTPError
 
 from aperture.protocol.naming import SESSION_ID_ARGUMENT
 
-__all__ = ["APP_ARGUMENT", "file_of", "install"]
+__all__ = ["APP_ARGUMENT", "SCRIPTS", "file_of", "install"]
 
 APP_ARGUMENT = "app"
 """Of such an address: the route of the session's app."""
 
-_SCRIPTS = "bokeh_app_"
+SCRIPTS = "bokeh_app_"
 """What the names of modules begin with that Bokeh makes for scripts."""
 
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("purelib", "platlib", "stdlib")})
@@ -58,7 +58,7 @@ def file_of(document: Document, path: str) -> bytes | None:
         path: module, class, attribute and file, as in Panel's addresses.
     """
     module, _, rest = path.partition("/")
-    if module.startswith(_SCRIPTS):
+    if module.startswith(SCRIPTS):
         # Found by the class: where the session went on in another worker, its script ran again, in another module.
         own = _module_with(document, rest.partition("/")[0])
         if own is None:
@@ -100,4 +100,4 @@ def _with_session(address: Callable[..., str]) -> Callable[..., str]:
 
 def _is_installed(module: str) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
-    return not module.startswith(_SCRIPTS) and file is not None and file.startswith(_INSTALLED)
+    return not module.startswith(SCRIPTS) and file is not None and file.startswith(_INSTALLED)
