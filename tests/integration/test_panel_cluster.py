@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.fetch import Response, fetch
+from support.fetch import fetch
 from support.node import STOP_SECONDS, StockNode
+from support.panel_counts import session_info, style_sheet, total_shown
 from support.panel_features import PANELS, READY, PanelNode, StockPanelNode
 from support.patience import run, wait_until
 from support.redis import RedisServer
@@ -63,9 +63,7 @@ async def _style_sheet(node: StockNode, *, ready: bool = False) -> str:
         reply = await viewer.request("PULL-DOC-REQ", {})
         if ready:
             await viewer.send_patch(READY)
-        found = re.search(r"components/bokeh_app[^'\"]*styled\.css[^'\"]*", str(reply.content))
-        assert found, reply.content
-        return found[0]
+        return style_sheet(reply.content)
 
 
 PLACEMENTS = ["3 workers", "two nodes"]
@@ -95,16 +93,6 @@ def test_panel_serve_loses_components_files() -> None:
         wait_until(lost, 30, "every file came")
 
 
-def _counted(node: StockNode) -> Any:
-    return _session_info(fetch(node.app_url("/rest/session_info")))
-
-
-def _session_info(answer: Response) -> Any:
-    assert answer.status == 200
-    assert answer.headers["content-type"].startswith("application/json")
-    return answer.json()["session_info"]
-
-
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_session_info_counts_the_sessions_of_all_workers(placement: str) -> None:
     """Whichever worker answers, of whichever node."""
@@ -113,7 +101,7 @@ def test_session_info_counts_the_sessions_of_all_workers(placement: str) -> None
             run(_style_sheet(made, ready=True))
         for node in {made, asked}:
             for _ in made.worker_pids():
-                info = _counted(node)
+                info = session_info(node.url)
                 assert (info["total"], len(info["sessions"])) == (PAGES, PAGES)
                 assert all(session["launched"] for session in info["sessions"].values())
 
@@ -123,7 +111,7 @@ def test_panel_serve_counts_those_of_one_process() -> None:
     with stock(*COUNTED) as node:
         for _ in range(PAGES):
             page_token(node.app_url("/components"))
-        wait_until(lambda: _counted(node)["total"] < PAGES, 30, "every process counted all")
+        wait_until(lambda: session_info(node.url)["total"] < PAGES, 30, "every process counted all")
 
 
 def test_a_session_that_goes_on_elsewhere_is_counted_there() -> None:
@@ -137,12 +125,16 @@ def test_a_session_that_goes_on_elsewhere_is_counted_there() -> None:
                 if ready:
                     # With `ack`, what is answered has been stored.
                     assert (await viewer.patch(READY)).msgtype == "OK"
-                    await asyncio.to_thread(wait_until, lambda: _counted(node)["live"] == 1, 20, "it is not live")
+                    await asyncio.to_thread(
+                        wait_until, lambda: session_info(node.url)["live"] == 1, 20, "it is not live"
+                    )
                     before = node.sessions()[0]["pid"]
                     node.kill(before)
                     await viewer.wait_closed()
                     return
-                await asyncio.to_thread(wait_until, lambda: _counted(node)["live"] == 1, 20, "it is not live again")
+                await asyncio.to_thread(
+                    wait_until, lambda: session_info(node.url)["live"] == 1, 20, "it is not live again"
+                )
 
         run(come(ready=True))
         run(come(ready=False))
@@ -157,7 +149,7 @@ def test_the_admin_page_draws_the_sessions_of_all_workers() -> None:
         async def drawn() -> None:
             async with Viewer.open(node.ws_url("/admin"), page_token(node.app_url("/admin"))) as viewer:
                 # Its curves of memory move every second, so that there is always another patch.
-                while _total((await viewer.request("PULL-DOC-REQ", {})).content) != PAGES + 1:
+                while total_shown((await viewer.request("PULL-DOC-REQ", {})).content) != PAGES + 1:
                     await viewer.wait_for("PATCH-DOC")
 
         run(drawn())
@@ -183,15 +175,6 @@ def test_the_admin_page_shows_the_logs_of_all_workers(tmp_path: Path) -> None:
                 assert (len(begun), len(logged)) == (PAGES, PAGES)
 
         run(shown(), 120)
-
-
-def _total(found: Any) -> float | None:
-    """The number that the page shows as that of all sessions so far, of which itself is one."""
-    parts = found if isinstance(found, list) else found.values() if isinstance(found, dict) else ()
-    if isinstance(found, dict) and found.get("title") == "Total Sessions":
-        value: float = found["value"]
-        return value
-    return next((total for part in parts if (total := _total(part)) is not None), None)
 
 
 SETUP = """

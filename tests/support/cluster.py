@@ -64,6 +64,7 @@ class Cluster:
         env: of each node.
         server: the Redis, running already; by default one is started for the cluster.
         redis_urls: where each node thinks that Redis is, if there is something in between; by default where it is.
+        kind: of node, by the command that it runs.
     """
 
     name: ClassVar[str] = "cluster"
@@ -77,12 +78,13 @@ class Cluster:
         env: Mapping[str, str | None] | None = None,
         server: RedisServer | None = None,
         redis_urls: Sequence[str] | None = None,
+        kind: type[Node] = Node,
     ) -> None:
         self.server = server or RedisServer()
         self._owns_server = server is None
         shared = ["--redis-namespace", NAMESPACE, "--num-procs", str(workers), *options]
         urls = redis_urls or [self.server.url] * nodes
-        self.nodes = [Node(*apps, options=["--redis-url", url, *shared], env=env, wait=False) for url in urls]
+        self.nodes = [kind(*apps, options=["--redis-url", url, *shared], env=env, wait=False) for url in urls]
         self._workers = workers
         self._stack = ExitStack()
         self.url = ""

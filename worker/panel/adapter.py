@@ -68,7 +68,7 @@ def _adapt() -> None:
     from panel.config import config
 
     # What these need of Panel is missed now, and not when the first session is made.
-    from aperture.worker.panel import components, connections, data_models, panel_framework, users
+    from aperture.worker.panel import components, connections, data_models, panel_framework, session_info, users
 
     version = Version(panel.__version__)
     if version.release[:2] > TRIED.release[:2]:
@@ -80,5 +80,6 @@ def _adapt() -> None:
     connections.install()
     components.install()
     data_models.install()
+    session_info.install()
     users.install()
     del panel_framework

@@ -134,7 +134,7 @@ class PanelFramework(Framework):
     def returned(self, document: Document) -> None:
         """Tell an app that starts afresh under a page which was ready long ago: the page does not say it again."""
         if not state._connected.get(document):
-            document.add_next_tick_callback(partial(state._schedule_on_load, document, None))
+            document.add_next_tick_callback(partial(_loaded, document))
 
     def file(self, document: Document, path: str) -> bytes | None:
         return file_of(document, path)
@@ -213,6 +213,12 @@ class PanelFramework(Framework):
 
 
 PANEL = PanelFramework()
+
+
+def _loaded(document: Document) -> None:
+    """What Panel does when a page says that it is ready: run `onload` callbacks, and count the session as live."""
+    state._schedule_on_load(document, None)
+    state._init_session(None)
 
 
 def _forget_widgets(document: Document) -> None:

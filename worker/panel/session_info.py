@@ -11,13 +11,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import msgspec
+from bokeh.application.application import SessionContext
 from panel.io.rest import ParamHandler
 from panel.io.state import state
 
 from aperture.worker.panel.admin_page import admin_module
 from aperture.worker.session.framework import Asks
 
-__all__ = ["SESSIONS", "PublishedHandler", "Sessions"]
+__all__ = ["SESSIONS", "PublishedHandler", "Sessions", "install"]
 
 TOPIC = "panel.session_info"
 
@@ -86,6 +87,26 @@ SESSIONS = Sessions()
 """Of this process, as Panel's count is."""
 
 
+def install() -> None:
+    """Have Panel count a session that comes back to this process as one that has not been here. Once per process."""
+    state._on_session_created_internal.insert(0, _forget)
+
+
+def _forget(session_context: SessionContext) -> None:
+    """Take out of the count what was there of a session, which is about to be counted.
+
+    It was moved to another worker and back, or it starts afresh because its stored state did not fit. Panel would leave
+    it as it was: ended, and not live.
+    """
+    info = state.session_info
+    before = info["sessions"].pop(session_context.id, None)
+    if before is None:
+        return
+    info["total"] -= 1
+    if before["rendered"] is not None and before["ended"] is None:
+        info["live"] -= 1
+
+
 class PublishedHandler(ParamHandler):  # type: ignore[misc]
     """`GET /rest/{endpoint}`: what was published with `pn.state.publish`; of sessions, those of all workers."""
 
@@ -129,4 +150,6 @@ def _sum(counts: Iterable[Count]) -> Count:
     """All of them, in the order in which they were launched; a session that has moved where it was launched last."""
     counts = list(counts)
     by_time = sorted((one for count in counts for one in count.sessions.items()), key=lambda one: one[1].launched or 0)
-    return Count(sum(count.total for count in counts), sum(count.live for count in counts), dict(by_time))
+    sessions = dict(by_time)
+    moved = len(by_time) - len(sessions)
+    return Count(sum(count.total for count in counts) - moved, sum(count.live for count in counts), sessions)
