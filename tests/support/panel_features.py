@@ -400,6 +400,12 @@ def _written(tab: Tab) -> None:
     see(tab, "it is 2 now")
 
 
+def _noted(tab: Tab) -> None:
+    see(tab, "it is 1 now")
+    slide(tab)
+    see(tab, "it is 2 now")
+
+
 def _material(tab: Tab) -> None:
     see(tab, "material app", "pressed 0 times")
     press(tab)
@@ -546,6 +552,8 @@ FEATURES = (
     Feature("tabbed.py", _tabbed, _tabbed_again),
     Feature("failing.py", _failing, _failing_again),
     Feature("written.md", _written, _again_at_two),
+    Feature("noted.ipynb", _noted, _again_at_two),
+    Feature("unserved.ipynb", _noted, _again_at_two, elsewhere=("https://fonts.",)),
     Feature("material.py", _material, _material_again),
     Feature("folder", _folder, _again_at_two),
     Feature("holoviewing.py", _holoviewing, _holoviewing_again),
