@@ -295,10 +295,24 @@ class Person:
                 self.ledger.named(self.who, epoch, model["id"], model["attributes"]["name"])
             if name.startswith("cell-"):
                 self.ledger.moved(self.who, int(name[5:]), replica.cell(int(name[5:])), event["new"])
+            elif name == "log":
+                self._catch_up(plain(event["new"]), epoch)
         elif name == "log":
-            added = plain(event["data"])
-            for at, author, n in zip(added["at"], added["who"], added["n"], strict=True):
-                if at != self._row + 1:
-                    self.ledger.violate("order", f"{self.who} sees row {at} after row {self._row}")
-                self._row = at
-                self.ledger.row(self.who, epoch, at, author, n)
+            self._follow(plain(event["data"]), epoch)
+
+    def _catch_up(self, log: dict[str, list[int]], epoch: int) -> None:
+        """Whoever could not follow gets the log as it is: its first row may be later than the next."""
+        known = sum(at <= self._row for at in log["at"])
+        if not known:
+            self._row = log["at"][0] - 1
+        elif log["at"][known - 1] != self._row:
+            self.ledger.violate("order", f"{self.who} had row {self._row}, and is given a log of before that")
+        self._follow({name: column[known:] for name, column in log.items()}, epoch)
+
+    def _follow(self, added: dict[str, list[int]], epoch: int) -> None:
+        """Rows come one by one."""
+        for at, author, n in zip(added["at"], added["who"], added["n"], strict=True):
+            if at != self._row + 1:
+                self.ledger.violate("order", f"{self.who} sees row {at} after row {self._row}")
+            self._row = at
+            self.ledger.row(self.who, epoch, at, author, n)

@@ -85,6 +85,21 @@ def test_a_patch_that_is_dropped_or_comes_twice(
     assert broken(history)[: len(found)] == found
 
 
+@pytest.mark.parametrize(("first", "found"), [(3, []), (8, []), (1, ["order"])])
+def test_a_log_that_is_given_whole(first: int, found: list[str], person: Person, history: History) -> None:
+    """As to whoever could not follow: it goes on behind what was seen, perhaps later, and never before it."""
+    for n in (1, 2, 3, 4, 5):
+        person.take(patch(n, n))
+    rows = [*range(first, first + 4)]
+    data = {"at": rows, "who": [1] * 4, "n": rows}
+    given = {"kind": "ModelChanged", "model": {"id": "log"}, "attr": "data", "new": data}
+    person.take(Message({"msgtype": "PATCH-DOC"}, {"epoch": 7, "seq": 12}, {"events": [given]}))
+    assert broken(history) == found
+    if not found:
+        person.take(patch(13, rows[-1] + 1))
+        assert broken(history) == []
+
+
 def test_an_answer_to_a_flurry_acknowledges_all_of_it(person: Person, wire: Written) -> None:
     """Several changes travel in one message, and are as safe as one."""
     person.change(5)
