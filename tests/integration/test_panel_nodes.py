@@ -91,7 +91,10 @@ def test_sessions_are_counted_once_wherever_they_and_their_viewers_are() -> None
     """By `/rest/session_info`, before and after their workers were killed, and when they have ended."""
 
     def counts(cluster: Cluster, live: int) -> bool:
-        infos = [session_info(cluster.url) for _ in range(ASKED)]
+        try:
+            infos = [session_info(cluster.url) for _ in range(ASKED)]
+        except AssertionError:
+            return False  # a node whose workers were killed has none for a moment
         return all(
             (info["total"], len(info["sessions"]), info["live"]) == (PAGES, PAGES, live)
             and all((session["ended"] is None) == bool(live) for session in info["sessions"].values())

@@ -241,7 +241,7 @@ def test_what_a_fenced_owner_appends_reaches_nobody(url: str) -> None:
             got: list[bytes] = []
             await bus.subscribe(bus.names.channel("s"), got.append)
             stranger = Registry(bus, WorkerName("node", 1, "n"))
-            for who, at in ((stranger, epoch), (registry, epoch - 1), (registry, epoch + 1)):
+            for who, at in ((stranger, epoch), (stranger, epoch - 1), (registry, epoch - 1)):
                 with pytest.raises(Fenced):
                     await who.append("s", at, 1, 1, b"no")
             await registry.append("s", epoch, 1, 1, b"yes")
