@@ -12,7 +12,8 @@ from aperture.errors import OwnedElsewhere, OwnerGone
 from aperture.protocol.allowance import USUAL_MESSAGE_SIZE
 from aperture.protocol.tokens import Token
 from aperture.wire.session_key import session_key_of
-from aperture.worker.http.render import EARLY, LOADED, render, render_early
+from aperture.worker.http.assets import Departures
+from aperture.worker.http.render import ADDRESS, EARLY, LOADED, render, render_early
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch.viewer import Outbox, Viewer
 from aperture.worker.session.arrival import Arrival
@@ -64,6 +65,7 @@ class SessionAccess:
         placement: knows who has the others.
         resources: for rendering.
         elsewhere: the way to the others.
+        departures: what is on its way out of this worker.
         arrived: called with each session here that a viewer has come to.
         max_message_size: of a viewer's messages, in bytes.
     """
@@ -74,6 +76,7 @@ class SessionAccess:
         placement: Placement,
         resources: PageResources,
         elsewhere: Elsewhere,
+        departures: Departures,
         *,
         arrived: Callable[[Session], None] = lambda session: None,
         max_message_size: int = USUAL_MESSAGE_SIZE,
@@ -82,6 +85,7 @@ class SessionAccess:
         self._placement = placement
         self._resources = resources
         self._elsewhere = elsewhere
+        self._departures = departures
         self._arrived = arrived
         self._max_message_size = max_message_size
 
@@ -117,8 +121,11 @@ class SessionAccess:
         """
         await (self._store.begin if arrival.early else self._store.get_or_create)(arrival)
 
-    async def loaded(self, arrival: Arrival) -> None:
-        """An early page has its scripts: the code of its session may keep the event loop. Idempotent.
+    async def loaded(self, arrival: Arrival, address: str) -> None:
+        """An early page has the first of each of its scripts. Idempotent.
+
+        The code of its session may keep the event loop, of whichever worker, once that has sent the rest of what it was
+        sending to this address.
 
         No-op for a session that is made, or that nobody has.
 
@@ -126,11 +133,11 @@ class SessionAccess:
             OwnerGone, BusDown: the session is elsewhere and cannot be reached.
         """
         if (making := self._store.making(arrival.session_key)) is not None:
-            making.go()
+            self._departures.when_gone(address, making.go)
         elif self._store.find(arrival.host, arrival.session_id) is None:
             owner = await self._placement.owner(arrival.app, arrival.session_id)
             if owner is not None:
-                await self._elsewhere.render(owner, arrival, LOADED, {})
+                await self._elsewhere.render(owner, arrival, LOADED, {ADDRESS: address})
 
     async def render(self, arrival: Arrival, kind: str, arguments: Mapping[str, str]) -> str | bytes:
         """A page or a script for a session, made first if there is none.

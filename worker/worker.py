@@ -51,7 +51,7 @@ from aperture.worker.http.allowed_origins import AllowedOrigins
 from aperture.worker.http.application import make_application, session_paths
 from aperture.worker.http.assets import Departures
 from aperture.worker.http.auth import AuthHooks, load_auth_module
-from aperture.worker.http.render import EARLY, LOADED, render, render_early
+from aperture.worker.http.render import ADDRESS, EARLY, LOADED, render, render_early
 from aperture.worker.http.resources import Extensions, PageResources
 from aperture.worker.measuring import WorkerMeasures
 from aperture.worker.patch.inbound import receive
@@ -133,13 +133,17 @@ class Worker:
         """Sessions that are made ahead."""
         self.store = _store(settings, self.hosts, placement, self.collector, self._recovery, self.warm)
         self.handover = Handover(self.store, self._recovery)
+        departures = Departures()
+        early = _early_renderer(resources, tokens, departures)
         self.cluster = (
-            Alone() if on_bus is None else _join(on_bus, settings, self.store, resources, link, tallies, tokens)
+            Alone() if on_bus is None else _join(on_bus, settings, self.store, resources, link, tallies, early)
         )
         self.peers: Peers | NoPeers = NoPeers() if self.cluster.address is None else Peers(*self.cluster.address)
         crowding = _crowding(settings, self.cluster, link)
-        access = _session_access(settings, self.store, placement, resources, self.cluster, crowding)
-        self.services = _services(settings, tokens, self.store, access, self.collector, resources, link, self.warm)
+        access = _session_access(settings, self.store, placement, resources, self.cluster, departures, crowding)
+        self.services = _services(
+            settings, tokens, self.store, access, self.collector, resources, link, self.warm, departures
+        )
         self.application: WebApplication = make_application(self.hosts, self.services, auth)
         self._session_paths = session_paths(tuple(self.hosts), settings.prefix)
         self._watchdog = Watchdog(self.hosts, self.threads, slow=settings.slow_callback_warning)
@@ -349,13 +353,13 @@ def _join(
     resources: PageResources,
     link: GatewayLink | None,
     tallies: Tallies,
-    tokens: Tokens,
+    early: EarlyRenderer,
 ) -> Cluster:
     owners = OwnerSide(
         on_bus.post,
         store,
         lambda session, kind, arguments: render(resources, session, kind, arguments),
-        _early_renderer(resources, tokens),
+        early,
         receive=receive,
         max_message_size=settings.websocket_max_message_size,
         tally=tallies.relay,
@@ -393,10 +397,11 @@ def _dashboard(
     return Dashboard(reader, NoExchange() if cluster.address is None else FigureExchange(*cluster.address, reader))
 
 
-def _early_renderer(resources: PageResources, tokens: Tokens) -> EarlyRenderer:
+def _early_renderer(resources: PageResources, tokens: Tokens, departures: Departures) -> EarlyRenderer:
     def rendered(making: Making, session_key: str, kind: str, arguments: dict[str, str]) -> str | None:
         if kind == LOADED:
-            making.go()
+            # Workers of earlier versions do not say where.
+            departures.when_gone(arguments.get(ADDRESS, ""), making.go)
             return ""
         if EARLY not in arguments:
             return None
@@ -479,10 +484,13 @@ def _session_access(
     placement: Placement,
     resources: PageResources,
     cluster: Cluster | Alone,
+    departures: Departures,
     crowding: Crowding,
 ) -> SessionAccess:
-    limit = settings.websocket_max_message_size
-    return SessionAccess(store, placement, resources, cluster.edges, arrived=crowding.look, max_message_size=limit)
+    limit, elsewhere = settings.websocket_max_message_size, cluster.edges
+    return SessionAccess(
+        store, placement, resources, elsewhere, departures, arrived=crowding.look, max_message_size=limit
+    )
 
 
 def _services(
@@ -494,6 +502,7 @@ def _services(
     resources: PageResources,
     link: GatewayLink | None,
     warm: WarmSessions,
+    departures: Departures,
 ) -> Services:
     return Services(
         settings=settings,
@@ -506,7 +515,7 @@ def _services(
         origins=AllowedOrigins(_origins_of(settings)),
         sockets=OpenSockets(),
         warm=warm,
-        departures=Departures(),
+        departures=departures,
     )
 
 

@@ -238,3 +238,15 @@ def test_an_embedded_app_starts_in_its_place(
         move(tab)
         assert tab.page.title() != "Early at last"
         assert tab.page.locator("h1").inner_text() == "Mine"
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_page_that_lacks_a_script_says_so(node: Node, loud: BrowserTabs, tmp_path: Path, embedded: bool) -> None:
+    """On a page of another origin, too, which is not told with what status a file was answered."""
+    loud(node.app_url("/early"))
+    tab = loud()
+    tab.page.route("**/bokeh-tables.*", lambda route: route.fulfill(status=404))
+    with site_at(tmp_path) as site:
+        url = node.app_url("/early")
+        tab.page.goto(site.publish("mine", server_document(url)) if embedded else url, wait_until="commit")
+        says(tab, "This page could not be loaded")

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from support.cluster import PLACEMENTS, Cluster, placed, session_of
@@ -101,6 +106,32 @@ def test_code_begins_when_a_page_says_that_it_has_its_scripts(placement: str, tm
         wait_until(lambda: session_id in runs.read_text(), 5, "its code does not run")
         assert fetch(script, method="HEAD", headers={**alice, "Bokeh-Session-Id": "unknown"}).status == 204
         assert "unknown" not in runs.read_text()
+
+
+@contextmanager
+def unread(node: Node, path: str) -> Iterator[str]:
+    """A file that the node has begun to send; gives the host to which, as an URL has it."""
+    port = urlsplit(node.url).port
+    with socket.socket() as peer:
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(("127.0.0.1", port))
+        peer.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert peer.recv(12) == b"HTTP/1.1 200"
+        yield "127.0.0.1"
+
+
+def test_code_waits_for_what_its_worker_is_sending_to_the_visitor(tmp_path: Path) -> None:
+    """Wherever the page's word comes in, which is answered at once: a visitor may stop reading."""
+    runs = tmp_path / "runs"
+    with placed("two nodes", "early.py", "--early-pages", env={"APP_RUNS": str(runs)}) as (made, visited):
+        for node in (made, visited):
+            session_id = session_of(token_of(early_page(made, "/early").text))
+            with unread(made, "/static/js/compiler.js") as host:  # more than the system takes
+                script = node.app_url("/early/autoload.js").replace("localhost", host)
+                assert fetch(script, method="HEAD", headers={"Bokeh-Session-Id": session_id}).status == 204
+                time.sleep(1)
+                assert session_id not in runs.read_text()
+            wait_until(lambda: session_id in runs.read_text(), 5, "its code does not run")  # noqa: B023  # at once
 
 
 def test_session_urls_have_early_pages() -> None:

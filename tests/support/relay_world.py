@@ -32,7 +32,8 @@ from aperture.registry.members import WorkerName
 from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Hostile
 from aperture.worker.collector import GarbageCollector
-from aperture.worker.http.render import LOADED
+from aperture.worker.http.assets import Departures
+from aperture.worker.http.render import ADDRESS, LOADED
 from aperture.worker.http.resources import PageResources
 from aperture.worker.patch import inbound
 from aperture.worker.patch.viewer import Viewer
@@ -100,7 +101,9 @@ class Worker:
         self.cluster = Cluster(
             self.bus, self.registry, post, self.store, owners, self.edges, tally=tally, hostile=hostile
         )
-        self.access = SessionAccess(self.store, self.claims, PageResources("", None), self.edges)
+        self.departures = Departures()
+        """What is on its way out of this worker."""
+        self.access = SessionAccess(self.store, self.claims, PageResources("", None), self.edges, self.departures)
 
     @property
     def name(self) -> str:
@@ -129,7 +132,7 @@ class Worker:
 
     def _render_early(self, making: Making, session_key: str, kind: str, arguments: dict[str, str]) -> str | None:
         if kind == LOADED:
-            making.go()
+            self.departures.when_gone(arguments[ADDRESS], making.go)
             return ""
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from bokeh.settings import settings as bokeh_settings
@@ -39,9 +39,16 @@ class Departures:
             if not others:
                 del self._leaving[address]
 
-    async def all_gone(self, address: str) -> None:
-        """Return when those that are leaving for this address now have left."""
-        await asyncio.gather(*(asyncio.shield(gone) for gone in self._leaving.get(address, ())))
+    def when_gone(self, address: str, call: Callable[[], None]) -> None:
+        """Call this when those that are leaving for this address now have left; at once, if none are.
+
+        Nobody waits for it: a peer that has stopped reading keeps a file here for as long as it likes.
+        """
+        leaving = self._leaving.get(address)
+        if leaving:
+            asyncio.gather(*leaving).add_done_callback(lambda _: call())
+        else:
+            call()
 
 
 class _ScriptHandler(StaticFileHandler):

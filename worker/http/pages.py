@@ -278,10 +278,9 @@ class AutoloadHandler(AppHandler):
         """
         session_id = self.request.headers.get(SESSION_ID_HEADER, "")
         if is_session_id(session_id):
-            # The page says it when the first of each script is there.
-            await self.services.departures.all_gone(self.request.remote_ip or "")
+            arrival = Arrival(self.host, session_id, self.origin)
             with answered_503():
-                await self.services.access.loaded(Arrival(self.host, session_id, self.origin))
+                await self.services.access.loaded(arrival, self.request.remote_ip or "")
         self.set_header("Cache-Control", "no-store")
         self.set_status(HTTPStatus.NO_CONTENT)
 

@@ -15,14 +15,28 @@ from aperture.worker.session.early import Making, is_plain
 from aperture.worker.session.framework import Embedding
 from aperture.worker.session.session import Session
 
-__all__ = ["AUTOLOAD", "EARLY", "FILE_OF", "LOADED", "PAGE", "file_in", "render", "render_early", "server_of"]
+__all__ = [
+    "ADDRESS",
+    "AUTOLOAD",
+    "EARLY",
+    "FILE_OF",
+    "LOADED",
+    "PAGE",
+    "file_in",
+    "render",
+    "render_early",
+    "server_of",
+]
 
 PAGE = "page"
 AUTOLOAD = "autoload"
 FILE_OF = "file"
 
 LOADED = "loaded"
-"""No page, but the word of an early one to the worker that makes its session: it has its scripts."""
+"""No page, but the word of an early one to the worker that makes its session: its scripts are under way."""
+
+ADDRESS = "address"
+"""An argument of it: where they go to."""
 
 EARLY = "early"
 """An argument of either, for the worker that has the session: it may be sent before the session is made."""

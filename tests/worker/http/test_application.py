@@ -50,19 +50,19 @@ def application_of(*urls: str, apps: dict[str, Application] | None = None, **opt
     hosts = {url: AppHost(url, app, logout_url=None, issue_token=str) for url, app in apps.items()}
     collector = GarbageCollector()
     store = SessionStore(hosts, LocalPlacement(), collector, unused_lifetime=15)
-    resources = PageResources(settings.prefix)
+    resources, departures = PageResources(settings.prefix), Departures()
     services = Services(
         settings=settings,
         tokens=Tokens(None, False, 300),
         store=store,
-        access=SessionAccess(store, LocalPlacement(), resources, Alone().edges),
+        access=SessionAccess(store, LocalPlacement(), resources, Alone().edges, departures),
         collector=collector,
         resources=resources,
         extensions=Extensions(),
         origins=AllowedOrigins([]),
         sockets=OpenSockets(),
         warm=WarmSessions({}, str, count=0, lifetime=1, idle=lambda: True, clock=lambda: 0.0),
-        departures=Departures(),
+        departures=departures,
     )
     return make_application(hosts, services, auth)
 

@@ -13,7 +13,8 @@ from aperture.worker.http.assets import Departures
 @in_loop
 async def test_what_leaves_for_an_address_is_waited_for_and_nothing_else() -> None:
     """Neither what leaves for others nor what has begun since."""
-    departures, ends, left = Departures(), [asyncio.Event() for _ in range(3)], []
+    departures, ends = Departures(), [asyncio.Event() for _ in range(3)]
+    left: list[str] = []
 
     async def leave(address: str, end: asyncio.Event) -> None:
         with departures.leaving(address):
@@ -22,16 +23,18 @@ async def test_what_leaves_for_an_address_is_waited_for_and_nothing_else() -> No
     files = [asyncio.ensure_future(leave("here", end)) for end in ends[:2]]
     files.append(asyncio.ensure_future(leave("elsewhere", ends[2])))
     await asyncio.sleep(0)
-    await departures.all_gone("nowhere")
-    waiting = asyncio.ensure_future(departures.all_gone("here"))
-    waiting.add_done_callback(lambda done: left.append("all"))
-    await asyncio.sleep(0)
+    departures.when_gone("nowhere", lambda: left.append("none"))
+    assert left == ["none"]
+    departures.when_gone("here", lambda: left.append("all"))
     later = asyncio.ensure_future(leave("here", ends[2]))
     ends[0].set()
     await files[0]
-    assert left == []
+    await asyncio.sleep(0.01)
+    assert left == ["none"]
     ends[1].set()
-    await waiting
+    await files[1]
+    await asyncio.sleep(0.01)
+    assert left == ["none", "all"]
     ends[2].set()
     await asyncio.gather(*files, later)
     assert departures.addresses == set()
@@ -39,14 +42,10 @@ async def test_what_leaves_for_an_address_is_waited_for_and_nothing_else() -> No
 
 @in_loop
 async def test_a_file_whose_peer_is_gone_has_left() -> None:
-    """And a page that gives up waiting takes nobody's place."""
-    departures = Departures()
+    departures, gone = Departures(), asyncio.Event()
     with pytest.raises(ConnectionError), departures.leaving("here"):
-        waiting = asyncio.ensure_future(departures.all_gone("here"))
-        given_up = asyncio.ensure_future(departures.all_gone("here"))
-        await asyncio.sleep(0)
-        given_up.cancel()
+        departures.when_gone("here", gone.set)
         await asyncio.sleep(0)
         raise ConnectionError
-    await waiting
+    await gone.wait()
     assert departures.addresses == set()

@@ -77,18 +77,22 @@ async def test_a_page_says_anywhere_that_it_has_its_scripts() -> None:
     with world_of(app) as world:
         await world.start()
         here, there, _ = world.workers
-        await there.access.loaded(there.arrival())
-        await here.access.loaded(here.arrival())
+        await there.access.loaded(there.arrival(), "visitor")
+        await here.access.loaded(here.arrival(), "visitor")
         assert (world.created, here.store.ids()) == (0, set())
         making = await here.store.begin(replace(here.arrival(), early=True))
         assert isinstance(making, Making)
-        assert making.held
-        await there.access.loaded(there.arrival())
-        assert not making.held
+        with here.departures.leaving("visitor"), there.departures.leaving("visitor"):
+            await there.access.loaded(there.arrival(), "visitor")
+            await asyncio.sleep(0.1)
+            assert making.held, "its worker has not sent all to this visitor"
+        with there.departures.leaving("visitor"):
+            await asyncio.sleep(0.1)
+            assert not making.held
         await asyncio.sleep(0.1)
         assert world.created == 1
-        await there.access.loaded(there.arrival())
-        await here.access.loaded(here.arrival())
+        await there.access.loaded(there.arrival(), "visitor")
+        await here.access.loaded(here.arrival(), "visitor")
         assert world.created == 1
         await world.stop()
 

@@ -130,10 +130,12 @@
       await Promise.all(answers.map(async (answer, place) => {
         try {
           const file = await answer;
-          if (file.status >= 400) throw file.status;
+          if (file.type === "opaque" || file.status >= 400) throw file;
           await file.arrayBuffer();
         } catch {
-          await preloaded(settings.files[place]);  // the page's policy may allow scripts alone
+          /* The page's policy may allow scripts alone. And of a file of another origin it is told neither the status
+           * nor when all of it is here. */
+          await preloaded(settings.files[place]);
         }
       }));
     } catch {
