@@ -156,11 +156,12 @@ class FakeRedis:
     def _renew_claims(self, keys: list[str], args: list[Any]) -> Any:
         lost = []
         for position, (session, epoch) in enumerate(zip(keys[1::2], args[2:], strict=True)):
-            if session not in self.sessions:
-                self.sessions[session] = (args[0], epoch)
-                self._values[keys[0]] = max(self._values.get(keys[0], 0), epoch)
-            elif self.sessions[session] != (args[0], epoch):
+            claim = (args[0], epoch)
+            if self._is_taken(session, claim):
                 lost.append(position)
+            elif self.sessions.get(session) != claim:
+                self._put_back(session, keys[2 + 2 * position], claim)
+                self._values[keys[0]] = max(self._values.get(keys[0], 0), epoch)
         return lost
 
     def _owner(self, keys: list[str], args: list[Any]) -> Any:
@@ -182,14 +183,25 @@ class FakeRedis:
 
     def _append(self, keys: list[str], args: list[Any]) -> Any:
         me, epoch, channel, first, last, part, parts, payload, published, floor, _ = args
-        if self.sessions.setdefault(keys[0], (me, epoch)) != (me, epoch):
+        if self._is_taken(keys[0], (me, epoch)):
             return -1
+        if self.sessions.get(keys[0]) != (me, epoch):
+            self._put_back(keys[0], keys[1], (me, epoch))
         stream = self.streams.setdefault(keys[1], [])
         if not stream or stream[-1][0] < (last, part):
             fields = {b"first": b"%d" % first, b"last": b"%d" % last, b"parts": b"%d" % parts, b"payload": payload}
             stream.append(((last, part), [word for field in fields.items() for word in field]))
             stream[:] = [entry for entry in stream if entry[0] >= (floor, 0)]
         return self.publish(channel, published) if part + 1 == parts else 0
+
+    def _is_taken(self, session: str, claim: tuple[str, int]) -> bool:
+        held = self.sessions.get(session)
+        return held is not None and held != claim and held[1] >= claim[1]
+
+    def _put_back(self, session: str, stream: str, claim: tuple[str, int]) -> None:
+        if session in self.sessions:
+            self.streams.pop(stream, None)
+        self.sessions[session] = claim
 
     def _lives(self, worker: str) -> bool:
         return self.workers.get(worker, 0) > self.now

@@ -160,7 +160,7 @@ def log_websocket_end(
     }
     log.info(
         "closed %s %s (%s) code %s%s after %.3fs, %d messages with %d bytes in, %d with %d out",
-        *(fields | {"reason": reason and f" ({printable(reason)})"}).values(),
+        *(fields | {"reason": reason and f" ({fields['reason']})"}).values(),
         extra=fields,
     )
 

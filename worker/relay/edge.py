@@ -41,7 +41,7 @@ from aperture.worker.relay.edge_viewer import EdgeViewer, Unanswered
 from aperture.worker.relay.repair import Repair
 from aperture.worker.relay.transfers import MAX_TRANSFER
 
-__all__ = ["EdgePost", "EdgeSession"]
+__all__ = ["MOVED", "EdgePost", "EdgeSession"]
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ LEAVE_TIME = 60.0
 this worker for dead, or has lost its own way to the bus and asks when it is back."""
 
 
+MOVED = "the session has moved"
 _REBUILT = "the session was rebuilt"
-_MOVED = "the session has moved"
 _UNANSWERED = "an answer is lost"
 
 
@@ -355,12 +355,12 @@ class EdgeSession:
             case Stored(epoch=epoch, last=last):
                 # The patches themselves are too large for the channel: reading them is no sign of loss.
                 if epoch > self.epoch:
-                    self.close_all(_MOVED)
+                    self.close_all(MOVED)
                 elif epoch == self.epoch and last > self.sequence:
                     self._repair.read_up_to(last)
             case Probe(epoch=epoch, sequence=sequence):
                 if epoch > self.epoch:
-                    self.close_all(_MOVED)
+                    self.close_all(MOVED)
                 elif epoch == self.epoch and sequence > self.sequence:
                     self._repair.miss(sequence)
             case SessionEnded(epoch=epoch, code=code, reason=reason):
@@ -372,7 +372,7 @@ class EdgeSession:
     def _take_patches(self, patches: Patches) -> None:
         if patches.epoch != self.epoch:
             if patches.epoch > (self.epoch or 0):
-                self.close_all(_MOVED)  # another owner: its document is not the one that is shown here
+                self.close_all(MOVED)  # another owner: its document is not the one that is shown here
             return
         if self._repair.running:
             # Also one that would follow: the two sources are put together once, when the stream has been read.

@@ -16,7 +16,7 @@ from aperture.registry.registry import Registry
 from aperture.wire.envelopes import Envelope, Hostile, Joined, Leave, Refused, Render, Rendered, Reply
 from aperture.wire.session_key import session_key_parts
 from aperture.worker.patch.viewer import Outbox
-from aperture.worker.relay.edge import EdgeSession
+from aperture.worker.relay.edge import MOVED, EdgeSession
 from aperture.worker.relay.edge_viewer import EdgeViewer
 from aperture.worker.relay.post import Post
 from aperture.worker.relay.transfers import MAX_TRANSFER
@@ -137,7 +137,7 @@ class EdgeSide:
             return edge, False
         if edge is not None:
             # The session has moved, and the registry knew it before this worker's heartbeat did.
-            edge.close_all("the session has moved")
+            edge.close_all(MOVED)
             await asyncio.sleep(0)  # its subscription ends first
         try:
             return await self._open_edge(session_key, owner), True
@@ -240,7 +240,7 @@ class EdgeSide:
             return  # the owner may be about to come back to Redis
         # Before the first answer to a Join there is no epoch to compare.
         if claim is None or claim.owner != edge.owner or claim.epoch != (edge.epoch or claim.epoch):
-            edge.close_all("the session has moved")
+            edge.close_all(MOVED)
         else:
             edge.resynchronise()
 

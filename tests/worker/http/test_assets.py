@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from support.peers import in_loop
+from support.stored_memory import settled
 
 from aperture.worker.http.assets import Departures
 
@@ -29,11 +30,11 @@ async def test_what_leaves_for_an_address_is_waited_for_and_nothing_else() -> No
     later = asyncio.ensure_future(leave("here", ends[2]))
     ends[0].set()
     await files[0]
-    await asyncio.sleep(0.01)
+    await settled()
     assert left == ["none"]
     ends[1].set()
     await files[1]
-    await asyncio.sleep(0.01)
+    await settled()
     assert left == ["none", "all"]
     ends[2].set()
     await asyncio.gather(*files, later)
